@@ -1,0 +1,110 @@
+"""The provider registry as data: what configuration resolves to, what `config.adopted` records.
+
+Every field is resolved before it is recorded (defaults, flavor rows, capability tables), so that a replay never
+looks a default up in a newer program. Sources: the gateway specification, sections 1 to 1.3.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+ProviderKind = Literal["deterministic", "openai_compatible"]
+ModelRole = Literal["chat", "embeddings"]
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a model can do; a request that needs something else excludes it."""
+
+    tools: bool = False
+    parallel_tools: bool = False
+    tool_choice: bool = False
+    json_mode: bool = False
+    json_schema: bool = False
+    vision: bool = False
+    documents: bool = False
+    audio_input: bool = False
+    logprobs: bool = False
+    multi_choice: bool = False
+    streaming: bool = False
+
+
+class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One `[[model_provider.providers]]`, resolved. Durations `_ms`."""
+
+    provider_id: str
+    display_name: str
+    kind: ProviderKind
+    flavor: str = ""
+    base_url: str = ""
+    allow_private_base_url: bool = False
+    enabled: bool = True
+    #: Path of an extra trust root.
+    ca_file: str = ""
+    #: Where the key is, never the key: "" (none), "env:NAME" or "file:PATH".
+    credential_ref: str = ""
+    auth_scheme: Literal["bearer", "none"] = "none"
+    headers: dict[str, str] = {}
+    forward_headers: list[str] = []
+    request_timeout_ms: int
+    connect_timeout_ms: int
+    first_byte_timeout_ms: int
+    idle_timeout_ms: int
+    max_retries: int
+    retry_backoff_ms: int
+    retry_after_cap_ms: int
+    circuit_breaker_failure_threshold: int
+    circuit_breaker_cooldown_ms: int
+    max_concurrency: int
+    max_queue: int
+    queue_timeout_ms: int
+    on_client_disconnect: Literal["drain", "cancel"]
+    drain_max_ms: int
+    drain_max_tokens: int
+    #: Rules of kind deterministic, inline and from `script`, in the order in which they are tried.
+    rules: list[dict[str, Any]] = []
+
+
+class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One `[[model_provider.models]]`, resolved."""
+
+    model_id: str
+    provider_id: str
+    role: ModelRole = "chat"
+    enabled: bool = True
+    #: The name sent on the wire.
+    upstream_model: str
+    #: Among providers of one model the lowest goes first, then file order.
+    priority: int = 100
+    aliases: list[str] = []
+    #: None: by scope; a list (also an empty one): exactly these.
+    fallbacks: list[str] | None = None
+    capabilities: Capabilities = Capabilities()
+    #: None: unknown; an unknown window fits everything.
+    max_context_tokens: int | None = None
+    max_output_tokens: int | None = None
+    max_tokens_per_event: int
+    dimensions: int | None = None
+    max_batch: int | None = None
+    cost_tier: Literal["low", "standard", "premium"] = "standard"
+    latency_tier: Literal["low", "standard", "high"] = "standard"
+    request_timeout_ms: int
+    first_byte_timeout_ms: int
+    metadata_source: str = "static"
+
+
+class Registry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`[model_provider]`, resolved: what decisions choose from."""
+
+    default_chat_model_id: str = ""
+    default_embeddings_model_id: str = ""
+    failover_enabled: bool = True
+    failover_scope: Literal["compatible", "same_model", "declared"] = "compatible"
+    failover_max_candidates: int = 4
+    health_ttl_ms: int = 60_000
+    unknown_model_policy: Literal["refuse", "default"] = "refuse"
+    run_timeout_ms: int = 900_000
+    model_aliases: dict[str, str] = {}
+    providers: list[ProviderEntry] = []
+    models: list[ModelEntry] = []

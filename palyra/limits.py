@@ -1,0 +1,54 @@
+"""Bounds on everything that could grow, each with its reason. Configuration may narrow or widen some of them."""
+
+from __future__ import annotations
+
+#: One provider request carries at most this many estimated input tokens, one answer at most that many output
+#: tokens, unless configuration says otherwise (``model_provider.max_model_tokens_per_event``).
+MAX_MODEL_TOKENS_PER_EVENT = 128_000
+#: An answer may pass its output maximum by a tenth and this many tokens before its stream is cut.
+OUTPUT_OVERRUN_TOKENS = 256
+#: A client that names no maximum is assumed to want this much room when a model's window is checked.
+FIT_OUTPUT_TOKENS = 512
+#: Output reserved for an attempt whose client and model name no maximum.
+DEFAULT_OUTPUT_CAP_TOKENS = 8_192
+
+#: Events in one commit: one INSERT with this many rows stays below SQLite's 32,766 variables.
+COMMIT_MAX_COUNT = 256
+#: Events that may wait for the disk; past this the daemon answers 503 ``gateway_busy``.
+PENDING_EVENTS_MAX_COUNT = 20_000
+#: Longest stored body of one event; ours stay below 16 KiB, the rest is room for adopted configuration.
+EVENT_BODY_MAX_BYTES = 1 << 20
+#: How long a command key answers a repeat (24 h).
+COMMAND_KEY_TTL_US = 24 * 3_600 * 1_000_000
+
+#: Bodies above this size are decoded, hashed and counted off the loop.
+OFF_LOOP_BYTES = 256 * 1024
+#: Nesting of a request's JSON.
+JSON_DEPTH_MAX = 64
+#: Messages and tools of one request.
+MESSAGES_MAX_COUNT = 10_000
+TOOLS_MAX_COUNT = 1_024
+#: Items of one embeddings request.
+EMBEDDING_INPUTS_MAX_COUNT = 2_048
+#: All headers of a request or a provider's answer together.
+HEADERS_MAX_BYTES = 32 * 1024
+UPSTREAM_HEADERS_MAX_BYTES = 64 * 1024
+#: A provider's unary answer, one line of its stream, its error body, the arguments of one tool call.
+UPSTREAM_BODY_MAX_BYTES = 64 << 20
+SSE_LINE_MAX_BYTES = 8 << 20
+UPSTREAM_ERROR_MAX_BYTES = 64 * 1024
+TOOL_ARGUMENTS_MAX_BYTES = 4 << 20
+#: What is held back of a stream until its first content, so that a failure before it can be replaced.
+PREAMBLE_MAX_COUNT = 64
+PREAMBLE_MAX_BYTES = 256 * 1024
+#: A client that takes nothing for this long is gone.
+CLIENT_STALL_MS = 60_000
+#: A request body must have arrived whole within this time.
+BODY_READ_MS = 60_000
+
+#: Length of a message of somebody else that is stored or shown.
+FOREIGN_MESSAGE_MAX_CHARS = 240
+#: A configuration file.
+CONFIG_FILE_MAX_BYTES = 1 << 20
+#: Problems of a configuration that are shown; the rest is counted.
+CONFIG_PROBLEMS_SHOWN_COUNT = 100

@@ -1,0 +1,69 @@
+"""The providers' port: one call outward, whoever answers it.
+
+A provider moves bytes. It imports neither events nor the journal; what the bytes mean is read in `wire/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from palyra.redaction import Secret
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt on the wire. Durations `_ms`; every one of them is a deadline of its own (gateway 6.1)."""
+
+    #: Below the provider's base URL: `/chat/completions`.
+    path: str
+    headers: Mapping[str, str] = {}
+    body: bytes = b""
+    #: A stream has first-byte and idle deadlines; a unary answer only the total.
+    stream: bool = False
+    connect_timeout_ms: int
+    first_byte_timeout_ms: int
+    idle_timeout_ms: int
+    #: Of the whole attempt, connecting included.
+    total_timeout_ms: int
+
+
+class Answer(Protocol):
+    """A provider's answer whose head has arrived. Closing twice is fine; leaving it open is a leak."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Names in lower case."""
+        ...
+
+    async def chunk(self) -> bytes:
+        """Return the next bytes as they arrived, b"" at the clean end; raises `TransportFailed`."""
+        ...
+
+    async def body(self, max_bytes: int) -> bytes:
+        """Return all the rest; raises `TransportFailed("response_too_large", "body", ...)` past `max_bytes`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connection: back to the pool after a clean end, else closed."""
+        ...
+
+
+class Provider(Protocol):
+    """One configured provider."""
+
+    async def send(self, call: Call, secret: Secret | None) -> Answer:
+        """Connect, write, and return when the head of the answer has arrived.
+
+        Every failure is a `TransportFailed` with class and phase: `timeout_connect network_unavailable dns_failed
+        tls_failed netguard_blocked` in phase connect; `timeout_first_byte timeout_total redirect_refused
+        response_too_large stream_truncated network_unavailable` in phase headers; `timeout_idle timeout_total
+        stream_truncated malformed_response response_too_large` in phase body. Cancellation closes the socket.
+        """
+        ...
+
+    async def close(self) -> None: ...
