@@ -36,7 +36,8 @@ class Code(NamedTuple):
 _CODES: dict[tuple[int, int], str] = {
     (400, 2): (
         "invalid_json invalid_request invalid_header unknown_palyra_header unsupported_parameter"
-        " conflicting_credentials context_window_exceeded max_model_tokens_per_event_exceeded content_policy_blocked"
+        " conflicting_credentials context_window_exceeded max_model_tokens_per_event_exceeded"
+        " content_policy_blocked"
         " unsupported_feature capability_missing model_role_mismatch as_of_in_future bad_path bad_plan"
         " invalid_query unknown_field usage_error import_damaged"
     ),

@@ -7,6 +7,7 @@ right now. It is pure and runs in linear time: every repeat in its patterns is b
 from __future__ import annotations
 
 import hmac
+import itertools
 import re
 from typing import Any, NoReturn
 
@@ -95,7 +96,8 @@ def has_secret_shape(text: str) -> bool:
 
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
 _SENSITIVE_WORDS = frozenset(
-    "secret password passwd passphrase authorization cookie credential credentials bearer apikey jwt token otp pin".split()
+    "secret password passwd passphrase authorization cookie credential credentials bearer apikey jwt token otp"
+    " pin".split()
 )
 _SENSITIVE_PAIRS = frozenset(
     [("api", "key"), ("private", "key"), ("access", "key"), ("vault", "ref"), ("code", "verifier")]
@@ -113,7 +115,7 @@ def is_sensitive_key(key: str) -> bool:
     if "tokens" in words:
         return False
     return any(word in _SENSITIVE_WORDS for word in words) or any(
-        pair in _SENSITIVE_PAIRS for pair in zip(words, words[1:], strict=False)
+        pair in _SENSITIVE_PAIRS for pair in itertools.pairwise(words)
     )
 
 

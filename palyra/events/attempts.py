@@ -1,0 +1,70 @@
+"""Attempts: one call to a provider, with exactly one end. Stream of the run."""
+
+from __future__ import annotations
+
+from palyra.events.base import Fact
+
+
+class AttemptStarted(Fact, tag="attempt.started", frozen=True, kw_only=True):
+    """A call that can cost money is about to leave; recorded durably before its first byte."""
+
+    attempt: int
+    #: Index in the plan, and which try at this candidate.
+    candidate: int = 0
+    retry: int = 0
+    provider_id: str
+    model_id: str
+    upstream_model: str
+    credential_ref: str = ""
+    api: str
+    passthrough: bool = True
+    #: What was changed in the client's body: `model`, `stream_options.include_usage`, `max_tokens`.
+    edits: list[str] = []
+    queue_wait_ms: int = 0
+    deadline_ms: int
+    #: The circuit's one trial call.
+    trial: bool = False
+
+
+class AttemptSucceeded(Fact, tag="attempt.succeeded", frozen=True, kw_only=True):
+    """A complete answer arrived."""
+
+    attempt: int
+    stop: str
+    raw_stop: str = ""
+    first_byte_us: int | None = None
+    duration_us: int
+    upstream_request_id: str = ""
+    upstream_response_id: str = ""
+    upstream_model: str = ""
+    output_bytes: int = 0
+    #: Events of a stream that could not be read and were passed on.
+    unparsed_count: int = 0
+
+
+class AttemptFailed(Fact, tag="attempt.failed", frozen=True, kw_only=True):
+    """The call ended without a complete answer."""
+
+    attempt: int
+    #: Class by which retries, failover and the breaker are decided (`decisions/failures.py`).
+    failure_class: str
+    #: connect, headers, body (before content), content (after the first content was relayed).
+    phase: str
+    status: int = 0
+    code: str = ""
+    message: str = ""
+    #: Whether the breaker counts it: the policy's result, so that replay need not know the table.
+    counted: bool = False
+    #: What the provider asked for, and how long the next try at this candidate waits.
+    retry_after_ms: int | None = None
+    wait_ms: int | None = None
+    duration_us: int = 0
+    output_bytes: int = 0
+
+
+class AttemptAbandoned(Fact, tag="attempt.abandoned", frozen=True, kw_only=True):
+    """The program died while the call was open; its outcome is not known."""
+
+    attempt: int
+    #: Boot that found it.
+    boot_id: str

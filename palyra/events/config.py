@@ -1,0 +1,33 @@
+"""Configuration as it was adopted. Stream `config`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from palyra.events.base import Fact
+from palyra.events.registry import Registry
+
+
+class ConfigSource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Where a part of the configuration came from, and the digest of its bytes."""
+
+    kind: str
+    name: str
+    digest: str = ""
+
+
+class ConfigAdopted(Fact, tag="config.adopted", frozen=True, kw_only=True):
+    """From here on decisions use this configuration."""
+
+    generation: int
+    #: SHA-256 of the canonical effective tree, hex.
+    digest: str
+    sources: list[ConfigSource] = []
+    #: The effective tree, redacted by schema.
+    effective: dict[str, Any]
+    #: Keys whose value differs from the generation before.
+    changed: list[str] = []
+    #: What decisions choose from, every default resolved.
+    registry: Registry

@@ -1,0 +1,59 @@
+"""Routing: which candidates were considered, why, and in which order they may be tried. Stream of the run."""
+
+from __future__ import annotations
+
+import msgspec
+
+from palyra.events.base import Fact
+
+
+class PlanStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One candidate that may be tried, with what spoke for its place."""
+
+    provider_id: str
+    model_id: str
+    upstream_model: str
+    #: 0 ready (healthy, unknown, degraded, static), 1 cooling down, 2 unavailable.
+    readiness: int = 0
+    health: str = "unknown"
+    #: requested, fallback or compatible: how it came into the chain.
+    via: str = "requested"
+
+
+class Exclusion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One candidate that may not be tried, and the first rule that said so."""
+
+    provider_id: str
+    model_id: str
+    excluded_by: str
+    #: Figures behind the rule: window and need, instant a circuit opens again.
+    figures: dict[str, int] = {}
+
+
+class RoutingDecided(Fact, tag="routing.decided", frozen=True, kw_only=True):
+    """The plan of a run, made once at admission; failover walks along it."""
+
+    #: How the requested name was understood: model_id, alias, model_alias, pinned, virtual, default.
+    resolved_by: str
+    #: The model that the name stands for.
+    model_id: str
+    #: Why the chain is as long as it is: compatible, same_model, declared, pinned, off.
+    failover: str
+    plan: list[PlanStep]
+    excluded: list[Exclusion] = []
+    #: Output maximum that is sent upstream, where the event limit or a model's own maximum bounds it.
+    output_cap_tokens: int | None = None
+    #: What the client asked for.
+    output_requested_tokens: int | None = None
+
+
+class RoutingFailedOver(Fact, tag="routing.failed_over", frozen=True, kw_only=True):
+    """The run goes on with the next candidate of its plan."""
+
+    from_attempt: int
+    #: Class of the failure that led to it.
+    trigger: str
+    provider_id: str
+    model_id: str
+    skipped: list[Exclusion] = []
+    remaining_count: int = 0

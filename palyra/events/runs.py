@@ -1,0 +1,104 @@
+"""Runs: one request through the gateway, from admission to its one end. Stream `run-<ULID>`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from palyra.events.base import Fact
+
+CancelReason = Literal["client", "operator", "deadline", "stalled", "shutdown", "restart"]
+
+
+class TokenEstimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """The input's size as it was estimated: raw count, calibration ratio, calibrated count and its upper bound."""
+
+    estimator: str = "chars-v1"
+    raw: int
+    ratio_bp: int = 10_000
+    estimated: int
+    upper: int
+
+
+class RunAdmitted(Fact, tag="run.admitted", frozen=True, kw_only=True):
+    """A request was let in."""
+
+    principal_id: str
+    key_id: str = ""
+    session_id: str = ""
+    agent_id: str = ""
+    tags: dict[str, str] = {}
+    endpoint: str
+    origin: str = "http"
+    model_requested: str = ""
+    needs: list[str] = []
+    stream: bool = False
+    config_generation: int
+    #: SHA-256 of the body as received, hex.
+    body_digest: str
+    body_bytes: int
+    deadline_us: int
+    tokens: TokenEstimate
+
+
+class RunRefused(Fact, tag="run.refused", frozen=True, kw_only=True):
+    """An authenticated request was refused; nothing was spent. May be the only event of its stream."""
+
+    code: str
+    http_status: int
+    principal_id: str = ""
+    key_id: str = ""
+    endpoint: str = ""
+    model_requested: str = ""
+    param: str = ""
+    retry_after_ms: int | None = None
+
+
+class RunCancelRequested(Fact, tag="run.cancel_requested", frozen=True, kw_only=True):
+    """Somebody wants the run to end; it ends with `run.cancelled`."""
+
+    reason: CancelReason
+    by: str
+
+
+class RunCancelled(Fact, tag="run.cancelled", frozen=True, kw_only=True):
+    """The run ended before its answer was delivered."""
+
+    reason: CancelReason
+    by: str = ""
+    #: What was done with the provider's stream: drain or cancel.
+    policy: str = ""
+    #: The answer was read to its end although nobody took it.
+    drained: bool = False
+    attempts_count: int = 0
+    duration_us: int = 0
+
+
+class RunCompleted(Fact, tag="run.completed", frozen=True, kw_only=True):
+    """The answer was complete; its last byte may now leave."""
+
+    stop: str
+    provider_id: str
+    model_id: str
+    attempts_count: int = 1
+    duration_us: int
+    first_byte_us: int | None = None
+
+
+class RunFailed(Fact, tag="run.failed", frozen=True, kw_only=True):
+    """The run ended without a complete answer."""
+
+    code: str
+    failure_class: str = ""
+    http_status: int = 0
+    attempts_count: int = 0
+    duration_us: int = 0
+
+
+class RequestServed(Fact, tag="request.served", frozen=True, kw_only=True):
+    """A request that spends nothing was answered (`/v1/models`). Stream `requests`."""
+
+    endpoint: str
+    principal_id: str
+    http_status: int

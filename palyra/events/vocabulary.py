@@ -1,0 +1,161 @@
+"""The vocabulary: every name an event can have, its Struct, its schema number and how long it matters.
+
+`encode_body` and `decode` are the only ways between a fact and its stored bytes. Additive change with defaults
+keeps the schema number; anything else is a new number with an upcaster from the one before, or a new name. A name or
+number that this release does not know decodes to `UnknownEvent`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from palyra.events import (
+    attempts,
+    budgets,
+    circuits,
+    config,
+    daemon,
+    health,
+    heartbeats,
+    incidents,
+    journal,
+    keys,
+    loops,
+    models,
+    routing,
+    runs,
+    usage,
+)
+from palyra.events.base import Fact, UnknownEvent
+
+#: How long an event matters: `money` and `audit` for ever, `operations` as long as somebody may ask why,
+#: `pulse` only until the next one. Nothing is pruned yet; the class is recorded so that it can be.
+Retention = Literal["money", "audit", "operations", "pulse"]
+#: Turns the plain body of one schema number into that of the next.
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+
+AnyFact = (
+    runs.RunAdmitted
+    | runs.RunRefused
+    | runs.RunCancelRequested
+    | runs.RunCancelled
+    | runs.RunCompleted
+    | runs.RunFailed
+    | runs.RequestServed
+    | routing.RoutingDecided
+    | routing.RoutingFailedOver
+    | attempts.AttemptStarted
+    | attempts.AttemptSucceeded
+    | attempts.AttemptFailed
+    | attempts.AttemptAbandoned
+    | usage.UsageRecorded
+    | budgets.BudgetReserved
+    | budgets.BudgetReleased
+    | circuits.CircuitOpened
+    | circuits.CircuitHalfOpened
+    | circuits.CircuitClosed
+    | health.HealthChanged
+    | models.ModelExcluded
+    | models.ModelReadmitted
+    | config.ConfigAdopted
+    | daemon.DaemonStarted
+    | daemon.DaemonReady
+    | daemon.DaemonDraining
+    | daemon.DaemonStopped
+    | loops.LoopCrashed
+    | loops.LoopRestarted
+    | heartbeats.HeartbeatRecorded
+    | heartbeats.HeartbeatCleared
+    | incidents.IncidentOpened
+    | incidents.IncidentSeverityChanged
+    | incidents.IncidentResolved
+    | incidents.IncidentReopened
+    | journal.JournalCreated
+    | journal.JournalUpgraded
+    | keys.ClientKeyIssued
+    | keys.ClientKeyRevoked
+    | keys.AccessDenied
+)
+
+_RETENTION: dict[str, Retention] = {
+    "run": "money",
+    "routing": "operations",
+    "attempt": "money",
+    "usage": "money",
+    "budget": "money",
+    "circuit": "operations",
+    "health": "operations",
+    "model": "operations",
+    "config": "audit",
+    "daemon": "audit",
+    "loop": "operations",
+    "heartbeat": "pulse",
+    "incident": "audit",
+    "journal": "audit",
+    "client_key": "audit",
+    "access": "audit",
+    "request": "pulse",
+}
+
+
+class Entry(NamedTuple):
+    """One name of the vocabulary."""
+
+    name: str
+    struct: type[Fact]
+    schema: int
+    retention: Retention
+
+
+class Vocabulary:
+    """Names with their Structs and upcasters. The program has one, `VOCABULARY`; tests make others."""
+
+    def __init__(self, entries: list[Entry], upcasters: Mapping[tuple[str, int], Upcaster] | None = None) -> None:
+        self.entries = {entry.name: entry for entry in entries}
+        self._by_struct = {entry.struct: entry for entry in entries}
+        self._upcasters = dict(upcasters or {})
+        self._decoders = {
+            (entry.name, entry.schema): msgspec.json.Decoder(entry.struct).decode for entry in entries
+        }
+        self._encode = msgspec.json.Encoder().encode
+        #: The encoder writes the tag first; the envelope has it already, so it is cut off before storing.
+        self._tag_bytes = {entry.struct: len(b'{"name":""') + len(entry.name) for entry in entries}
+
+    def name_of(self, body: Fact | UnknownEvent) -> str:
+        """Return the event's name; `KeyError` for a Struct that is not in the vocabulary."""
+        return body.name if isinstance(body, UnknownEvent) else self._by_struct[type(body)].name
+
+    def schema_of(self, body: Fact | UnknownEvent) -> int:
+        return body.schema if isinstance(body, UnknownEvent) else self._by_struct[type(body)].schema
+
+    def encode_body(self, body: Fact | UnknownEvent) -> bytes:
+        """Return the JSON that is stored and linked: no tag, defaults left out."""
+        if isinstance(body, UnknownEvent):
+            return self._encode(body.body)
+        rest = self._encode(body)[self._tag_bytes[type(body)] :]
+        return b"{" + rest[1:] if rest[0] == 0x2C else b"{}"
+
+    def decode(self, name: str, schema: int, body: bytes) -> Fact | UnknownEvent:
+        """Return the fact; raises `msgspec.DecodeError` or `ValidationError` when the bytes are not its shape."""
+        decoder = self._decoders.get((name, schema))
+        if decoder is not None:
+            return decoder(body)
+        entry = self.entries.get(name)
+        plain: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
+        if entry is None or schema > entry.schema:
+            return UnknownEvent(name=name, schema=schema, body=plain)
+        for number in range(schema, entry.schema):
+            plain = self._upcasters[name, number](plain)
+        return msgspec.convert(plain, entry.struct)
+
+
+def _entry(struct: type[Fact]) -> Entry:
+    name = struct.__struct_config__.tag
+    assert isinstance(name, str)
+    return Entry(name, struct, 1, _RETENTION[name.partition(".")[0]])
+
+
+VOCABULARY = Vocabulary([_entry(struct) for struct in AnyFact.__args__])

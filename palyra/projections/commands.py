@@ -1,0 +1,41 @@
+"""Command keys: what a repeated command did the first time. Kept for 24 h of recorded time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from palyra.events.base import Recorded
+from palyra.limits import COMMAND_KEY_TTL_US
+
+if TYPE_CHECKING:
+    from palyra.projections.state import State
+
+
+class CommandMark(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a command's first event stands."""
+
+    position: int
+    recorded_at_us: int
+    stream: str
+
+
+class CommandsState(msgspec.Struct, kw_only=True):
+    """Marks by key, oldest first."""
+
+    by_key: dict[str, CommandMark] = {}
+
+
+def remember(state: State, recorded: Recorded) -> None:
+    """Keep the key of a command's first event and let go of those that are too old."""
+    marks = state.commands.by_key
+    if recorded.command_key not in marks:
+        marks[recorded.command_key] = CommandMark(
+            position=recorded.position, recorded_at_us=recorded.recorded_at_us, stream=recorded.stream
+        )
+    while marks:
+        oldest = next(iter(marks))
+        if marks[oldest].recorded_at_us >= recorded.recorded_at_us - COMMAND_KEY_TTL_US:
+            break
+        del marks[oldest]

@@ -1,0 +1,54 @@
+"""Config history: which configuration was in force when."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from palyra.events import config
+from palyra.events.base import Recorded
+from palyra.projections.base import Chapter
+
+if TYPE_CHECKING:
+    from palyra.projections.state import State
+
+HISTORY_COUNT = 100
+
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One adopted configuration."""
+
+    generation: int
+    digest: str
+    adopted_us: int
+    position: int
+    changed: list[str] = []
+    sources: list[config.ConfigSource] = []
+
+
+class ConfigState(msgspec.Struct, kw_only=True):
+    """The configuration in force and the newest generations, oldest first."""
+
+    generation: int = 0
+    digest: str = ""
+    effective: dict[str, Any] = {}
+    history: list[Generation] = []
+
+
+CHAPTER = Chapter()
+
+
+@CHAPTER.on(config.ConfigAdopted)
+def _adopted(state: State, recorded: Recorded, body: config.ConfigAdopted) -> None:
+    current = state.config
+    current.generation, current.digest, current.effective = body.generation, body.digest, body.effective
+    entry = Generation(
+        generation=body.generation,
+        digest=body.digest,
+        adopted_us=recorded.recorded_at_us,
+        position=recorded.position,
+        changed=body.changed,
+        sources=body.sources,
+    )
+    current.history = [*current.history[-(HISTORY_COUNT - 1) :], entry]

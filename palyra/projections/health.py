@@ -1,0 +1,111 @@
+"""Provider health: what the journal's evidence says about each provider."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from palyra.events import attempts, health
+from palyra.events.base import Recorded
+from palyra.events.registry import ProviderEntry
+from palyra.projections.base import Chapter
+from palyra.projections.circuits import circuit_of, provider_of
+from palyra.units import US_PER_MS
+
+if TYPE_CHECKING:
+    from palyra.projections.state import State
+
+HealthState = Literal["unknown", "static", "disabled", "healthy", "degraded", "unavailable"]
+#: Evidence counts for three health TTLs, and for half an hour at least.
+_EVIDENCE_MIN_US = 30 * 60 * 1_000_000
+#: Order in which candidates are tried; a failed provider goes last, a slow one does not.
+READINESS: dict[str, int] = {"unavailable": 2}
+
+
+class ProviderHealth(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Evidence about one provider."""
+
+    last_success_us: int = 0
+    last_failure_us: int = 0
+    #: Counted failures since the last success.
+    failures_count: int = 0
+    #: Class and time of the last failure; cleared by a success.
+    last_error: str = ""
+    #: The address guard refused it since the last success.
+    is_blocked: bool = False
+    #: What `health.changed` said last.
+    recorded: str = "unknown"
+    changed_us: int = 0
+    attempts_count: int = 0
+    succeeded_count: int = 0
+
+
+class HealthStates(msgspec.Struct, kw_only=True):
+    """Evidence by provider_id."""
+
+    by_provider: dict[str, ProviderHealth] = {}
+
+
+CHAPTER = Chapter()
+_NO_EVIDENCE = ProviderHealth()
+
+
+def evidence_of(state: State, provider_id: str) -> ProviderHealth:
+    """Return what is known about a provider; not to be changed by the caller."""
+    return state.health.by_provider.get(provider_id, _NO_EVIDENCE)
+
+
+def health_of(state: State, provider: ProviderEntry, now_us: int) -> HealthState:
+    """Return the provider's health at `now_us` (gateway specification, 10.1)."""
+    if not provider.enabled:
+        return "disabled"
+    if provider.kind == "deterministic":
+        return "static"
+    evidence = evidence_of(state, provider.provider_id)
+    if evidence.is_blocked or circuit_of(state, provider.provider_id).status == "open":
+        return "unavailable"
+    newest_us = max(evidence.last_success_us, evidence.last_failure_us)
+    counts_for_us = max(3 * state.catalog.registry.health_ttl_ms * US_PER_MS, _EVIDENCE_MIN_US)
+    if newest_us == 0 or now_us - newest_us > counts_for_us:
+        return "unknown"
+    return "degraded" if evidence.failures_count > 0 else "healthy"
+
+
+def _own(state: State, provider_id: str) -> ProviderHealth:
+    return state.health.by_provider.setdefault(provider_id, ProviderHealth())
+
+
+@CHAPTER.on(attempts.AttemptSucceeded)
+def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded) -> None:
+    run = state.runs.open.get(recorded.stream[4:])
+    if run is None or run.attempt is None:
+        return
+    evidence = _own(state, run.attempt.provider_id)
+    evidence.last_success_us = recorded.recorded_at_us
+    evidence.failures_count, evidence.last_error, evidence.is_blocked = 0, "", False
+    evidence.attempts_count += 1
+    evidence.succeeded_count += 1
+
+
+@CHAPTER.on(attempts.AttemptFailed)
+def _failed(state: State, recorded: Recorded, body: attempts.AttemptFailed) -> None:
+    run = state.runs.open.get(recorded.stream[4:])
+    if run is None or run.attempt is None:
+        return
+    evidence = _own(state, run.attempt.provider_id)
+    evidence.attempts_count += 1
+    if body.failure_class in ("netguard_blocked", "redirect_refused"):
+        evidence.is_blocked = True
+    elif not body.counted:
+        return
+    else:
+        evidence.failures_count += 1
+    evidence.last_failure_us = recorded.recorded_at_us
+    evidence.last_error = body.failure_class
+
+
+@CHAPTER.on(health.HealthChanged)
+def _changed(state: State, recorded: Recorded, body: health.HealthChanged) -> None:
+    evidence = _own(state, provider_of(recorded.stream))
+    evidence.recorded, evidence.changed_us = body.after, recorded.recorded_at_us

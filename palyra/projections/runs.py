@@ -1,0 +1,398 @@
+"""Runs that are open, the newest that ended, and how many there were.
+
+A run leaves memory when it has ended and none of its attempts is open; what it was can be read back from its own
+stream with `view_of_run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from palyra.events import attempts, budgets, runs, usage
+from palyra.events.base import Fact, Recorded
+from palyra.events.routing import PlanStep, RoutingDecided, RoutingFailedOver
+from palyra.projections.base import Chapter
+from palyra.usage import TokenUsage
+
+if TYPE_CHECKING:
+    from palyra.projections.state import State
+
+RECENT_RUNS_COUNT = 200
+
+
+class Attempt(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """An attempt that has not ended."""
+
+    attempt: int
+    candidate: int
+    retry: int
+    provider_id: str
+    model_id: str
+    upstream_model: str
+    started_us: int
+    deadline_ms: int
+    trial: bool = False
+
+
+class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """An open run."""
+
+    run_id: str
+    principal_id: str
+    key_id: str = ""
+    session_id: str = ""
+    agent_id: str = ""
+    endpoint: str
+    origin: str = "http"
+    stream: bool = False
+    model_requested: str = ""
+    config_generation: int
+    admitted_us: int
+    deadline_us: int
+    last_life_us: int
+    tokens: runs.TokenEstimate
+    plan: list[PlanStep] = []
+    output_cap_tokens: int | None = None
+    attempts_count: int = 0
+    attempt: Attempt | None = None
+    #: `provider/model` pairs that are not tried again in this run.
+    failed: list[str] = []
+    first_failure: attempts.AttemptFailed | None = None
+    cancel_requested: str = ""
+    ended: bool = False
+
+
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line about a run that ended."""
+
+    run_id: str
+    outcome: str
+    endpoint: str = ""
+    stream: bool = False
+    principal_id: str = ""
+    session_id: str = ""
+    model_requested: str = ""
+    provider_id: str = ""
+    model_id: str = ""
+    code: str = ""
+    attempts_count: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    admitted_us: int
+    duration_us: int = 0
+
+
+class RunsState(msgspec.Struct, kw_only=True):
+    """Open runs, the newest ended ones (oldest first), and totals by outcome since the journal began."""
+
+    open: dict[str, Run] = {}
+    recent: list[RunSummary] = []
+    totals: dict[str, int] = {}
+    refusals: dict[str, int] = {}
+    #: Tokens of runs that have not ended: (input, output) by run.
+    consumed: dict[str, tuple[int, int]] = {}
+
+
+CHAPTER = Chapter()
+
+
+def run_id_of(stream: str) -> str:
+    """Return the run's id of a stream name `run-<id>`."""
+    return stream[4:]
+
+
+@CHAPTER.on(runs.RunAdmitted)
+def _admitted(state: State, recorded: Recorded, body: runs.RunAdmitted) -> None:
+    run_id = run_id_of(recorded.stream)
+    state.runs.open[run_id] = Run(
+        run_id=run_id,
+        principal_id=body.principal_id,
+        key_id=body.key_id,
+        session_id=body.session_id,
+        agent_id=body.agent_id,
+        endpoint=body.endpoint,
+        origin=body.origin,
+        stream=body.stream,
+        model_requested=body.model_requested,
+        config_generation=body.config_generation,
+        admitted_us=recorded.recorded_at_us,
+        deadline_us=body.deadline_us,
+        last_life_us=recorded.recorded_at_us,
+        tokens=body.tokens,
+    )
+    _count(state, "admitted")
+
+
+@CHAPTER.on(RoutingDecided)
+def _decided(state: State, recorded: Recorded, body: RoutingDecided) -> None:
+    run = _touch(state, recorded)
+    if run is not None:
+        run.plan = body.plan
+        run.output_cap_tokens = body.output_cap_tokens
+
+
+@CHAPTER.on(RoutingFailedOver, budgets.BudgetReserved, budgets.BudgetReleased)
+def _lives(state: State, recorded: Recorded, body: Fact) -> None:
+    _touch(state, recorded)
+
+
+@CHAPTER.on(attempts.AttemptStarted)
+def _attempt_started(state: State, recorded: Recorded, body: attempts.AttemptStarted) -> None:
+    run = _touch(state, recorded)
+    if run is not None:
+        run.attempts_count = body.attempt
+        run.attempt = Attempt(
+            attempt=body.attempt,
+            candidate=body.candidate,
+            retry=body.retry,
+            provider_id=body.provider_id,
+            model_id=body.model_id,
+            upstream_model=body.upstream_model,
+            started_us=recorded.recorded_at_us,
+            deadline_ms=body.deadline_ms,
+            trial=body.trial,
+        )
+
+
+@CHAPTER.on(attempts.AttemptSucceeded, attempts.AttemptAbandoned)
+def _attempt_ended(state: State, recorded: Recorded, body: attempts.AttemptSucceeded) -> None:
+    run = _touch(state, recorded)
+    if run is not None:
+        _close_attempt(state, run, body.attempt)
+
+
+@CHAPTER.on(attempts.AttemptFailed)
+def _attempt_failed(state: State, recorded: Recorded, body: attempts.AttemptFailed) -> None:
+    run = _touch(state, recorded)
+    if run is None:
+        return
+    if run.attempt is not None and body.wait_ms is None:
+        run.failed = [*run.failed, f"{run.attempt.provider_id}/{run.attempt.model_id}"]
+    if run.first_failure is None:
+        run.first_failure = body
+    _close_attempt(state, run, body.attempt)
+
+
+@CHAPTER.on(usage.UsageRecorded)
+def _usage(state: State, recorded: Recorded, body: usage.UsageRecorded) -> None:
+    run = _touch(state, recorded)
+    if run is not None:
+        spent_in, spent_out = state.runs.consumed.get(run.run_id, (0, 0))
+        state.runs.consumed[run.run_id] = (
+            spent_in + body.usage.input_tokens,
+            spent_out + body.usage.output_tokens,
+        )
+
+
+@CHAPTER.on(runs.RunCancelRequested)
+def _cancel_requested(state: State, recorded: Recorded, body: runs.RunCancelRequested) -> None:
+    run = _touch(state, recorded)
+    if run is not None:
+        run.cancel_requested = body.reason
+
+
+@CHAPTER.on(runs.RunCompleted)
+def _completed(state: State, recorded: Recorded, body: runs.RunCompleted) -> None:
+    _end(state, recorded, "completed", body.duration_us, provider_id=body.provider_id, model_id=body.model_id)
+
+
+@CHAPTER.on(runs.RunFailed)
+def _failed(state: State, recorded: Recorded, body: runs.RunFailed) -> None:
+    _end(state, recorded, "failed", body.duration_us, code=body.code)
+
+
+@CHAPTER.on(runs.RunCancelled)
+def _cancelled(state: State, recorded: Recorded, body: runs.RunCancelled) -> None:
+    _end(state, recorded, "cancelled", body.duration_us, code=body.reason)
+
+
+@CHAPTER.on(runs.RunRefused)
+def _refused(state: State, recorded: Recorded, body: runs.RunRefused) -> None:
+    refusals = state.runs.refusals
+    refusals[body.code] = refusals.get(body.code, 0) + 1
+    if run_id_of(recorded.stream) in state.runs.open:
+        _end(state, recorded, "refused", 0, code=body.code)
+        return
+    _count(state, "refused")
+    _remember(
+        state,
+        RunSummary(
+            run_id=run_id_of(recorded.stream),
+            outcome="refused",
+            endpoint=body.endpoint,
+            principal_id=body.principal_id,
+            model_requested=body.model_requested,
+            code=body.code,
+            admitted_us=recorded.recorded_at_us,
+        ),
+    )
+    state.streams.pop(recorded.stream, None)
+
+
+def _touch(state: State, recorded: Recorded) -> Run | None:
+    run: Run | None = state.runs.open.get(recorded.stream[4:])
+    if run is not None:
+        run.last_life_us = recorded.recorded_at_us
+    return run
+
+
+def _count(state: State, outcome: str) -> None:
+    totals = state.runs.totals
+    totals[outcome] = totals.get(outcome, 0) + 1
+
+
+def _close_attempt(state: State, run: Run, attempt: int) -> None:
+    if run.attempt is not None and run.attempt.attempt == attempt:
+        run.attempt = None
+        if run.ended:
+            _forget(state, run)
+
+
+def _end(
+    state: State,
+    recorded: Recorded,
+    outcome: str,
+    duration_us: int,
+    *,
+    provider_id: str = "",
+    model_id: str = "",
+    code: str = "",
+) -> None:
+    run = _touch(state, recorded)
+    if run is None or run.ended:
+        return
+    run.ended = True
+    _count(state, outcome)
+    input_tokens, output_tokens = state.runs.consumed.get(run.run_id, (0, 0))
+    _remember(
+        state,
+        RunSummary(
+            run_id=run.run_id,
+            outcome=outcome,
+            endpoint=run.endpoint,
+            stream=run.stream,
+            principal_id=run.principal_id,
+            session_id=run.session_id,
+            model_requested=run.model_requested,
+            provider_id=provider_id,
+            model_id=model_id,
+            code=code,
+            attempts_count=run.attempts_count,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            admitted_us=run.admitted_us,
+            duration_us=duration_us,
+        ),
+    )
+    if run.attempt is None:
+        _forget(state, run)
+
+
+def _remember(state: State, summary: RunSummary) -> None:
+    recent = state.runs.recent
+    recent.append(summary)
+    if len(recent) > RECENT_RUNS_COUNT + 50:
+        del recent[:-RECENT_RUNS_COUNT]
+
+
+def _forget(state: State, run: Run) -> None:
+    state.runs.open.pop(run.run_id, None)
+    state.runs.consumed.pop(run.run_id, None)
+    state.streams.pop(f"run-{run.run_id}", None)
+
+
+class AttemptView(msgspec.Struct, kw_only=True):
+    """An attempt as it was recorded."""
+
+    started: attempts.AttemptStarted
+    started_us: int
+    reserved: budgets.BudgetReserved | None = None
+    succeeded: attempts.AttemptSucceeded | None = None
+    failed: attempts.AttemptFailed | None = None
+    abandoned: bool = False
+    usage: usage.UsageRecorded | None = None
+
+
+class RunView(msgspec.Struct, kw_only=True):
+    """A run as its own stream tells it: what `runs show` and `explain` print."""
+
+    run_id: str
+    state: str = "open"
+    first_position: int = 0
+    last_position: int = 0
+    admitted_us: int = 0
+    ended_us: int | None = None
+    admitted: runs.RunAdmitted | None = None
+    routing: RoutingDecided | None = None
+    failovers: list[RoutingFailedOver] = []
+    attempts: list[AttemptView] = []
+    refused: runs.RunRefused | None = None
+    completed: runs.RunCompleted | None = None
+    failed: runs.RunFailed | None = None
+    cancelled: runs.RunCancelled | None = None
+
+    @property
+    def usage(self) -> TokenUsage:
+        """Return what all attempts consumed together (totals only)."""
+        rows = [attempt.usage.usage for attempt in self.attempts if attempt.usage is not None]
+        return TokenUsage(
+            input_tokens=sum(row.input_tokens for row in rows),
+            output_tokens=sum(row.output_tokens for row in rows),
+        )
+
+
+def view_of_run(history: Iterable[Recorded]) -> RunView | None:
+    """Fold the events of one run's stream, in order, into a view; None when there are none."""
+    view: RunView | None = None
+    reserved: dict[int, budgets.BudgetReserved] = {}
+    for recorded in history:
+        if view is None:
+            view = RunView(run_id=run_id_of(recorded.stream), first_position=recorded.position)
+            view.admitted_us = recorded.recorded_at_us
+        view.last_position = recorded.position
+        _add_to_view(view, recorded, reserved)
+    return view
+
+
+def _add_to_view(view: RunView, recorded: Recorded, reserved: dict[int, budgets.BudgetReserved]) -> None:
+    match recorded.body:
+        case runs.RunAdmitted() as body:
+            view.admitted = body
+        case RoutingDecided() as body:
+            view.routing = body
+        case RoutingFailedOver() as body:
+            view.failovers = [*view.failovers, body]
+        case budgets.BudgetReserved() as body:
+            reserved[body.attempt] = body
+        case attempts.AttemptStarted() as body:
+            row = AttemptView(started=body, started_us=recorded.recorded_at_us)
+            row.reserved = reserved.get(body.attempt)
+            view.attempts = [*view.attempts, row]
+        case runs.RunRefused() as body:
+            view.refused, view.state, view.ended_us = body, "refused", recorded.recorded_at_us
+        case runs.RunCompleted() as body:
+            view.completed, view.state, view.ended_us = body, "completed", recorded.recorded_at_us
+        case runs.RunFailed() as body:
+            view.failed, view.state, view.ended_us = body, "failed", recorded.recorded_at_us
+        case runs.RunCancelled() as body:
+            view.cancelled, view.state, view.ended_us = body, "cancelled", recorded.recorded_at_us
+        case body:
+            _add_to_attempt(view, body)
+
+
+def _add_to_attempt(view: RunView, body: Any) -> None:
+    row = next((row for row in view.attempts if row.started.attempt == getattr(body, "attempt", 0)), None)
+    if row is None:
+        return
+    match body:
+        case attempts.AttemptSucceeded():
+            row.succeeded = body
+        case attempts.AttemptFailed():
+            row.failed = body
+        case attempts.AttemptAbandoned():
+            row.abandoned = True
+        case usage.UsageRecorded():
+            row.usage = body

@@ -1,0 +1,109 @@
+"""`State`, everything that is true, and `evolve`, the one way to it.
+
+State is plain data: `encode_state` gives the same bytes for the same history, whatever process folded it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from palyra.events.base import Recorded
+from palyra.events.vocabulary import VOCABULARY
+from palyra.projections import (
+    budgets,
+    catalog,
+    circuits,
+    commands,
+    config,
+    daemon,
+    health,
+    heartbeats,
+    incidents,
+    journal,
+    keys,
+    runs,
+    usage,
+)
+from palyra.projections.base import Handler
+
+
+class State(msgspec.Struct, kw_only=True):
+    """The fold of a journal up to `position`."""
+
+    position: int = 0
+    recorded_at_us: int = 0
+    #: Newest version of each stream that can still grow.
+    streams: dict[str, int] = {}
+    #: Events by name.
+    counts: dict[str, int] = {}
+    commands: commands.CommandsState = msgspec.field(default_factory=commands.CommandsState)
+    runs: runs.RunsState = msgspec.field(default_factory=runs.RunsState)
+    circuits: circuits.CircuitsState = msgspec.field(default_factory=circuits.CircuitsState)
+    health: health.HealthStates = msgspec.field(default_factory=health.HealthStates)
+    usage: usage.UsageState = msgspec.field(default_factory=usage.UsageState)
+    budgets: budgets.BudgetsState = msgspec.field(default_factory=budgets.BudgetsState)
+    catalog: catalog.CatalogState = msgspec.field(default_factory=catalog.CatalogState)
+    config: config.ConfigState = msgspec.field(default_factory=config.ConfigState)
+    heartbeats: heartbeats.HeartbeatsState = msgspec.field(default_factory=heartbeats.HeartbeatsState)
+    incidents: incidents.IncidentsState = msgspec.field(default_factory=incidents.IncidentsState)
+    daemon: daemon.DaemonState = msgspec.field(default_factory=daemon.DaemonState)
+    journal: journal.JournalState = msgspec.field(default_factory=journal.JournalState)
+    keys: keys.KeysState = msgspec.field(default_factory=keys.KeysState)
+
+
+#: Chapters that look at the run an attempt belongs to stand before `runs`, which lets go of it.
+_CHAPTERS = (
+    circuits,
+    health,
+    catalog,
+    usage,
+    budgets,
+    runs,
+    config,
+    heartbeats,
+    incidents,
+    daemon,
+    journal,
+    keys,
+)
+
+
+def _routes() -> dict[type, tuple[Handler, ...]]:
+    routes: dict[type, tuple[Handler, ...]] = {}
+    for chapter in _CHAPTERS:
+        for struct, handler in chapter.CHAPTER.handlers.items():
+            routes[struct] = (*routes.get(struct, ()), handler)
+    return routes
+
+
+_ROUTES = _routes()
+_NAMES: dict[type, str] = {entry.struct: entry.name for entry in VOCABULARY.entries.values()}
+
+
+def evolve(state: State, recorded: Recorded) -> None:
+    """Fold one event into the state, in place. Total: every history gives a state."""
+    body = recorded.body
+    state.position = recorded.position
+    state.recorded_at_us = recorded.recorded_at_us
+    state.streams[recorded.stream] = recorded.version
+    kind = type(body)
+    name = _NAMES[kind] if kind in _NAMES else str(getattr(body, "name", ""))
+    state.counts[name] = state.counts.get(name, 0) + 1
+    if recorded.command_key:
+        commands.remember(state, recorded)
+    for handler in _ROUTES.get(kind, ()):
+        handler(state, recorded, body)
+
+
+_ENCODER = msgspec.msgpack.Encoder(order="deterministic")
+_DECODER = msgspec.msgpack.Decoder(State)
+
+
+def encode_state(state: State) -> bytes:
+    """Return the state's canonical bytes."""
+    return _ENCODER.encode(state)
+
+
+def decode_state(data: bytes) -> State:
+    """Return the state of canonical bytes; raises `msgspec.ValidationError` for another shape."""
+    return _DECODER.decode(data)

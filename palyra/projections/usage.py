@@ -1,0 +1,112 @@
+"""Usage: tokens by quarter of an hour and by who used them where; calibration of estimates by what was billed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from palyra.events import usage
+from palyra.events.base import Recorded
+from palyra.projections.base import Chapter
+from palyra.units import BP_PER_UNIT, ceil_div
+
+if TYPE_CHECKING:
+    from palyra.projections.state import State
+
+CELL_US = 15 * 60 * 1_000_000
+KEEP_CELLS_US = 35 * 24 * 3_600 * 1_000_000
+
+#: Smaller inputs say too little about the ratio; see gateway specification 5.2 for the figures below.
+_SAMPLE_MIN_TOKENS = 64
+_SAMPLE_MIN_BP, _SAMPLE_MAX_BP = 2_500, 40_000
+_HIGH_START_BP, _HIGH_UP_BP, _HIGH_DOWN_BP = 13_000, 950, 50
+_SAMPLES_NEEDED = 8
+
+
+class UsageCell(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Sums of one quarter of an hour."""
+
+    rows_count: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    reasoning_tokens: int = 0
+    #: Rows whose counts are not all the provider's.
+    estimated_count: int = 0
+
+
+class Calibration(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Billed input over estimated input of one upstream model, in basis points."""
+
+    samples_count: int = 0
+    ratio_bp: int = BP_PER_UNIT
+    #: Settles near the 95th percentile of the samples.
+    high_bp: int = _HIGH_START_BP
+
+
+class UsageState(msgspec.Struct, kw_only=True):
+    """Cells by start of the quarter, then by `provider|model|principal|endpoint`; totals since the beginning."""
+
+    cells: dict[int, dict[str, UsageCell]] = {}
+    total: UsageCell = UsageCell()
+    #: By `provider_id/upstream_model`.
+    calibrations: dict[str, Calibration] = {}
+
+
+CHAPTER = Chapter()
+_UNCALIBRATED = Calibration()
+
+
+def calibrate(state: State, provider_id: str, upstream_model: str, raw_tokens: int) -> tuple[int, int, int]:
+    """Return (ratio_bp, estimated, upper) for a raw estimate, by what was billed so far."""
+    calibration = state.usage.calibrations.get(f"{provider_id}/{upstream_model}", _UNCALIBRATED)
+    ratio_bp = calibration.ratio_bp if calibration.samples_count >= _SAMPLES_NEEDED else BP_PER_UNIT
+    estimated = ceil_div(raw_tokens * ratio_bp, BP_PER_UNIT)
+    return ratio_bp, estimated, max(estimated, ceil_div(raw_tokens * calibration.high_bp, BP_PER_UNIT))
+
+
+@CHAPTER.on(usage.UsageRecorded)
+def _recorded(state: State, recorded: Recorded, body: usage.UsageRecorded) -> None:
+    run = state.runs.open.get(recorded.stream[4:])
+    principal_id, endpoint = ("", "") if run is None else (run.principal_id, run.endpoint)
+    effective_at_us = recorded.recorded_at_us if run is None else run.admitted_us
+    start_us = effective_at_us - effective_at_us % CELL_US
+    cells = state.usage.cells.get(start_us)
+    if cells is None:
+        cells = _open_quarter(state, start_us)
+    key = f"{body.provider_id}|{body.model_id}|{principal_id}|{endpoint}"
+    cell = cells.get(key)
+    if cell is None:
+        cell = cells[key] = UsageCell()
+    _add(cell, body)
+    _add(state.usage.total, body)
+    if body.source == "provider" and body.raw_input_tokens >= _SAMPLE_MIN_TOKENS:
+        _learn(state, body)
+
+
+def _add(cell: UsageCell, body: usage.UsageRecorded) -> None:
+    cell.rows_count += 1
+    cell.input_tokens += body.usage.input_tokens
+    cell.output_tokens += body.usage.output_tokens
+    cell.cached_input_tokens += body.usage.cached_input_tokens
+    cell.reasoning_tokens += body.usage.reasoning_tokens
+    cell.estimated_count += body.source != "provider"
+
+
+def _open_quarter(state: State, start_us: int) -> dict[str, UsageCell]:
+    cells = state.usage.cells
+    for old_us in [old_us for old_us in cells if old_us < start_us - KEEP_CELLS_US]:
+        del cells[old_us]
+    return cells.setdefault(start_us, {})
+
+
+def _learn(state: State, body: usage.UsageRecorded) -> None:
+    key = f"{body.provider_id}/{body.upstream_model}"
+    calibration = state.usage.calibrations.setdefault(key, Calibration())
+    sample_bp = body.usage.input_tokens * BP_PER_UNIT // body.raw_input_tokens
+    sample_bp = min(max(sample_bp, _SAMPLE_MIN_BP), _SAMPLE_MAX_BP)
+    calibration.samples_count += 1
+    calibration.ratio_bp += (sample_bp - calibration.ratio_bp) // 16
+    step_bp = _HIGH_UP_BP if sample_bp > calibration.high_bp else -_HIGH_DOWN_BP
+    calibration.high_bp = min(max(calibration.high_bp + step_bp, BP_PER_UNIT), _SAMPLE_MAX_BP)

@@ -1,0 +1,22 @@
+"""Shared ways of the tests: both loops in strict mode, seeds printed, nothing that waits for a real clock."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import freezegun
+import pytest
+
+freezegun.configure(extend_ignore_list=["trio", "outcome"])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: Any, name: str, obj: Any) -> None:
+    """Give a coroutine test that names no loop the asyncio mark; strict mode wants one at collection."""
+    function = getattr(getattr(obj, "hypothesis", None), "inner_test", obj)
+    if collector.istestfunction(obj, name) and inspect.iscoroutinefunction(function):
+        marks = {mark.name for mark in getattr(obj, "pytestmark", [])}
+        marks |= {mark.name for mark in collector.iter_markers()}
+        if not marks & {"trio", "asyncio"}:
+            pytest.mark.asyncio(obj)
