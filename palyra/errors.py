@@ -63,13 +63,14 @@ _CODES: dict[tuple[int, int], str] = {
     (500, 1): "internal secret_in_event self_check_failed",
     (501, 5): "journal_newer unsupported_version missing_extra",
     (502, 4): (
-        "upstream_failed upstream_auth upstream_permission upstream_quota transient_upstream conflict_upstream"
+        "upstream_failed upstream_auth upstream_permission upstream_quota transient_upstream"
         " network_unavailable dns_failed tls_failed malformed_response stream_truncated response_too_large"
-        " model_unavailable netguard_blocked redirect_refused fixture_missing invalid_upstream_request"
+        " model_unavailable netguard_blocked redirect_refused fixture_missing"
     ),
     (503, 4): (
         "all_circuits_open no_candidate no_usable_credential provider_queue_full concurrency_timeout"
-        " gateway_busy draining too_many_connections overloaded engine_stopped missing_credential circuit_open"
+        " gateway_busy draining too_many_connections overloaded engine_stopped missing_credential interrupted"
+        " bridge_full bridge_closed"
     ),
     (503, 7): "journal_unwritable journal_unreadable journal_damaged vault_locked",
     (504, 4): "timeout_connect timeout_first_byte timeout_idle timeout_total run_deadline bridge_timeout",

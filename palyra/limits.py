@@ -25,6 +25,8 @@ COMMAND_KEY_TTL_US = 24 * 3_600 * 1_000_000
 OFF_LOOP_BYTES = 256 * 1024
 #: Nesting of a request's JSON.
 JSON_DEPTH_MAX = 64
+#: Top-level members of a request; each costs a step of the scanner.
+JSON_MEMBERS_MAX_COUNT = 1_000
 #: Messages and tools of one request.
 MESSAGES_MAX_COUNT = 10_000
 TOOLS_MAX_COUNT = 1_024

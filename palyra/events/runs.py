@@ -34,6 +34,7 @@ class RunAdmitted(Fact, tag="run.admitted", frozen=True, kw_only=True):
     model_requested: str = ""
     needs: list[str] = []
     stream: bool = False
+    choices_count: int = 1
     config_generation: int
     #: SHA-256 of the body as received, hex.
     body_digest: str

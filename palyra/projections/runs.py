@@ -55,12 +55,14 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     last_life_us: int
     tokens: runs.TokenEstimate
     plan: list[PlanStep] = []
-    output_cap_tokens: int | None = None
+    choices_count: int = 1
+    output_requested_tokens: int | None = None
     attempts_count: int = 0
     attempt: Attempt | None = None
     #: `provider/model` pairs that are not tried again in this run.
     failed: list[str] = []
-    first_failure: attempts.AttemptFailed | None = None
+    #: Distinct classes of its failures, in the order in which they were seen.
+    failure_classes: list[str] = []
     cancel_requested: str = ""
     ended: bool = False
 
@@ -122,6 +124,7 @@ def _admitted(state: State, recorded: Recorded, body: runs.RunAdmitted) -> None:
         deadline_us=body.deadline_us,
         last_life_us=recorded.recorded_at_us,
         tokens=body.tokens,
+        choices_count=body.choices_count,
     )
     _count(state, "admitted")
 
@@ -131,7 +134,7 @@ def _decided(state: State, recorded: Recorded, body: RoutingDecided) -> None:
     run = _touch(state, recorded)
     if run is not None:
         run.plan = body.plan
-        run.output_cap_tokens = body.output_cap_tokens
+        run.output_requested_tokens = body.output_requested_tokens
 
 
 @CHAPTER.on(RoutingFailedOver, budgets.BudgetReserved, budgets.BudgetReleased)
@@ -171,8 +174,8 @@ def _attempt_failed(state: State, recorded: Recorded, body: attempts.AttemptFail
         return
     if run.attempt is not None and body.wait_ms is None:
         run.failed = [*run.failed, f"{run.attempt.provider_id}/{run.attempt.model_id}"]
-    if run.first_failure is None:
-        run.first_failure = body
+    if body.failure_class not in run.failure_classes:
+        run.failure_classes = [*run.failure_classes, body.failure_class]
     _close_attempt(state, run, body.attempt)
 
 

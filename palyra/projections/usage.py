@@ -49,7 +49,7 @@ class UsageState(msgspec.Struct, kw_only=True):
     """Cells by start of the quarter, then by `provider|model|principal|endpoint`; totals since the beginning."""
 
     cells: dict[int, dict[str, UsageCell]] = {}
-    total: UsageCell = UsageCell()
+    total: UsageCell = msgspec.field(default_factory=UsageCell)
     #: By `provider_id/upstream_model`.
     calibrations: dict[str, Calibration] = {}
 

@@ -1,0 +1,223 @@
+"""Attempts: the start of a call and its settlement, whichever way it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from palyra.decisions import budgets, circuits, models, retries, usage
+from palyra.decisions.failures import Failure, rule_of
+from palyra.decisions.routing import next_candidate
+from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
+from palyra.events.base import Draft, Fact
+from palyra.events.registry import ProviderEntry
+from palyra.projections.catalog import model_entry, provider_entry, standing_of
+from palyra.projections.circuits import circuit_of, is_passable
+from palyra.projections.runs import Run
+from palyra.projections.state import State
+from palyra.projections.usage import calibrate
+from palyra.units import us_to_ms
+
+
+class StartAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """The next call of a run, ready to leave."""
+
+    candidate: int
+    retry: int = 0
+    credential_ref: str = ""
+    edits: Sequence[str] = ()
+    queue_wait_ms: int = 0
+    deadline_ms: int
+
+
+def start_attempt(state: State, run: Run, command: StartAttempt) -> list[Draft]:
+    """Reserve and start; whether the candidate is ready was asked right before, in the same step of the loop."""
+    step = run.plan[command.candidate]
+    attempt = run.attempts_count + 1
+    stream = f"run-{run.run_id}"
+    entry = model_entry(state, run.endpoint, step.provider_id, step.model_id)
+    _, _, upper = calibrate(state, step.provider_id, step.upstream_model, run.tokens.raw)
+    half_opened = circuits.at_start(circuit_of(state, step.provider_id), run_id=run.run_id, attempt=attempt)
+    started = AttemptStarted(
+        attempt=attempt,
+        candidate=command.candidate,
+        retry=command.retry,
+        provider_id=step.provider_id,
+        model_id=step.model_id,
+        upstream_model=step.upstream_model,
+        credential_ref=command.credential_ref,
+        api=run.endpoint,
+        edits=list(command.edits),
+        queue_wait_ms=command.queue_wait_ms,
+        deadline_ms=command.deadline_ms,
+        trial=half_opened is not None,
+    )
+    drafts = [
+        Draft(stream, budgets.reserve(run, entry, attempt=attempt, input_upper_tokens=upper)),
+        Draft(stream, started),
+    ]
+    if half_opened is not None:
+        drafts.append(Draft(f"provider-{step.provider_id}", half_opened, stream))
+    return drafts
+
+
+class AnswerEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How a complete answer ended."""
+
+    stop: str
+    raw_stop: str = ""
+    duration_us: int
+    first_byte_us: int | None = None
+    upstream_request_id: str = ""
+    upstream_response_id: str = ""
+    upstream_model: str = ""
+    output_bytes: int = 0
+    unparsed_count: int = 0
+
+
+def succeed_attempt(state: State, run: Run, end: AnswerEnd, metered: usage.Metered) -> list[Draft]:
+    """Settle a complete answer: attempt, usage, hold, circuit, model."""
+    attempt = run.attempt
+    assert attempt is not None, "settling an attempt that is not open"
+    stream, provider = f"run-{run.run_id}", f"provider-{attempt.provider_id}"
+    succeeded = AttemptSucceeded(
+        attempt=attempt.attempt,
+        stop=end.stop,
+        raw_stop="" if end.raw_stop == end.stop else end.raw_stop,
+        first_byte_us=end.first_byte_us,
+        duration_us=end.duration_us,
+        upstream_request_id=end.upstream_request_id,
+        upstream_response_id=end.upstream_response_id,
+        upstream_model="" if end.upstream_model == attempt.upstream_model else end.upstream_model,
+        output_bytes=end.output_bytes,
+        unparsed_count=end.unparsed_count,
+    )
+    row = usage.row_of_answer(run, attempt, metered, estimated_input_tokens=_estimated(state, run))
+    drafts = [Draft(stream, succeeded), Draft(stream, row)]
+    hold = state.budgets.holds.get(run.run_id)
+    if hold is not None:
+        drafts.append(Draft(stream, budgets.release(hold, row.usage, "settled")))
+    closed = circuits.at_content(circuit_of(state, attempt.provider_id), run_id=run.run_id, attempt=attempt.attempt)
+    if closed is not None:
+        drafts.append(Draft(provider, closed, stream))
+    standing = standing_of(state, attempt.provider_id, attempt.model_id)
+    readmitted = models.at_success(standing, model_id=attempt.model_id)
+    if readmitted is not None:
+        drafts.append(Draft(provider, readmitted, stream))
+    return drafts
+
+
+def reach_content(state: State, run: Run) -> list[Draft]:
+    """Close the circuit of a trial whose stream has reached content."""
+    attempt = run.attempt
+    if attempt is None:
+        return []
+    circuit = circuit_of(state, attempt.provider_id)
+    closed = circuits.at_content(circuit, run_id=run.run_id, attempt=attempt.attempt)
+    return [] if closed is None else [Draft(f"provider-{attempt.provider_id}", closed, f"run-{run.run_id}")]
+
+
+class FailureEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How an attempt failed, and what it consumed."""
+
+    failure: Failure
+    metered: usage.Metered = usage.Metered()
+    duration_us: int = 0
+    output_bytes: int = 0
+    #: A random share stamped at the edge, for the wait before the next try.
+    jitter_bp: int = 0
+
+
+def fail_attempt(
+    state: State, run: Run, end: FailureEnd, now_us: int, *, may_retry: bool = True
+) -> tuple[list[Draft], int | None]:
+    """Settle a failed attempt; also return the wait before the same candidate is tried again, or None."""
+    attempt, failure = run.attempt, end.failure
+    assert attempt is not None, "settling an attempt that is not open"
+    provider = provider_entry(state, attempt.provider_id)
+    counted = rule_of(failure.failure_class).counted
+    circuit = circuit_of(state, attempt.provider_id)
+    opened = None
+    wait_ms = None
+    if provider is not None:
+        opened = circuits.at_failure(
+            circuit,
+            run_id=run.run_id,
+            attempt=attempt.attempt,
+            counted=counted,
+            threshold=provider.circuit_breaker_failure_threshold,
+            cooldown_ms=provider.circuit_breaker_cooldown_ms,
+            now_us=now_us,
+        )
+        if may_retry and opened is None and is_passable(circuit, now_us):
+            wait_ms = _retry_wait_ms(state, run, end, provider, now_us)
+    failed = AttemptFailed(
+        attempt=attempt.attempt,
+        failure_class=failure.failure_class,
+        phase=failure.phase,
+        status=failure.status,
+        code=failure.code,
+        message=failure.message,
+        counted=counted,
+        retry_after_ms=failure.retry_after_ms,
+        wait_ms=wait_ms,
+        duration_us=end.duration_us,
+        output_bytes=end.output_bytes,
+    )
+    drafts = [Draft(f"run-{run.run_id}", failed), *_settle_cut(state, run, end)]
+    side_effects: list[Fact | None] = [opened]
+    if provider is not None:
+        side_effects.append(
+            models.at_failure(
+                standing_of(state, attempt.provider_id, attempt.model_id),
+                model_id=attempt.model_id,
+                failure_class=failure.failure_class,
+                counted=counted,
+                provider_streak=circuit.streak,
+                threshold=provider.circuit_breaker_failure_threshold,
+                now_us=now_us,
+            )
+        )
+    stream = f"provider-{attempt.provider_id}"
+    drafts += [Draft(stream, fact, f"run-{run.run_id}") for fact in side_effects if fact is not None]
+    return drafts, wait_ms
+
+
+def _settle_cut(state: State, run: Run, end: FailureEnd) -> list[Draft]:
+    """Return usage and release of an attempt that ended without a complete answer."""
+    attempt, failure = run.attempt, end.failure
+    assert attempt is not None
+    stream = f"run-{run.run_id}"
+    drafts: list[Draft] = []
+    row = None
+    saw_output = end.metered.reported is not None or end.metered.output_estimate_tokens > 0
+    if usage.may_have_cost(phase=failure.phase, status=failure.status, saw_output=saw_output):
+        row = usage.row_of_cut(
+            run, attempt, end.metered, estimated_input_tokens=_estimated(state, run), billed=saw_output
+        )
+        drafts.append(Draft(stream, row))
+    hold = state.budgets.holds.get(run.run_id)
+    if hold is not None:
+        because = "cancelled" if failure.failure_class in ("cancelled", "client_disconnected") else "settled"
+        drafts.append(Draft(stream, budgets.release(hold, row.usage if row else None, because)))  # type: ignore[arg-type]
+    return drafts
+
+
+def _retry_wait_ms(state: State, run: Run, end: FailureEnd, provider: ProviderEntry, now_us: int) -> int | None:
+    assert run.attempt is not None
+    alternative, _ = next_candidate(state, run, run.attempt.candidate, now_us)
+    return retries.wait_before_retry_ms(
+        end.failure,
+        provider,
+        retry=run.attempt.retry,
+        time_left_ms=us_to_ms(run.deadline_us - now_us),
+        jitter_bp=end.jitter_bp,
+        has_alternative=alternative is not None,
+    )
+
+
+def _estimated(state: State, run: Run) -> int:
+    assert run.attempt is not None
+    _, estimated, _ = calibrate(state, run.attempt.provider_id, run.attempt.upstream_model, run.tokens.raw)
+    return estimated

@@ -1,0 +1,132 @@
+"""What a requested model name stands for (gateway specification 1.4): first match wins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from palyra.errors import Refusal
+from palyra.events.registry import ModelEntry
+from palyra.projections.catalog import models_named
+from palyra.projections.state import State
+
+#: Names that leave the choice to Palyra. Strategies (`palyra/cheap`) need prices and come with them.
+VIRTUAL_NAMES = ("palyra/default", "palyra/auto")
+_NEAR_NAMES_COUNT = 3
+_NEAR_DISTANCE = 2
+
+
+class Resolution(NamedTuple):
+    """The entries that a name leads to, best first, all of one model id and role."""
+
+    #: model_id, alias, model_alias, pinned, virtual or default.
+    resolved_by: str
+    entries: list[ModelEntry]
+
+    @property
+    def model_id(self) -> str:
+        return self.entries[0].model_id
+
+    @property
+    def is_pinned(self) -> bool:
+        return self.resolved_by == "pinned"
+
+
+def resolve(state: State, role: str, name: str) -> Resolution | Refusal:
+    """Return what `name` stands for in this role, or the refusal of a name that leads nowhere."""
+    name = name.strip()
+    if not name or name in VIRTUAL_NAMES:
+        return _default(state, role, "virtual", name)
+    found = _lookup(state, role, name)
+    if found is None:
+        found = _pinned(state, role, name)
+    if found is None:
+        if state.catalog.registry.unknown_model_policy == "default":
+            return _default(state, role, "default", name)
+        return _not_found(state, role, name)
+    return _usable(state, found, name)
+
+
+def _lookup(state: State, role: str, name: str) -> Resolution | None:
+    entries = models_named(state, role, name)
+    exact = [entry for entry in entries if entry.model_id == name]
+    if exact:
+        return Resolution("model_id", exact)
+    if entries:
+        return Resolution("alias", [entry for entry in entries if entry.model_id == entries[0].model_id])
+    target = _aliased(state.catalog.registry.model_aliases, name)
+    if target is None:
+        return None
+    entries = models_named(state, role, target)
+    if entries:
+        return Resolution("model_alias", [entry for entry in entries if entry.model_id == entries[0].model_id])
+    return _pinned(state, role, target)
+
+
+def _aliased(aliases: dict[str, str], name: str) -> str | None:
+    if name in aliases:
+        return aliases[name]
+    prefixes = [key for key in aliases if key.endswith("*") and name.startswith(key[:-1])]
+    return aliases[max(prefixes, key=len)] if prefixes else None
+
+
+def _pinned(state: State, role: str, name: str) -> Resolution | None:
+    provider_id, slash, rest = name.partition("/")
+    if not slash or provider_id not in state.catalog.providers:
+        return None
+    entries = [entry for entry in models_named(state, role, rest) if entry.provider_id == provider_id]
+    return Resolution("pinned", entries[:1]) if entries else None
+
+
+def _default(state: State, role: str, resolved_by: str, name: str) -> Resolution | Refusal:
+    registry = state.catalog.registry
+    default = registry.default_chat_model_id if role == "chat" else registry.default_embeddings_model_id
+    found = (_lookup(state, role, default) or _pinned(state, role, default)) if default else None
+    if found is None:
+        message = f"No default {role} model is configured. Name a model, or set default_{role}_model_id."
+        return Refusal(code="model_not_found", message=message, param="model")
+    return _usable(state, found._replace(resolved_by=resolved_by), name or default)
+
+
+def _usable(state: State, found: Resolution, name: str) -> Resolution | Refusal:
+    registry = state.catalog.registry
+    enabled = [
+        entry
+        for entry in found.entries
+        if entry.enabled and registry.providers[state.catalog.providers[entry.provider_id]].enabled
+    ]
+    if not enabled:
+        message = f"The model '{name}' is disabled in the configuration."
+        return Refusal(code="model_disabled", message=message, param="model")
+    return found._replace(entries=enabled)
+
+
+def _not_found(state: State, role: str, name: str) -> Refusal:
+    for other, names in state.catalog.names.items():
+        if other != role and name in names:
+            message = f"The model '{name}' serves {other}, not {role}."
+            return Refusal(code="model_role_mismatch", message=message, param="model")
+    near = near_names(name, [*state.catalog.names.get(role, {}), *state.catalog.registry.model_aliases])
+    listed = " GET /v1/models lists what there is."
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else listed
+    message = f"The model '{name[:256]}' does not exist here.{hint}"
+    return Refusal(code="model_not_found", message=message, param="model", details={"near": near} if near else {})
+
+
+def near_names(name: str, names: Iterable[str]) -> list[str]:
+    """Return up to three of `names` at an edit distance of two or less, nearest first."""
+    if len(name) > 256:
+        return []
+    close = [(distance, one) for one in names if (distance := _distance(name, one)) <= _NEAR_DISTANCE]
+    return [one for _, one in sorted(close)[:_NEAR_NAMES_COUNT]]
+
+
+def _distance(left: str, right: str) -> int:
+    if abs(len(left) - len(right)) > _NEAR_DISTANCE:
+        return _NEAR_DISTANCE + 1
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, 1):
+        previous, row[0] = row[0], i
+        for j, b in enumerate(right, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (a != b))
+    return row[-1]

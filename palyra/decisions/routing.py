@@ -1,0 +1,266 @@
+"""The plan of a run: which candidates may be tried, in which order, and why the others may not.
+
+Made once at admission; failover walks along it and reads circuits and exclusions again, but never reorders it.
+Source: gateway specification 5.3 and 8.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from palyra.decisions.naming import Resolution
+from palyra.errors import Refusal
+from palyra.events.registry import ModelEntry
+from palyra.events.routing import Exclusion, PlanStep
+from palyra.limits import FIT_OUTPUT_TOKENS
+from palyra.projections.catalog import excluded_until_us, model_entry, models_named, provider_entry
+from palyra.projections.circuits import circuit_of, is_passable
+from palyra.projections.health import READINESS, health_of
+from palyra.projections.runs import Run
+from palyra.projections.state import State
+from palyra.projections.usage import calibrate
+from palyra.units import US_PER_MS, ceil_div
+
+#: More than any model gives; a model whose size is not configured is asked up to here.
+MAX_DIMENSIONS = 1 << 16
+_TIERS = {"low": 0, "standard": 1, "premium": 2, "high": 2}
+#: Exclusions that the request itself explains: another request could be served.
+_REQUEST_RULES = ("capability_missing", "context_too_small", "event_limit", "dimensions_differ")
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request needs of a model."""
+
+    role: str
+    needs: Sequence[str]
+    raw_tokens: int
+    output_max_tokens: int | None
+    dimensions: int | None = None
+    failover: bool = True
+
+
+class Plan(NamedTuple):
+    """Candidates in order, and those that were left out."""
+
+    steps: list[PlanStep]
+    excluded: list[Exclusion]
+    failover: str
+
+
+def plan_candidates(state: State, resolution: Resolution, wanted: Wanted, now_us: int) -> Plan:
+    """Return the candidates of a request in the order in which they are tried."""
+    failover = _failover_of(state, resolution, wanted)
+    steps: list[PlanStep] = []
+    excluded: list[Exclusion] = []
+    seen: dict[tuple[str, str], None] = {}
+    for via, entry in _chain(state, resolution, wanted, failover):
+        pair = (entry.provider_id, entry.model_id)
+        if pair in seen:
+            continue
+        seen[pair] = None
+        exclusion = exclude(state, entry, wanted, now_us)
+        if exclusion is not None:
+            excluded.append(exclusion)
+        else:
+            steps.append(_step(state, entry, via, now_us))
+    steps.sort(key=lambda step: step.readiness)
+    limit = 1 if failover in ("off", "pinned") else state.catalog.registry.failover_max_candidates
+    return Plan(steps[:limit], excluded, failover)
+
+
+def _failover_of(state: State, resolution: Resolution, wanted: Wanted) -> str:
+    registry = state.catalog.registry
+    if resolution.is_pinned:
+        return "pinned"
+    if not registry.failover_enabled or not wanted.failover:
+        return "off"
+    return "same_model" if wanted.role == "embeddings" else registry.failover_scope
+
+
+def _chain(state: State, resolution: Resolution, wanted: Wanted, failover: str) -> list[tuple[str, ModelEntry]]:
+    """Return (how it came in, entry) in order: the model, its fallbacks, compatible models of other providers."""
+    chain = [("requested", entry) for entry in resolution.entries]
+    if failover not in ("compatible", "declared"):
+        return chain
+    declared = resolution.entries[0].fallbacks
+    for name in declared or ():
+        chain += [("fallback", entry) for entry in models_named(state, wanted.role, name)]
+    if declared is not None or failover == "declared":
+        return chain
+    own = {entry.provider_id: None for entry in resolution.entries}
+    others = [
+        entry
+        for entry in state.catalog.registry.models
+        if entry.role == wanted.role and entry.provider_id not in own
+    ]
+    others.sort(key=lambda one: (_TIERS[one.cost_tier], _TIERS[one.latency_tier], one.model_id, one.provider_id))
+    return chain + [("compatible", entry) for entry in others]
+
+
+def exclude(state: State, entry: ModelEntry, wanted: Wanted, now_us: int) -> Exclusion | None:
+    """Return the first rule that keeps a candidate from being tried, or None."""
+
+    def excluded(by: str, **figures: int) -> Exclusion:
+        return Exclusion(provider_id=entry.provider_id, model_id=entry.model_id, excluded_by=by, figures=figures)
+
+    provider = provider_entry(state, entry.provider_id)
+    if provider is None or not provider.enabled or not entry.enabled:
+        return excluded("disabled")
+    for need in wanted.needs:
+        if not getattr(entry.capabilities, need, False):
+            return excluded(f"capability_missing:{need}")
+    if provider.kind != "deterministic" and (wanted.dimensions or 0) > (entry.dimensions or MAX_DIMENSIONS):
+        return excluded("dimensions_differ", asked=wanted.dimensions or 0, has=entry.dimensions or MAX_DIMENSIONS)
+    _, estimated, _ = calibrate(state, entry.provider_id, entry.upstream_model, wanted.raw_tokens)
+    if estimated > entry.max_tokens_per_event:
+        return excluded("event_limit", estimated_tokens=estimated, limit_tokens=entry.max_tokens_per_event)
+    needed = estimated + (0 if wanted.role == "embeddings" else wanted.output_max_tokens or FIT_OUTPUT_TOKENS)
+    if entry.max_context_tokens is not None and needed > entry.max_context_tokens:
+        return excluded("context_too_small", needed_tokens=needed, window_tokens=entry.max_context_tokens)
+    return unready(state, entry.provider_id, entry.model_id, now_us)
+
+
+def unready(state: State, provider_id: str, model_id: str, now_us: int) -> Exclusion | None:
+    """Return why a candidate cannot be tried right now, or None; asked again before each attempt."""
+    circuit = circuit_of(state, provider_id)
+    if not is_passable(circuit, now_us):
+        by, until_us = "circuit_open", circuit.until_us
+    else:
+        by, until_us = "model_excluded", excluded_until_us(state, provider_id, model_id)
+        if until_us <= now_us:
+            return None
+    return Exclusion(provider_id=provider_id, model_id=model_id, excluded_by=by, figures={"until_us": until_us})
+
+
+def _step(state: State, entry: ModelEntry, via: str, now_us: int) -> PlanStep:
+    provider = provider_entry(state, entry.provider_id)
+    health = "unknown" if provider is None else health_of(state, provider, now_us)
+    return PlanStep(
+        provider_id=entry.provider_id,
+        model_id=entry.model_id,
+        upstream_model=entry.upstream_model,
+        readiness=READINESS.get(health, 0),
+        health=health,
+        via=via,
+    )
+
+
+def next_candidate(
+    state: State, run: Run, after: int, now_us: int, *, needs_larger_window: bool = False
+) -> tuple[int | None, list[Exclusion]]:
+    """Return the index of the next candidate that may be tried, and those that were passed over."""
+    skipped: list[Exclusion] = []
+    window = _window_of(state, run, after) if needs_larger_window else None
+    for index in range(after + 1, len(run.plan)):
+        step = run.plan[index]
+        exclusion = unready(state, step.provider_id, step.model_id, now_us)
+        if exclusion is None and f"{step.provider_id}/{step.model_id}" in run.failed:
+            exclusion = Exclusion(provider_id=step.provider_id, model_id=step.model_id, excluded_by="duplicate")
+        if exclusion is None and window is not None and (_window_of(state, run, index) or 0) <= window:
+            exclusion = Exclusion(
+                provider_id=step.provider_id, model_id=step.model_id, excluded_by="context_too_small"
+            )
+        if exclusion is None:
+            return index, skipped
+        skipped.append(exclusion)
+    return None, skipped
+
+
+def _window_of(state: State, run: Run, index: int) -> int | None:
+    step = run.plan[index]
+    entry = model_entry(state, run.endpoint, step.provider_id, step.model_id)
+    return None if entry is None else entry.max_context_tokens
+
+
+def output_cap(state: State, step: PlanStep, role: str, asked_tokens: int | None) -> int | None:
+    """Return the output maximum that is sent upstream; None leaves the client's body as it is.
+
+    Only the event limit lowers what a client asked for; a client that asked for nothing gets no maximum from here.
+    """
+    if asked_tokens is None:
+        return None
+    entry = model_entry(state, role, step.provider_id, step.model_id)
+    return asked_tokens if entry is None else min(asked_tokens, entry.max_tokens_per_event)
+
+
+def refusal_of_empty_plan(excluded: Sequence[Exclusion], now_us: int) -> Refusal:
+    """Return why nobody can serve the request: the request's fault only if it explains every exclusion."""
+    rows = [
+        {"provider_id": one.provider_id, "model_id": one.model_id, "excluded_by": one.excluded_by, **one.figures}
+        for one in excluded
+    ]
+    details: dict[str, Any] = {"candidates": rows}
+    reasons = [one.excluded_by.partition(":")[0] for one in excluded]
+    if reasons and all(reason in _REQUEST_RULES for reason in reasons):
+        return _refuse_request(excluded, reasons, details)
+    if reasons and all(reason == "circuit_open" for reason in reasons):
+        wait_ms = max(1_000, min(_wait_ms(one, now_us) for one in excluded))
+        message = (
+            f"Every provider that could serve this is failing and left alone for now; try again in"
+            f" {ceil_div(wait_ms, 1_000)} s."
+        )
+        return Refusal(code="all_circuits_open", message=message, retry_after_ms=wait_ms, details=details)
+    return Refusal(
+        code="no_candidate",
+        message="No configured model can serve this request right now; `palyra models status` says why.",
+        details=details,
+    )
+
+
+def _wait_ms(exclusion: Exclusion, now_us: int) -> int:
+    return max(0, exclusion.figures.get("until_us", 0) - now_us) // US_PER_MS
+
+
+def _refuse_request(excluded: Sequence[Exclusion], reasons: list[str], details: dict[str, Any]) -> Refusal:
+    first = excluded[0]
+    if "event_limit" in reasons:
+        limit = next(one for one in excluded if one.excluded_by == "event_limit").figures
+        return Refusal(
+            code="max_model_tokens_per_event_exceeded",
+            message=(
+                f"The input is estimated at {limit['estimated_tokens']} tokens, more than the"
+                f" {limit['limit_tokens']} that one request may carry. Shorten it, or raise"
+                " model_provider.max_model_tokens_per_event."
+            ),
+            param="messages",
+            details=details,
+        )
+    if "context_too_small" in reasons:
+        window = next(one for one in excluded if one.excluded_by == "context_too_small").figures
+        return Refusal(
+            code="context_window_exceeded",
+            message=(
+                f"The input and the answer need about {window['needed_tokens']} tokens; the model's window holds"
+                f" {window['window_tokens']}. Shorten the input or choose a model with a larger window."
+            ),
+            param="messages",
+            details=details,
+        )
+    if "dimensions_differ" in reasons:
+        message = f"The model gives at most {first.figures['has']} dimensions, {first.figures['asked']} were asked."
+        return Refusal(code="unsupported_parameter", message=message, param="dimensions", details=details)
+    missing = first.excluded_by.partition(":")[2]
+    return Refusal(
+        code="capability_missing",
+        message=f"No candidate can do '{missing}', which the request needs.",
+        param=_PARAM_OF_NEED.get(missing),
+        details=details,
+    )
+
+
+_PARAM_OF_NEED = {
+    "tools": "tools",
+    "parallel_tools": "parallel_tool_calls",
+    "tool_choice": "tool_choice",
+    "json_mode": "response_format",
+    "json_schema": "response_format",
+    "vision": "messages",
+    "documents": "messages",
+    "audio_input": "messages",
+    "logprobs": "logprobs",
+    "multi_choice": "n",
+    "streaming": "stream",
+}

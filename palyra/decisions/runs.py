@@ -1,0 +1,219 @@
+"""The life of a run: admission, what comes after a failed attempt, and the run's one end.
+
+Each function decides one step from the state as it is; the engine records the drafts of the steps that belong
+together in one commit, folding each step before the next is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from palyra.decisions import routing
+from palyra.decisions.base import Decision
+from palyra.decisions.failures import Failure, rule_of
+from palyra.decisions.naming import resolve
+from palyra.errors import CODES, Refusal
+from palyra.events.base import Draft
+from palyra.events.routing import PlanStep, RoutingDecided, RoutingFailedOver
+from palyra.events.runs import (
+    CancelReason,
+    RunAdmitted,
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunRefused,
+    TokenEstimate,
+)
+from palyra.projections.runs import Run
+from palyra.projections.state import State
+from palyra.projections.usage import calibrate
+from palyra.units import US_PER_MS
+
+
+class AdmitRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that wants to become a run."""
+
+    run_id: str
+    principal_id: str
+    key_id: str = ""
+    session_id: str = ""
+    agent_id: str = ""
+    tags: dict[str, str] = {}
+    endpoint: str
+    origin: str = "http"
+    model: str = ""
+    stream: bool = False
+    needs: Sequence[str] = ()
+    raw_tokens: int
+    output_max_tokens: int | None = None
+    choices_count: int = 1
+    dimensions: int | None = None
+    body_digest: str
+    body_bytes: int
+    #: The client may only shorten the configured time.
+    timeout_ms: int | None = None
+    failover: bool = True
+    #: Key of an idempotent request, "" for none.
+    command_key: str = ""
+
+
+def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
+    """Let a request in with its plan, or refuse it."""
+    stream = f"run-{command.run_id}"
+    resolution = resolve(state, command.endpoint, command.model)
+    if isinstance(resolution, Refusal):
+        return Decision([refusal_draft(command, resolution)], resolution)
+    needs = sorted({*command.needs, "streaming"} if command.stream else command.needs)
+    wanted = routing.Wanted(
+        role=command.endpoint,
+        needs=needs,
+        raw_tokens=command.raw_tokens,
+        output_max_tokens=command.output_max_tokens,
+        dimensions=command.dimensions,
+        failover=command.failover,
+    )
+    plan = routing.plan_candidates(state, resolution, wanted, now_us)
+    first = plan.steps[0] if plan.steps else None
+    decided = RoutingDecided(
+        resolved_by=resolution.resolved_by,
+        model_id=resolution.model_id,
+        failover=plan.failover,
+        plan=plan.steps,
+        excluded=plan.excluded,
+        output_cap_tokens=routing.output_cap(state, first, command.endpoint, command.output_max_tokens)
+        if first
+        else None,
+        output_requested_tokens=command.output_max_tokens,
+    )
+    if first is None:
+        refusal = routing.refusal_of_empty_plan(plan.excluded, now_us)
+        return Decision([Draft(stream, decided), refusal_draft(command, refusal)], refusal)
+    ratio_bp, estimated, upper = calibrate(state, first.provider_id, first.upstream_model, command.raw_tokens)
+    run_timeout_ms = state.catalog.registry.run_timeout_ms
+    if command.timeout_ms is not None:
+        run_timeout_ms = min(run_timeout_ms, command.timeout_ms)
+    admitted = RunAdmitted(
+        principal_id=command.principal_id,
+        key_id=command.key_id,
+        session_id=command.session_id,
+        agent_id=command.agent_id,
+        tags=command.tags,
+        endpoint=command.endpoint,
+        origin=command.origin,
+        model_requested=command.model[:256],
+        needs=needs,
+        stream=command.stream,
+        choices_count=command.choices_count,
+        config_generation=state.config.generation,
+        body_digest=command.body_digest,
+        body_bytes=command.body_bytes,
+        deadline_us=now_us + run_timeout_ms * US_PER_MS,
+        tokens=TokenEstimate(raw=command.raw_tokens, ratio_bp=ratio_bp, estimated=estimated, upper=upper),
+    )
+    return Decision([Draft(stream, admitted, command_key=command.command_key), Draft(stream, decided)])
+
+
+def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:
+    """Return the fact of an authenticated request that was refused."""
+    refused = RunRefused(
+        code=refusal.code,
+        http_status=refusal.http_status,
+        principal_id=command.principal_id,
+        key_id=command.key_id,
+        endpoint=command.endpoint,
+        model_requested=command.model[:256],
+        param=refusal.param or "",
+        retry_after_ms=refusal.retry_after_ms,
+    )
+    return Draft(f"run-{command.run_id}", refused)
+
+
+def complete_run(run: Run, *, stop: str, step: PlanStep, first_byte_us: int | None, now_us: int) -> list[Draft]:
+    """End a run whose answer is complete."""
+    completed = RunCompleted(
+        stop=stop,
+        provider_id=step.provider_id,
+        model_id=step.model_id,
+        attempts_count=run.attempts_count,
+        duration_us=max(0, now_us - run.admitted_us),
+        first_byte_us=first_byte_us,
+    )
+    return [Draft(f"run-{run.run_id}", completed)]
+
+
+class NextStep(NamedTuple):
+    """What follows a failure that is not retried: another candidate, or the end with its refusal."""
+
+    drafts: list[Draft]
+    candidate: int | None
+    refusal: Refusal | None = None
+
+
+def after_failure(
+    state: State, run: Run, *, candidate: int, attempt: int, failure: Failure, now_us: int
+) -> NextStep:
+    """Walk on along the plan, or end the run. The failure itself is folded already."""
+    stream = f"run-{run.run_id}"
+    if failure.phase != "content" and rule_of(failure.failure_class).failover != "no" and now_us < run.deadline_us:
+        index, skipped = routing.next_candidate(
+            state, run, candidate, now_us, needs_larger_window=rule_of(failure.failure_class).failover == "larger"
+        )
+        if index is not None:
+            step = run.plan[index]
+            failed_over = RoutingFailedOver(
+                from_attempt=attempt,
+                trigger=failure.failure_class,
+                provider_id=step.provider_id,
+                model_id=step.model_id,
+                skipped=skipped,
+                remaining_count=len(run.plan) - index - 1,
+            )
+            return NextStep([Draft(stream, failed_over)], index)
+    refusal = refusal_of_failure(run, failure)
+    return NextStep([fail_run(run, refusal, failure.failure_class, now_us)], None, refusal)
+
+
+def fail_run(run: Run, refusal: Refusal, failure_class: str, now_us: int) -> Draft:
+    """End a run without an answer."""
+    failed = RunFailed(
+        code=refusal.code,
+        failure_class=failure_class,
+        http_status=refusal.http_status,
+        attempts_count=run.attempts_count,
+        duration_us=max(0, now_us - run.admitted_us),
+    )
+    return Draft(f"run-{run.run_id}", failed)
+
+
+def refusal_of_failure(run: Run, failure: Failure) -> Refusal:
+    """Return what the client is told when the last candidate has failed: one class seen is that class's answer."""
+    code = rule_of(failure.failure_class).code
+    if len(run.failure_classes) > 1 and CODES[code].http_status >= 500:
+        code = "upstream_failed"
+    where = "The provider" if run.attempts_count <= 1 else f"The last of {run.attempts_count} attempts"
+    said = f": {failure.message}" if failure.message else ""
+    message = f"{where} failed ({failure.failure_class}){said}"
+    if CODES[code].http_status == 400 and failure.message:
+        message = failure.message
+    retry_after_ms = failure.retry_after_ms
+    if retry_after_ms is None and CODES[code].http_status in (429, 503):
+        retry_after_ms = 1_000
+    return Refusal(code=code, message=message, retry_after_ms=retry_after_ms)
+
+
+def cancel_run(
+    run: Run, *, reason: CancelReason, by: str = "", policy: str = "", drained: bool = False, now_us: int
+) -> list[Draft]:
+    """End a run that nobody waits for any more; its open attempt is settled before."""
+    cancelled = RunCancelled(
+        reason=reason,
+        by=by,
+        policy=policy,
+        drained=drained,
+        attempts_count=run.attempts_count,
+        duration_us=max(0, now_us - run.admitted_us),
+    )
+    return [Draft(f"run-{run.run_id}", cancelled)]

@@ -1,0 +1,53 @@
+"""Between stored rows and facts, and the digest that says which code folded a state."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.resources
+
+import msgspec
+
+from palyra.events.base import Recorded
+from palyra.events.vocabulary import VOCABULARY
+from palyra.journal.port import Row
+
+
+def to_row(recorded: Recorded) -> Row:
+    """Return the row that stores a fact."""
+    body = recorded.body
+    return Row(
+        recorded.position,
+        recorded.stream,
+        recorded.version,
+        VOCABULARY.name_of(body),
+        VOCABULARY.schema_of(body),
+        recorded.recorded_at_us,
+        recorded.actor,
+        recorded.correlation,
+        recorded.causation,
+        recorded.command_key,
+        VOCABULARY.encode_body(body),
+    )
+
+
+def to_recorded(row: Row) -> Recorded:
+    """Return the fact of a stored row; raises `msgspec.DecodeError` when its bytes are not the fact's shape."""
+    position, stream, version, name, schema, recorded_at_us, actor, correlation, causation, key, body = row
+    fact = VOCABULARY.decode(name, schema, body)
+    return Recorded(position, stream, version, recorded_at_us, actor, correlation, causation, key, fact)
+
+
+@functools.cache
+def state_digest() -> str:
+    """Return the digest of the code that folds: a snapshot made by any other is not used.
+
+    The sources themselves are the only description of `evolve` that cannot be forgotten when it changes.
+    """
+    digest = hashlib.sha256(msgspec.__version__.encode())
+    for room in ("events", "projections"):
+        folder = importlib.resources.files("palyra") / room
+        for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
+            if file.name.endswith(".py"):
+                digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,194 @@
+"""The joint: facts are stamped, folded and appended here, in one step that nothing can interrupt.
+
+A `Batch` collects the facts of steps that belong together. Everything between `with core.batch()` and its end runs
+without `await`, so what one step decides still holds when the next one is decided; at the end the batch is handed to
+the journal as one commit. Memory may be ahead of the disk by the commits in flight. If one of them fails, memory is
+wrong: the core takes no more facts, tells its watchers, and folds its state anew from the disk (fail-stop).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+from palyra.engine.clock import Clock, SystemClock
+from palyra.engine.codec import state_digest, to_recorded, to_row
+from palyra.engine.ids import Ids, SystemIds
+from palyra.errors import EngineStopped, JournalNewer, JournalUnwritable
+from palyra.events.base import Draft, Recorded, UnknownEvent
+from palyra.journal.port import Journal, Row
+from palyra.limits import PENDING_EVENTS_MAX_COUNT
+from palyra.projections.state import State, decode_state, encode_state, evolve
+
+SYSTEM = "system:daemon"
+_REBUILD_FIRST_S, _REBUILD_MAX_S = 1.0, 30.0
+
+
+class Batch:
+    """Facts of one commit. Use as a context manager; await `durable()` after it."""
+
+    def __init__(self, core: Core, actor: str, *, lazy: bool = False) -> None:
+        self.now_us = core.clock.now_us()
+        self.recorded: list[Recorded] = []
+        self._core = core
+        self._actor = actor
+        self._lazy = lazy
+        self._rows: list[Row] = []
+        self._durable: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._core.check_writable()
+        return self
+
+    def add(self, drafts: Iterable[Draft]) -> None:
+        """Stamp facts and fold them; they are on their way to the disk when the batch ends."""
+        state = self._core.state
+        for draft in drafts:
+            recorded = Recorded(
+                state.position + 1,
+                draft.stream,
+                state.streams.get(draft.stream, 0) + 1,
+                self.now_us,
+                self._actor,
+                draft.correlation,
+                0,
+                draft.command_key,
+                draft.body,
+            )
+            self._rows.append(to_row(recorded))
+            evolve(state, recorded)
+            self.recorded.append(recorded)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            if self._rows:
+                self._core.fail()
+            return
+        if self._rows:
+            self._durable = self._core.append(self._rows, lazy=self._lazy)
+
+    async def durable(self) -> None:
+        """Wait until the batch is on the disk; raises `JournalUnwritable`. Being cancelled changes nothing."""
+        if self._durable is not None:
+            await self._durable
+
+
+class Core:
+    """State and journal, and the only way to change either."""
+
+    def __init__(
+        self, journal: Journal, state: State, *, clock: Clock | None = None, ids: Ids | None = None
+    ) -> None:
+        self.journal = journal
+        self.state = state
+        self.clock: Clock = clock or SystemClock()
+        self.ids: Ids = ids or SystemIds()
+        #: Awaited when a commit has failed: whoever acts on the state lets go of it before it is folded anew.
+        self.on_failure: Callable[[], Awaitable[None]] | None = None
+        #: Decides what is recorded first after that: everything that was open is closed.
+        self.on_rebuilt: Callable[[State, int], Sequence[Draft]] | None = None
+        self._failed = False
+        self._stopped = False
+        self._rebuilding: asyncio.Task[None] | None = None
+
+    @property
+    def is_writable(self) -> bool:
+        return not (self._failed or self._stopped)
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether too many facts wait for the disk to take more work."""
+        return self.journal.pending_count > PENDING_EVENTS_MAX_COUNT
+
+    def check_writable(self) -> None:
+        """Raise what keeps facts from being recorded."""
+        if self._stopped:
+            raise EngineStopped
+        if self._failed:
+            raise JournalUnwritable("the journal cannot be written; it is being opened again")
+
+    def batch(self, actor: str = SYSTEM, *, lazy: bool = False) -> Batch:
+        """Return a new batch; `lazy` facts ride with the next commit instead of asking for one."""
+        return Batch(self, actor, lazy=lazy)
+
+    async def record(self, drafts: Sequence[Draft], actor: str = SYSTEM) -> None:
+        """Record facts that were decided already, and wait until they are durable."""
+        with self.batch(actor) as batch:
+            batch.add(drafts)
+        await batch.durable()
+
+    def append(self, rows: Sequence[Row], *, lazy: bool) -> asyncio.Future[None]:
+        """Hand rows that are folded already to the journal."""
+        try:
+            durable = self.journal.append(rows, lazy=lazy)
+        except BaseException:
+            self.fail()
+            raise
+        durable.add_done_callback(self._on_commit)
+        return durable
+
+    def _on_commit(self, durable: asyncio.Future[None]) -> None:
+        if not durable.cancelled() and durable.exception() is not None:
+            self.fail()
+
+    def fail(self) -> None:
+        """Take no more facts, and fold the state anew as soon as the disk allows it."""
+        if self._failed or self._stopped:
+            return
+        self._failed = True
+        self._rebuilding = asyncio.get_running_loop().create_task(self._rebuild(), name="rebuild")
+
+    async def _rebuild(self) -> None:
+        if self.on_failure is not None:
+            await self.on_failure()
+        wait_s = _REBUILD_FIRST_S
+        while True:
+            with contextlib.suppress(JournalUnwritable):
+                await self.journal.recover()
+                self.state = await load_state(self.journal)
+                self._failed = False
+                if self.on_rebuilt is not None:
+                    await self.record(self.on_rebuilt(self.state, self.clock.now_us()))
+                return
+            self._failed = True
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, _REBUILD_MAX_S)
+
+    async def snapshot(self) -> int:
+        """Keep the state as it is now for a quick start; returns its position."""
+        position, data = self.state.position, encode_state(self.state)
+        await self.journal.save_snapshot(position, state_digest(), data)
+        return position
+
+    async def stop(self) -> None:
+        """Take no more facts and close the journal."""
+        self._stopped = True
+        if self._rebuilding is not None:
+            self._rebuilding.cancel()
+            await asyncio.gather(self._rebuilding, return_exceptions=True)
+        await self.journal.close()
+
+
+async def load_state(journal: Journal) -> State:
+    """Return the state at the journal's head: newest usable snapshot, then the tail.
+
+    Raises `JournalNewer` when the log holds names of a newer release: it must not be written past.
+    """
+    snapshot = await journal.load_snapshot(state_digest())
+    state = State() if snapshot is None else decode_state(snapshot.state)
+    async for rows in journal.read(state.position):
+        for row in rows:
+            recorded = to_recorded(row)
+            if isinstance(recorded.body, UnknownEvent):
+                raise JournalNewer(
+                    f"position {recorded.position} holds '{recorded.body.name}' of a newer release;"
+                    " this one can read the journal but must not write it",
+                    hint="install the release that wrote it",
+                )
+            evolve(state, recorded)
+    return state

@@ -1,0 +1,328 @@
+"""One attempt on the wire: send, read, and tell how it ended. Decides nothing and records nothing.
+
+A unary answer is read whole. A stream is relayed as it arrives, but held back until its first content, so that a
+failure before it can be replaced by another candidate without the client noticing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Protocol
+
+import msgspec
+
+from palyra.decisions.failures import Failure, classify
+from palyra.decisions.usage import Metered
+from palyra.engine.clock import Clock
+from palyra.errors import TransportFailed
+from palyra.limits import OFF_LOOP_BYTES, PREAMBLE_MAX_BYTES, UPSTREAM_BODY_MAX_BYTES, UPSTREAM_ERROR_MAX_BYTES
+from palyra.providers.port import Answer, Call, Provider
+from palyra.redaction import Secret
+from palyra.wire.errors import Malformed
+from palyra.wire.openai_chat_stream import ChatStreamMeter
+from palyra.wire.openai_chat_reply import ReplyFacts
+from palyra.wire.upstream_errors import UpstreamError, UpstreamErrorInBody, read_upstream_error
+
+_RETRY_AFTER_MAX_MS = 3_600_000
+
+
+class ClientGone(Exception):
+    """Nobody takes the answer any more."""
+
+
+class Client(Protocol):
+    """Whoever waits for the answer of a stream."""
+
+    async def begin(self, headers: Mapping[str, str]) -> None:
+        """Send status 200 with these headers beside the stream's own, once."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Pass bytes on; returns when they fit into the socket's buffer, raises `ClientGone`."""
+        ...
+
+
+class Ended(msgspec.Struct, kw_only=True):
+    """How an attempt ended: `failure` is None for a complete answer."""
+
+    failure: Failure | None = None
+    facts: ReplyFacts | None = None
+    #: The unary answer as it came.
+    body: bytes = b""
+    content_type: str = ""
+    first_byte_us: int | None = None
+    duration_us: int = 0
+    output_bytes: int = 0
+    upstream_request_id: str = ""
+    unparsed_count: int = 0
+    #: The stream was cut because it outgrew its output maximum.
+    outgrown: bool = False
+
+    @property
+    def metered(self) -> Metered:
+        """What is known of the attempt's consumption."""
+        if self.facts is None:
+            return Metered()
+        return Metered(
+            reported=self.facts.usage,
+            output_estimate_tokens=self.facts.output_tokens_estimate,
+            anomalies=self.facts.anomalies,
+            provider_cost_nanousd=self.facts.provider_cost_nanousd,
+        )
+
+
+class Relay(Protocol):
+    """What an exchange passes a stream's bytes to."""
+
+    async def begin(self) -> None: ...
+
+    async def send(self, data: bytes) -> None: ...
+
+
+class Exchange:
+    """One attempt. What it has seen so far can be read at any time, also after it was cancelled."""
+
+    def __init__(self, provider: Provider, call: Call, secret: Secret | None, clock: Clock) -> None:
+        self._provider = provider
+        self._call = call
+        self._secret = secret
+        self._clock = clock
+        self._started_us = clock.monotonic_us()
+        self._answer: Answer | None = None
+        self._first_byte_us: int | None = None
+        self._output_bytes = 0
+        self._meter: ChatStreamMeter | None = None
+        self._held = bytearray()
+        #: Whether the answer has reached content: from then on nothing can replace it.
+        self.reached_content = False
+        #: Whether anything of it was relayed.
+        self.is_committed = False
+
+    async def unary(self, read: UnaryReader) -> Ended:
+        """Send and read a whole answer; `read` tells what it says."""
+        try:
+            answer = await self._open()
+            failure = await self._refused(answer)
+            if failure is not None:
+                return self._end(failure=failure)
+            body = await answer.body(UPSTREAM_BODY_MAX_BYTES)
+            self._output_bytes = len(body)
+            facts = await asyncio.to_thread(read, body) if len(body) > OFF_LOOP_BYTES else read(body)
+            return self._end(facts=facts, body=body)
+        except TransportFailed as error:
+            return self._end(failure=_transport_failure(error, self._status))
+        except UpstreamErrorInBody as error:
+            return self._end(failure=self._error_in_body(error.error, "body"))
+        except Malformed as error:
+            return self._end(failure=self._malformed(str(error), "body"))
+        finally:
+            await self.close()
+
+    async def stream(self, meter: ChatStreamMeter, relay: Relay) -> Ended:
+        """Send and relay a stream; raises `ClientGone` when nobody takes it, and can then be drained."""
+        self._meter = meter
+        try:
+            answer = await self._open()
+            failure = await self._refused(answer)
+            if failure is None and "text/event-stream" not in answer.headers.get("content-type", ""):
+                failure = await self._not_a_stream(answer)
+            if failure is not None:
+                return self._end(failure=failure)
+            return await self._relay(answer, meter, relay)
+        except TransportFailed as error:
+            return self._end(failure=self._cut(error))
+        except Malformed as error:
+            return self._end(failure=self._malformed(str(error), self._phase))
+
+    async def drain(self, max_tokens: int) -> Ended:
+        """Read a stream on for its usage although nobody takes it, at most so many output tokens."""
+        meter, answer = self._meter, self._answer
+        assert meter is not None
+        assert answer is not None
+        try:
+            while not meter.done and meter.facts().output_tokens_estimate <= max_tokens:
+                chunk = await answer.chunk()
+                meter.feed(chunk) if chunk else meter.end()
+                if not chunk:
+                    break
+        except (TransportFailed, Malformed):
+            pass
+        complete = meter.done or (meter.finished and meter.error is None)
+        return self._end(failure=None if complete else self._failure("client_disconnected", self._phase, ""))
+
+    async def close(self) -> None:
+        """Let go of the connection; a connection whose answer was not read to its end is closed."""
+        if self._answer is not None:
+            await self._answer.close()
+
+    def cancelled(self, failure_class: str) -> Ended:
+        """Return how the attempt ended if it is given up right now."""
+        return self._end(failure=self._failure(failure_class, self._phase, ""))
+
+    async def _open(self) -> Answer:
+        self._answer = await self._provider.send(self._call, self._secret)
+        self._first_byte_us = self._clock.monotonic_us() - self._started_us
+        return self._answer
+
+    async def _relay(self, answer: Answer, meter: ChatStreamMeter, relay: Relay) -> Ended:
+        while True:
+            chunk = await answer.chunk()
+            self._output_bytes += len(chunk)
+            out = meter.feed(chunk) if chunk else meter.end()
+            if meter.error is not None:
+                await self._pass_on(out, relay)
+                return self._end(failure=self._error_in_body(meter.error, self._phase))
+            if meter.has_content:
+                self.reached_content = True
+            await self._pass_on(out, relay)
+            if meter.outgrown:
+                return self._end(facts=meter.facts(), outgrown=True)
+            if meter.done or (not chunk and meter.finished):
+                return self._end(facts=meter.facts())
+            if not chunk:
+                message = "the stream ended before its answer was complete"
+                return self._end(failure=self._failure("stream_truncated", self._phase, message))
+
+    async def _pass_on(self, out: bytes, relay: Relay) -> None:
+        if not self.is_committed:
+            self._held += out
+            if not self.reached_content and len(self._held) <= PREAMBLE_MAX_BYTES:
+                return
+            self.is_committed = True
+            await relay.begin()
+            out = bytes(self._held)
+            self._held.clear()
+        if out:
+            await relay.send(out)
+
+    async def _refused(self, answer: Answer) -> Failure | None:
+        """Return the failure that an answer's status means, or None for 200."""
+        if answer.status == 200:
+            return None
+        body = await answer.body(UPSTREAM_ERROR_MAX_BYTES)
+        error = read_upstream_error(answer.status, body, answer.headers.get("content-type", ""))
+        return self._upstream_failure(error, "headers")
+
+    async def _not_a_stream(self, answer: Answer) -> Failure:
+        """Return the failure of a 200 that carries no events: often an error object."""
+        body = await answer.body(UPSTREAM_ERROR_MAX_BYTES)
+        content_type = answer.headers.get("content-type", "")
+        if b'"error"' in body:
+            return self._error_in_body(read_upstream_error(answer.status, body, content_type), "body")
+        return self._malformed(f"the answer is {content_type or 'untyped'}, not an event stream", "body")
+
+    def _upstream_failure(self, error: UpstreamError, phase: str) -> Failure:
+        headers = self._answer.headers if self._answer is not None else {}
+        retry_after_ms = read_retry_after_ms(headers, self._clock.now_us())
+        failure_class = classify(
+            error.status,
+            error_type=error.type,
+            code=error.code,
+            message=error.message,
+            has_retry_after=retry_after_ms is not None,
+        )
+        should_retry = headers.get("x-should-retry")
+        return Failure(
+            failure_class=failure_class,
+            phase=phase,
+            status=error.status,
+            code=(error.code or error.type)[:64],
+            message=error.message,
+            retry_after_ms=retry_after_ms,
+            should_retry=None if should_retry not in ("true", "false") else should_retry == "true",
+        )
+
+    def _error_in_body(self, error: UpstreamError, phase: str) -> Failure:
+        """Return the failure of an error object that came under status 200."""
+        failure = self._upstream_failure(error, phase)
+        if failure.failure_class != "malformed_response":
+            return failure
+        return msgspec.structs.replace(failure, failure_class="transient_upstream")
+
+    def _cut(self, error: TransportFailed) -> Failure:
+        failure = _transport_failure(error, self._status)
+        if self._answer is None:
+            return failure
+        return msgspec.structs.replace(failure, phase=self._phase)
+
+    def _malformed(self, message: str, phase: str) -> Failure:
+        return self._failure("malformed_response", phase, message)
+
+    def _failure(self, failure_class: str, phase: str, message: str) -> Failure:
+        return Failure(failure_class=failure_class, phase=phase, status=self._status, message=message)
+
+    @property
+    def _status(self) -> int:
+        return 0 if self._answer is None else self._answer.status
+
+    @property
+    def _phase(self) -> str:
+        if self.reached_content:
+            return "content"
+        return "headers" if self._answer is None else "body"
+
+    def _end(
+        self,
+        *,
+        failure: Failure | None = None,
+        facts: ReplyFacts | None = None,
+        body: bytes = b"",
+        outgrown: bool = False,
+    ) -> Ended:
+        headers = self._answer.headers if self._answer is not None else {}
+        if facts is None and self._meter is not None and self._answer is not None:
+            facts = self._meter.facts()
+        return Ended(
+            failure=failure,
+            facts=facts,
+            body=body,
+            content_type=headers.get("content-type", ""),
+            first_byte_us=self._first_byte_us,
+            duration_us=self._clock.monotonic_us() - self._started_us,
+            output_bytes=self._output_bytes,
+            upstream_request_id=(headers.get("x-request-id") or headers.get("request-id") or "")[:128],
+            unparsed_count=0 if self._meter is None else self._meter.unparsed_count,
+            outgrown=outgrown,
+        )
+
+
+class UnaryReader(Protocol):
+    """Reads a unary answer; raises `Malformed` or `UpstreamErrorInBody`."""
+
+    def __call__(self, body: bytes) -> ReplyFacts: ...
+
+
+def _transport_failure(error: TransportFailed, status: int) -> Failure:
+    return Failure(
+        failure_class=error.failure_class, phase=error.phase, status=status, message=error.message[:240]
+    )
+
+
+def read_retry_after_ms(headers: Mapping[str, str], now_us: int) -> int | None:
+    """Return the pause that an answer asks for: `retry-after-ms`, else `Retry-After` in seconds or as a date."""
+    exact = headers.get("retry-after-ms")
+    if exact is not None:
+        return _clamped_ms(exact, 1)
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    in_seconds = _clamped_ms(value, 1_000)
+    if in_seconds is not None:
+        return in_seconds
+    try:
+        at_us = round(parsedate_to_datetime(value).timestamp() * 1_000_000)
+    except (ValueError, OverflowError):
+        return None
+    return min(max(0, (at_us - now_us) // 1_000), _RETRY_AFTER_MAX_MS)
+
+
+def _clamped_ms(text: str, factor: int) -> int | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    if value != value or value < 0:
+        return None
+    return int(min(value * factor, _RETRY_AFTER_MAX_MS))

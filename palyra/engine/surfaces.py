@@ -1,0 +1,205 @@
+"""A served surface seen from the engine: how its request is prepared for a candidate and its answer read.
+
+One class a surface; all of them answer the same questions, so that the way of a run has no branches for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from palyra.engine.exchange import Ended, UnaryReader
+from palyra.errors import Refusal
+from palyra.events.registry import ModelEntry
+from palyra.wire.openai_chat import (
+    DONE,
+    ChatStreamMeter,
+    prepare_chat,
+    public_chat_reply,
+    read_chat_reply,
+)
+from palyra.wire.openai_chat_reply import ReplyFacts
+from palyra.wire.openai_embeddings import (
+    convert_encoding,
+    join_embeddings,
+    prepare_embeddings,
+    public_embeddings_reply,
+    read_embeddings_reply,
+)
+from palyra.wire.openai_errors import error_body
+from palyra.wire.request import SurfaceRequest
+from palyra.wire.sse import comment, encode_event
+
+
+class Part(msgspec.Struct, kw_only=True):
+    """What one call carries: the request, or a part of it where it is too long for one."""
+
+    items: slice | None = None
+    items_count: int = 0
+    #: Made for the candidate of the attempt by `Surface.prepare`.
+    body: bytes = b""
+    edits: tuple[str, ...] = ()
+
+
+class Surface(Protocol):
+    """What a run asks of the surface that it came in by."""
+
+    request: SurfaceRequest
+    #: Below a provider's base URL.
+    path: str
+    #: A sign of life for the client of a silent stream.
+    keepalive: bytes
+
+    def parts(self, entry: ModelEntry) -> list[Part]:
+        """Return the calls that the request takes, the same objects each time."""
+        ...
+
+    def prepare(self, part: Part, entry: ModelEntry, output_cap_tokens: int | None) -> None:
+        """Make the part's body for a candidate."""
+        ...
+
+    def reader(self, part: Part, entry: ModelEntry) -> UnaryReader: ...
+
+    def meter(self, entry: ModelEntry, output_cap_tokens: int | None) -> ChatStreamMeter: ...
+
+    def public_reply(self, bodies: Sequence[bytes], entry: ModelEntry) -> bytes:
+        """Return the client's answer of the parts' answers."""
+        ...
+
+    def stream_end(self, ended: Ended, entry: ModelEntry) -> bytes:
+        """Return the last bytes of a stream, sent once its usage is durable."""
+        ...
+
+    def stream_error(self, body: bytes) -> bytes:
+        """Return the last bytes of a stream that failed."""
+        ...
+
+    def error_body(self, refusal: Refusal, *, run_id: str, attempts: Sequence[dict[str, Any]]) -> bytes: ...
+
+    def forwarded_headers(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Return those headers of the client that a provider's entry lets through."""
+        ...
+
+
+class _OpenAI:
+    """What the surfaces of OpenAI's dialect share."""
+
+    keepalive = comment("")
+
+    def __init__(self, request: SurfaceRequest, headers: Mapping[str, str]) -> None:
+        self.request = request
+        self._headers = headers
+        self._parts: list[Part] = []
+
+    def stream_error(self, body: bytes) -> bytes:
+        return encode_event(body) + DONE
+
+    def error_body(self, refusal: Refusal, *, run_id: str, attempts: Sequence[dict[str, Any]]) -> bytes:
+        failure_class = str(attempts[-1]["class"]) if attempts else ""
+        return error_body(refusal, run_id=run_id, failure_class=failure_class, attempts=attempts)
+
+    def forwarded_headers(self, names: Sequence[str]) -> Mapping[str, str]:
+        wanted = ["openai-beta", *(name.lower() for name in names)]
+        return {name: self._headers[name] for name in wanted if name in self._headers}
+
+
+class ChatSurface(_OpenAI):
+    """`POST /v1/chat/completions`."""
+
+    path = "/chat/completions"
+
+    def parts(self, entry: ModelEntry) -> list[Part]:
+        self._parts = self._parts or [Part()]
+        return self._parts
+
+    def prepare(self, part: Part, entry: ModelEntry, output_cap_tokens: int | None) -> None:
+        prepared = prepare_chat(
+            self.request,
+            upstream_model=entry.upstream_model,
+            output_cap_tokens=output_cap_tokens,
+        )
+        part.body, part.edits = prepared.body, prepared.edits
+
+    def reader(self, part: Part, entry: ModelEntry) -> UnaryReader:
+        return read_chat_reply
+
+    def meter(self, entry: ModelEntry, output_cap_tokens: int | None) -> ChatStreamMeter:
+        return ChatStreamMeter(
+            upstream_model=entry.upstream_model,
+            public_model=entry.model_id,
+            wants_usage=self.request.wants_usage,
+            output_cap_tokens=min(output_cap_tokens or entry.max_tokens_per_event, entry.max_tokens_per_event),
+        )
+
+    def public_reply(self, bodies: Sequence[bytes], entry: ModelEntry) -> bytes:
+        return public_chat_reply(bodies[0], upstream_model=entry.upstream_model, public_model=entry.model_id)
+
+    def stream_end(self, ended: Ended, entry: ModelEntry) -> bytes:
+        if not ended.outgrown or ended.facts is None:
+            return DONE
+        cut = {
+            "id": ended.facts.response_id,
+            "object": "chat.completion.chunk",
+            "model": entry.model_id,
+            "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}],
+        }
+        return encode_event(json.dumps(cut, separators=(",", ":")).encode()) + DONE
+
+
+class EmbeddingsSurface(_OpenAI):
+    """`POST /v1/embeddings`."""
+
+    path = "/embeddings"
+
+    def parts(self, entry: ModelEntry) -> list[Part]:
+        if not self._parts:
+            count = self.request.inputs_count
+            size = entry.max_batch or count
+            self._parts = [
+                Part(
+                    items=None if count <= size else slice(start, start + size),
+                    items_count=min(size, count - start),
+                )
+                for start in range(0, count, size)
+            ]
+        return self._parts
+
+    def prepare(self, part: Part, entry: ModelEntry, output_cap_tokens: int | None) -> None:
+        prepared = prepare_embeddings(
+            self.request, upstream_model=entry.upstream_model, items=part.items
+        )
+        part.body, part.edits = prepared.body, prepared.edits
+
+    def reader(self, part: Part, entry: ModelEntry) -> UnaryReader:
+        def read(body: bytes) -> ReplyFacts:
+            facts = read_embeddings_reply(
+                body, expected_count=part.items_count, dimensions=self.request.dimensions
+            )
+            return ReplyFacts(
+                stop="end_turn",
+                raw_stop="",
+                usage=facts.usage,
+                anomalies=facts.anomalies,
+                upstream_model=facts.upstream_model,
+                response_id="",
+                output_tokens_estimate=0,
+                provider_cost_nanousd=None,
+            )
+
+        return read
+
+    def meter(self, entry: ModelEntry, output_cap_tokens: int | None) -> ChatStreamMeter:
+        raise TypeError("embeddings are not streamed")
+
+    def public_reply(self, bodies: Sequence[bytes], entry: ModelEntry) -> bytes:
+        joined = join_embeddings(bodies)
+        renamed = public_embeddings_reply(
+            joined, upstream_model=entry.upstream_model, public_model=entry.model_id
+        )
+        return convert_encoding(renamed, self.request.encoding_format)
+
+    def stream_end(self, ended: Ended, entry: ModelEntry) -> bytes:
+        raise TypeError("embeddings are not streamed")
