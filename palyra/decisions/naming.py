@@ -102,8 +102,8 @@ def _usable(state: State, found: Resolution, name: str) -> Resolution | Refusal:
 
 
 def _not_found(state: State, role: str, name: str) -> Refusal:
-    for other, names in state.catalog.names.items():
-        if other != role and name in names:
+    for other in state.catalog.names:
+        if other != role and (_lookup(state, other, name) or _pinned(state, other, name)):
             message = f"The model '{name}' serves {other}, not {role}."
             return Refusal(code="model_role_mismatch", message=message, param="model")
     near = near_names(name, [*state.catalog.names.get(role, {}), *state.catalog.registry.model_aliases])

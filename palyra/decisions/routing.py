@@ -195,7 +195,7 @@ def refusal_of_empty_plan(excluded: Sequence[Exclusion], now_us: int) -> Refusal
     details: dict[str, Any] = {"candidates": rows}
     reasons = [one.excluded_by.partition(":")[0] for one in excluded]
     if reasons and all(reason in _REQUEST_RULES for reason in reasons):
-        return _refuse_request(excluded, reasons, details)
+        return _refuse_request(excluded, details)
     if reasons and all(reason == "circuit_open" for reason in reasons):
         wait_ms = max(1_000, min(_wait_ms(one, now_us) for one in excluded))
         message = (
@@ -214,10 +214,10 @@ def _wait_ms(exclusion: Exclusion, now_us: int) -> int:
     return max(0, exclusion.figures.get("until_us", 0) - now_us) // US_PER_MS
 
 
-def _refuse_request(excluded: Sequence[Exclusion], reasons: list[str], details: dict[str, Any]) -> Refusal:
-    first = excluded[0]
-    if "event_limit" in reasons:
-        limit = next(one for one in excluded if one.excluded_by == "event_limit").figures
+def _refuse_request(excluded: Sequence[Exclusion], details: dict[str, Any]) -> Refusal:
+    first_by_rule = {one.excluded_by.partition(":")[0]: one for one in reversed(excluded)}
+    if "event_limit" in first_by_rule:
+        limit = first_by_rule["event_limit"].figures
         return Refusal(
             code="max_model_tokens_per_event_exceeded",
             message=(
@@ -228,8 +228,8 @@ def _refuse_request(excluded: Sequence[Exclusion], reasons: list[str], details: 
             param="messages",
             details=details,
         )
-    if "context_too_small" in reasons:
-        window = next(one for one in excluded if one.excluded_by == "context_too_small").figures
+    if "context_too_small" in first_by_rule:
+        window = first_by_rule["context_too_small"].figures
         return Refusal(
             code="context_window_exceeded",
             message=(
@@ -239,10 +239,11 @@ def _refuse_request(excluded: Sequence[Exclusion], reasons: list[str], details: 
             param="messages",
             details=details,
         )
-    if "dimensions_differ" in reasons:
-        message = f"The model gives at most {first.figures['has']} dimensions, {first.figures['asked']} were asked."
+    if "dimensions_differ" in first_by_rule:
+        size = first_by_rule["dimensions_differ"].figures
+        message = f"The model gives at most {size['has']} dimensions, {size['asked']} were asked."
         return Refusal(code="unsupported_parameter", message=message, param="dimensions", details=details)
-    missing = first.excluded_by.partition(":")[2]
+    missing = excluded[0].excluded_by.partition(":")[2]
     return Refusal(
         code="capability_missing",
         message=f"No candidate can do '{missing}', which the request needs.",

@@ -1,7 +1,7 @@
 """The joint: facts are stamped, folded and appended here, in one step that nothing can interrupt.
 
-A `Batch` collects the facts of steps that belong together. Everything between `with core.batch()` and its end runs
-without `await`, so what one step decides still holds when the next one is decided; at the end the batch is handed to
+A `Batch` collects the facts of steps that belong together. Everything between `with core.batch()` and its end
+runs without `await`, so what one step decides still holds when the next one is decided; at the end the batch is handed to
 the journal as one commit. Memory may be ahead of the disk by the commits in flight. If one of them fails, memory is
 wrong: the core takes no more facts, tells its watchers, and folds its state anew from the disk (fail-stop).
 """
@@ -75,7 +75,8 @@ class Batch:
     async def durable(self) -> None:
         """Wait until the batch is on the disk; raises `JournalUnwritable`. Being cancelled changes nothing."""
         if self._durable is not None:
-            await self._durable
+            # Shielded: a waiter that is cancelled must not take the future from those who watch the commit.
+            await asyncio.shield(self._durable)
 
 
 class Core:
@@ -95,6 +96,7 @@ class Core:
         self._failed = False
         self._stopped = False
         self._rebuilding: asyncio.Task[None] | None = None
+        self._last_commit: asyncio.Future[None] | None = None
 
     @property
     def is_writable(self) -> bool:
@@ -130,6 +132,7 @@ class Core:
             self.fail()
             raise
         durable.add_done_callback(self._on_commit)
+        self._last_commit = durable
         return durable
 
     def _on_commit(self, durable: asyncio.Future[None]) -> None:
@@ -160,8 +163,10 @@ class Core:
             wait_s = min(wait_s * 2, _REBUILD_MAX_S)
 
     async def snapshot(self) -> int:
-        """Keep the state as it is now for a quick start; returns its position."""
+        """Keep the state as it is now for a quick start, once the disk has come as far; returns its position."""
         position, data = self.state.position, encode_state(self.state)
+        if self._last_commit is not None:
+            await asyncio.shield(self._last_commit)
         await self.journal.save_snapshot(position, state_digest(), data)
         return position
 

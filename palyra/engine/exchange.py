@@ -21,8 +21,8 @@ from palyra.limits import OFF_LOOP_BYTES, PREAMBLE_MAX_BYTES, UPSTREAM_BODY_MAX_
 from palyra.providers.port import Answer, Call, Provider
 from palyra.redaction import Secret
 from palyra.wire.errors import Malformed
-from palyra.wire.openai_chat_stream import ChatStreamMeter
 from palyra.wire.openai_chat_reply import ReplyFacts
+from palyra.wire.openai_chat_stream import ChatStreamMeter
 from palyra.wire.upstream_errors import UpstreamError, UpstreamErrorInBody, read_upstream_error
 
 _RETRY_AFTER_MAX_MS = 3_600_000
@@ -295,9 +295,7 @@ class UnaryReader(Protocol):
 
 
 def _transport_failure(error: TransportFailed, status: int) -> Failure:
-    return Failure(
-        failure_class=error.failure_class, phase=error.phase, status=status, message=error.message[:240]
-    )
+    return Failure(failure_class=error.failure_class, phase=error.phase, status=status, message=error.message[:240])
 
 
 def read_retry_after_ms(headers: Mapping[str, str], now_us: int) -> int | None:

@@ -130,11 +130,7 @@ def _locate(reader: JournalReader, stored: dict[int, bytes], bad: int) -> Diverg
 
 def _chapters_that_differ(left: State, right: State) -> list[str]:
     encode = msgspec.msgpack.Encoder(order="deterministic").encode
-    return [
-        name
-        for name in State.__struct_fields__
-        if encode(getattr(left, name)) != encode(getattr(right, name))
-    ]
+    return [name for name in State.__struct_fields__ if encode(getattr(left, name)) != encode(getattr(right, name))]
 
 
 def _from_snapshot(reader: JournalReader, upto: int) -> State:

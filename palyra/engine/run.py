@@ -25,7 +25,7 @@ from palyra.decisions.failures import Failure
 from palyra.decisions.health import transition
 from palyra.decisions.routing import output_cap, unready
 from palyra.decisions.runs import AdmitRun, admit, after_failure, cancel_run, complete_run, fail_run
-from palyra.engine.core import Batch, Core
+from palyra.engine.core import Batch
 from palyra.engine.exchange import Client, ClientGone, Ended, Exchange
 from palyra.engine.slots import SlotRefused
 from palyra.engine.surfaces import Part, Surface
@@ -116,7 +116,7 @@ class RunTask:
     # -- what others may ask of it
 
     def leave(self) -> None:
-        """The client has gone: drain or cancel, as the provider's rule says; what was used is recorded either way."""
+        """The client has gone: drain or cancel, by the provider's rule; what was used is recorded either way."""
         if self.task.done() or self._client_gone:
             return
         self._client_gone = True
@@ -464,9 +464,7 @@ class RunTask:
     async def _fail_reply(self, refusal: Refusal) -> Reply:
         body = self._surface.error_body(refusal, run_id=self.run_id, attempts=self._attempt_rows)
         headers = {**self._headers(), **refusal_headers(refusal), "content-type": "application/json"}
-        reply = Reply(
-            run_id=self.run_id, status=refusal.http_status, headers=headers, body=body, refusal=refusal
-        )
+        reply = Reply(run_id=self.run_id, status=refusal.http_status, headers=headers, body=body, refusal=refusal)
         if not self._begun or self._client is None:
             return reply
         try:
@@ -547,9 +545,7 @@ class RunTask:
     def _record_beat(self) -> None:
         self._beats_count += 1
         self._last_beat_us = self._core.clock.monotonic_us()
-        self._runs.record_beat(
-            self._run_state(), beat_no=self._beats_count, progress_count=self._progress_count
-        )
+        self._runs.record_beat(self._run_state(), beat_no=self._beats_count, progress_count=self._progress_count)
 
     def _clear_beat(self, batch: Batch) -> None:
         batch.add(self._runs.clear_beat(self.run_id))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from palyra.decisions.incidents import stalls_after_ms
 from palyra.decisions.runs import AdmitRun, refusal_draft
 from palyra.engine.core import Core
 from palyra.engine.exchange import Client
@@ -17,10 +18,6 @@ from palyra.events.heartbeats import HeartbeatCleared, HeartbeatRecorded
 from palyra.events.runs import CancelReason, RequestServed
 from palyra.projections.heartbeats import beat_key, beat_stream
 from palyra.projections.runs import Run
-
-#: Silence of a run is suspect after this, or after its attempt's deadline and half a minute.
-_STALLS_AFTER_MIN_MS = 120_000
-_STALLS_GRACE_MS = 30_000
 
 
 class Runs:
@@ -80,14 +77,13 @@ class Runs:
 
     def record_beat(self, run: Run, *, beat_no: int, progress_count: int) -> None:
         """Say that a run which lasts advances."""
-        deadline_ms = run.attempt.deadline_ms if run.attempt is not None else 0
         fact = HeartbeatRecorded(
             work_kind="run",
             work_id=run.run_id,
             beat_no=beat_no,
             stage_code="streaming" if progress_count else "waiting",
             progress_count=progress_count,
-            stalls_after_ms=max(_STALLS_AFTER_MIN_MS, deadline_ms + _STALLS_GRACE_MS),
+            stalls_after_ms=stalls_after_ms(run),
         )
         with self.core.batch(lazy=True) as batch:
             batch.add([Draft(beat_stream("run", run.run_id), fact, f"run-{run.run_id}")])

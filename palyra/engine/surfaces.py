@@ -168,16 +168,12 @@ class EmbeddingsSurface(_OpenAI):
         return self._parts
 
     def prepare(self, part: Part, entry: ModelEntry, output_cap_tokens: int | None) -> None:
-        prepared = prepare_embeddings(
-            self.request, upstream_model=entry.upstream_model, items=part.items
-        )
+        prepared = prepare_embeddings(self.request, upstream_model=entry.upstream_model, items=part.items)
         part.body, part.edits = prepared.body, prepared.edits
 
     def reader(self, part: Part, entry: ModelEntry) -> UnaryReader:
         def read(body: bytes) -> ReplyFacts:
-            facts = read_embeddings_reply(
-                body, expected_count=part.items_count, dimensions=self.request.dimensions
-            )
+            facts = read_embeddings_reply(body, expected_count=part.items_count, dimensions=self.request.dimensions)
             return ReplyFacts(
                 stop="end_turn",
                 raw_stop="",
@@ -196,9 +192,7 @@ class EmbeddingsSurface(_OpenAI):
 
     def public_reply(self, bodies: Sequence[bytes], entry: ModelEntry) -> bytes:
         joined = join_embeddings(bodies)
-        renamed = public_embeddings_reply(
-            joined, upstream_model=entry.upstream_model, public_model=entry.model_id
-        )
+        renamed = public_embeddings_reply(joined, upstream_model=entry.upstream_model, public_model=entry.model_id)
         return convert_encoding(renamed, self.request.encoding_format)
 
     def stream_end(self, ended: Ended, entry: ModelEntry) -> bytes:

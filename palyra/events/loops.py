@@ -14,7 +14,7 @@ class LoopCrashed(Fact, tag="loop.crashed", frozen=True, kw_only=True):
     loop_name: str
     #: Type of the exception, or `returned`.
     error_code: str
-    #: `file:line` of its innermost frame.
+    #: `module:line` of its innermost frame.
     error_place: str = ""
     crashes_count: int
     backoff_ms: int

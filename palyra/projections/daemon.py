@@ -39,6 +39,8 @@ class LoopStanding(msgspec.Struct, kw_only=True, omit_defaults=True):
     restarts_count: int = 0
     last_error: str = ""
     slow_lane: bool = False
+    crashed_us: int = 0
+    restarted_us: int = 0
 
 
 class DaemonState(msgspec.Struct, kw_only=True):
@@ -97,9 +99,11 @@ def _stopped(state: State, recorded: Recorded, body: daemon.DaemonStopped) -> No
 def _loop_crashed(state: State, recorded: Recorded, body: loops.LoopCrashed) -> None:
     standing = state.daemon.loops.setdefault(body.loop_name, LoopStanding())
     standing.crashes_count, standing.slow_lane = body.crashes_count, body.slow_lane
-    standing.last_error = body.error_code
+    standing.last_error, standing.crashed_us = body.error_code, recorded.recorded_at_us
 
 
 @CHAPTER.on(loops.LoopRestarted)
 def _loop_restarted(state: State, recorded: Recorded, body: loops.LoopRestarted) -> None:
-    state.daemon.loops.setdefault(body.loop_name, LoopStanding()).restarts_count += 1
+    standing = state.daemon.loops.setdefault(body.loop_name, LoopStanding())
+    standing.restarts_count += 1
+    standing.restarted_us = recorded.recorded_at_us

@@ -69,4 +69,5 @@ def _recorded(state: State, recorded: Recorded, body: heartbeats.HeartbeatRecord
 @CHAPTER.on(heartbeats.HeartbeatCleared)
 def _cleared(state: State, recorded: Recorded, body: heartbeats.HeartbeatCleared) -> None:
     state.heartbeats.board.pop(beat_key(body.work_kind, body.work_id), None)
-    state.streams.pop(recorded.stream, None)
+    if body.work_kind == "run":  # a loop beats again, in the same stream
+        state.streams.pop(recorded.stream, None)

@@ -1,0 +1,82 @@
+"""The first facts of a process: journal, boot, configuration; then the end of whatever a crash left open."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+import palyra
+from palyra.decisions.config import adopt
+from palyra.decisions.recovery import clear_old_boot, recover_run
+from palyra.engine.core import Core
+from palyra.events.base import Draft
+from palyra.events.config import ConfigSource
+from palyra.events.daemon import DaemonStarted
+from palyra.events.journal import JournalCreated
+from palyra.events.registry import Registry
+from palyra.projections.state import State
+
+
+class Adoptable(msgspec.Struct, frozen=True, kw_only=True):
+    """A loaded configuration in the form in which it is recorded."""
+
+    digest: str
+    effective: dict[str, Any]
+    registry: Registry
+    sources: Sequence[ConfigSource] = ()
+
+
+async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
+    """Record the start and close what an older boot left open; returns what was closed, by kind."""
+    with core.batch() as batch:
+        if core.state.position == 0:
+            created = JournalCreated(journal_id=core.journal.journal_id, release=palyra.__version__)
+            batch.add([Draft("journal", created)])
+        adopted = adopt(
+            core.state,
+            digest=config.digest,
+            effective=config.effective,
+            registry=config.registry,
+            sources=config.sources,
+        )
+        started = DaemonStarted(
+            boot_id=boot_id,
+            release=palyra.__version__,
+            python=platform.python_version(),
+            sqlite=sqlite3.sqlite_version,
+            config_generation=core.state.config.generation + len(adopted),
+            pid=os.getpid(),
+        )
+        batch.add([Draft("daemon", started), *adopted])
+    await batch.durable()
+    return await recover(core, boot_id)
+
+
+async def recover(core: Core, boot_id: str) -> dict[str, int]:
+    """Close everything that is open; returns how much, by kind. Nothing else may be running."""
+    counts = open_work(core.state)
+    for run in list(core.state.runs.open.values()):
+        # A commit a run: closing 10,000 runs at once must not make one huge one.
+        with core.batch() as batch:
+            batch.add(recover_run(core.state, run, boot_id=boot_id, now_us=batch.now_us))
+    with core.batch() as batch:
+        batch.add(clear_old_boot(core.state, batch.now_us))
+    await batch.durable()
+    return counts
+
+
+def open_work(state: State) -> dict[str, int]:
+    """Return how much is open, by kind; kinds of which nothing is open are left out."""
+    runs = state.runs.open.values()
+    counts = {
+        "runs": len(runs),
+        "attempts": sum(run.attempt is not None for run in runs),
+        "reserved_tokens": sum(hold.input_tokens + hold.output_tokens for hold in state.budgets.holds.values()),
+        "heartbeats": len(state.heartbeats.board),
+    }
+    return {kind: count for kind, count in counts.items() if count}

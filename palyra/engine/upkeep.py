@@ -1,0 +1,84 @@
+"""Chores that keep a journal fit: snapshots for a quick start, the witness note, checkpoints of the WAL.
+
+Each says when it is due and does its work once; when that happens is the supervisor's to decide. None of them
+records anything, so an idle daemon comes to rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from palyra.engine.core import Core
+from palyra.journal.sqlite import SqliteJournal
+from palyra.journal.witness import make_witness, write_witness
+from palyra.units import ms_to_us
+
+#: The WAL is emptied when the journal has been quiet for this long.
+_QUIET_MS = 60_000
+
+
+class SnapshotChore:
+    """A snapshot every so many events or so much time, whichever comes first, but none while nothing happens."""
+
+    def __init__(self, core: Core, *, every_count: int, every_ms: int) -> None:
+        self._core = core
+        self._every_count = every_count
+        self._every_us = ms_to_us(every_ms)
+        self._position = core.state.position
+        self._done_us = core.clock.now_us()
+
+    def due_at_us(self) -> int | None:
+        new_count = self._core.state.position - self._position
+        if new_count <= 0:
+            return None
+        return 0 if new_count >= self._every_count else self._done_us + self._every_us
+
+    async def do(self) -> None:
+        self._position = await self._core.snapshot()
+        self._done_us = self._core.clock.now_us()
+
+
+class WitnessChore:
+    """The note of the head, outside the database, and its copies."""
+
+    def __init__(
+        self, core: Core, path: Path, *, key: bytes | None, every_ms: int, copies: Sequence[Path] = ()
+    ) -> None:
+        self._core = core
+        self._paths = [path, *copies]
+        self._key = key
+        self._every_us = ms_to_us(every_ms)
+        self._position = -1
+        self._done_us = 0
+
+    def due_at_us(self) -> int | None:
+        if self._core.journal.head.position == self._position:
+            return None
+        return self._done_us + self._every_us
+
+    async def do(self) -> None:
+        head, now_us = self._core.journal.head, self._core.clock.now_us()
+        witness = make_witness(self._core.journal.journal_id, head, now_us, self._key)
+        for path in self._paths:
+            await asyncio.to_thread(write_witness, path, witness)
+        self._position, self._done_us = head.position, now_us
+
+
+class CheckpointChore:
+    """The WAL is emptied once the journal is quiet; while it is busy the journal checkpoints by itself."""
+
+    def __init__(self, core: Core, journal: SqliteJournal) -> None:
+        self._core = core
+        self._journal = journal
+        self._position = journal.head.position
+
+    def due_at_us(self) -> int | None:
+        head = self._journal.head
+        return None if head.position == self._position else head.recorded_at_us + ms_to_us(_QUIET_MS)
+
+    async def do(self) -> None:
+        position = self._journal.head.position
+        await self._journal.checkpoint("TRUNCATE")
+        self._position = position
