@@ -9,10 +9,9 @@ the journal checks that both go on without a gap, links the rows and makes them 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Protocol
-
-import asyncio
 
 
 class Row(NamedTuple):
