@@ -251,7 +251,7 @@ class RunTask:
             return Ended(failure=failure)
         call = Call(
             path=self._surface.path,
-            headers={**provider.headers, **self._surface.forwarded_headers(provider.forward_headers)},
+            headers=self._surface.forwarded_headers(provider.forward_headers),
             body=part.body,
             stream=self._surface.request.stream,
             connect_timeout_ms=provider.connect_timeout_ms,

@@ -1,0 +1,61 @@
+"""Typed decoding that answers in sentences: which field, what was expected, what came.
+
+The text of msgspec's messages is read here and nowhere else; a test holds every form of it that is relied on.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+from palyra.wire.errors import WireError
+
+T = TypeVar("T")
+
+#: The value of an absent member that is decoded lazily.
+NULL = msgspec.Raw(b"null")
+
+_PLACE = re.compile(r"(.*) - at `\$([^`]*)`", re.DOTALL)
+_TYPES = re.compile(r"Expected `([^`]*)`, got `([^`]*)`")
+_MISSING = re.compile(r"Object missing required field `([^`]*)`")
+_WORDS = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
+
+
+def decode(decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw, place: str = "") -> T:
+    """Decode a client's JSON; raises `WireError` whose `param` is below `place`."""
+    try:
+        return decoder.decode(text)
+    except msgspec.DecodeError as exc:
+        raise _mismatch(str(exc), place) from exc
+
+
+def read_or_none(decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw) -> T | None:
+    """Decode what is read only to be understood; None where it has another shape."""
+    try:
+        return decoder.decode(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _mismatch(text: str, place: str) -> WireError:
+    located = _PLACE.fullmatch(text)
+    if located is not None:
+        text, place = located[1], (place + located[2]).removeprefix(".")
+    if missing := _MISSING.fullmatch(text):
+        place = f"{place}.{missing[1]}".removeprefix(".")
+        return WireError("invalid_request", f"{place} is missing.", place)
+    if types := _TYPES.fullmatch(text):
+        expected = " or ".join(_WORDS.get(word, word) for word in types[1].split(" | "))
+        came = _WORDS.get(types[2], types[2])
+        return WireError("invalid_request", f"{place or 'The body'} must be {expected}, not {came}.", place or None)
+    return WireError("invalid_request", f"{place or 'The body'} cannot be read: {text}.", place or None)

@@ -1,0 +1,87 @@
+"""Chat completions between a client and a provider of the same dialect: the request on its way up, the answer down.
+
+A body goes through byte for byte but for the edits named here; nothing is decoded and encoded again.
+"""
+
+from __future__ import annotations
+
+from palyra.wire.errors import Malformed, WireError
+from palyra.wire.jsonscan import insert, replace, scan_object, splice
+from palyra.wire.openai_chat_reply import ReplyFacts, read_chat_reply
+from palyra.wire.openai_chat_stream import DONE, ChatStreamMeter, stream_error_event
+from palyra.wire.openai_edits import Edits, Prepared, rename_model
+from palyra.wire.request import SurfaceRequest
+from palyra.wire.upstream_errors import UpstreamErrorInBody
+
+__all__ = [
+    "DONE",
+    "ChatStreamMeter",
+    "Malformed",
+    "Prepared",
+    "ReplyFacts",
+    "UpstreamErrorInBody",
+    "prepare_chat",
+    "public_chat_reply",
+    "read_chat_reply",
+    "stream_error_event",
+]
+
+_LIMITS = ("max_tokens", "max_completion_tokens")
+_ASK = b'{"include_usage":true}'
+
+
+def prepare_chat(
+    request: SurfaceRequest,
+    *,
+    upstream_model: str,
+    output_cap_tokens: int | None,
+    cap_field: str = "max_tokens",
+    ask_usage: bool = True,
+) -> Prepared:
+    """Return the body for one attempt.
+
+    `output_cap_tokens` lowers a client's higher maximum, or is set as `cap_field` where the client named none.
+    `ask_usage` has a stream report its usage; a provider that refuses `stream_options` is not asked.
+    """
+    edits = Edits(request)
+    edits.set_model(upstream_model)
+    if request.stream and ask_usage and not request.wants_usage:
+        _ask_usage(edits, request)
+    if output_cap_tokens is not None:
+        _limit_output(edits, request, output_cap_tokens, cap_field)
+    return edits.prepared()
+
+
+def public_chat_reply(body: bytes, *, upstream_model: str, public_model: str) -> bytes:
+    """Return a whole answer as the client gets it: with the model's public name where the sent one stands."""
+    return rename_model(body, upstream_model, public_model)
+
+
+def _ask_usage(edits: Edits, request: SurfaceRequest) -> None:
+    span = request.spans.get("stream_options")
+    options = b"null" if span is None else request.body[span.start : span.end]
+    if options == b"null":
+        edits.set("stream_options", _ASK, "stream_options.include_usage")
+        return
+    try:
+        inner = scan_object(options)
+    except WireError:
+        return  # not the object it must be: the provider's to refuse
+    edit = replace(inner["include_usage"], b"true") if "include_usage" in inner else None
+    asking = splice(options, [edit or insert(options, inner, {"include_usage": b"true"})])
+    edits.set("stream_options", asking, "stream_options.include_usage")
+
+
+def _limit_output(edits: Edits, request: SurfaceRequest, cap_tokens: int, cap_field: str) -> None:
+    wanted = request.output_max_tokens
+    if wanted is not None and wanted <= cap_tokens:
+        return
+    cap = str(cap_tokens).encode()
+    named = [name for name in _LIMITS if wanted is not None and _has_value(request, name)]
+    for name in named or [cap_field]:
+        edits.set(name, cap)
+
+
+def _has_value(request: SurfaceRequest, name: str) -> bool:
+    span = request.spans.get(name)
+    return span is not None and request.body[span.start : span.end] != b"null"
