@@ -93,10 +93,13 @@ class Core:
         self.on_failure: Callable[[], Awaitable[None]] | None = None
         #: Decides what is recorded first after that: everything that was open is closed.
         self.on_rebuilt: Callable[[State, int], Sequence[Draft]] | None = None
+        #: Told after each commit that is durable.
+        self.on_commit: Callable[[], None] | None = None
         self._failed = False
         self._stopped = False
         self._rebuilding: asyncio.Task[None] | None = None
-        self._last_commit: asyncio.Future[None] | None = None
+        #: Future of the newest batch; those before it are durable when it is.
+        self.last_commit: asyncio.Future[None] | None = None
 
     @property
     def is_writable(self) -> bool:
@@ -132,12 +135,16 @@ class Core:
             self.fail()
             raise
         durable.add_done_callback(self._on_commit)
-        self._last_commit = durable
+        self.last_commit = durable
         return durable
 
     def _on_commit(self, durable: asyncio.Future[None]) -> None:
-        if not durable.cancelled() and durable.exception() is not None:
+        if durable.cancelled():
+            return
+        if durable.exception() is not None:
             self.fail()
+        elif self.on_commit is not None:
+            self.on_commit()
 
     def fail(self) -> None:
         """Take no more facts, and fold the state anew as soon as the disk allows it."""
@@ -165,8 +172,8 @@ class Core:
     async def snapshot(self) -> int:
         """Keep the state as it is now for a quick start, once the disk has come as far; returns its position."""
         position, data = self.state.position, encode_state(self.state)
-        if self._last_commit is not None:
-            await asyncio.shield(self._last_commit)
+        if self.last_commit is not None:
+            await asyncio.shield(self.last_commit)
         await self.journal.save_snapshot(position, state_digest(), data)
         return position
 

@@ -39,6 +39,9 @@ _STORED_COLUMNS = (
     " CAST(body AS BLOB), link"
 )
 
+#: What `_make` does, without a Python call a row: replay is bound by it.
+_as_tuple = tuple.__new__
+
 
 class StoredRow(NamedTuple):
     """A row as bytes, valid text or not, with its link; the order of fields is that of `Row`."""
@@ -125,20 +128,33 @@ class JournalReader:
         self, after: int = 0, upto: int | None = None, names: Collection[str] | None = None
     ) -> Iterator[list[Row]]:
         """Yield rows with after < position <= upto (default: the head) in batches, only these `names` if given."""
-        condition, parameters = "", []
-        if names is not None:
-            parameters = sorted(names)
-            condition = f" AND name IN ({', '.join('?' * len(parameters))})"
-        sql = f"SELECT {_ROW_COLUMNS} FROM event WHERE position > ? AND position <= ?{condition} ORDER BY position"
+        if names is None:
+            for found in self._batches(_ROW_COLUMNS, after, upto):
+                yield [_as_tuple(Row, row) for row in found]
+            return
+        wanted = sorted(names)
+        sql = (
+            f"SELECT {_ROW_COLUMNS} FROM event WHERE position > ? AND position <= ?"
+            f" AND name IN ({', '.join('?' * len(wanted))}) ORDER BY position"
+        )
         for low, high in self._windows(after, upto, BATCH_COUNT):
-            if found := self.query(sql, (low, high, *parameters)):
-                yield [Row._make(row) for row in found]
+            if found := self.query(sql, (low, high, *wanted)):
+                yield [_as_tuple(Row, row) for row in found]
 
     def stored_rows(self, after: int = 0, upto: int | None = None) -> Iterator[list[StoredRow]]:
         """Like `rows`, as stored bytes with links: for whoever checks or copies a journal."""
-        sql = f"SELECT {_STORED_COLUMNS} FROM event WHERE position > ? AND position <= ? ORDER BY position"
-        for low, high in self._windows(after, upto, BATCH_COUNT):
-            yield [StoredRow._make(row) for row in self.query(sql, (low, high))]
+        for found in self._batches(_STORED_COLUMNS, after, upto):
+            yield [_as_tuple(StoredRow, row) for row in found]
+
+    def _batches(self, columns: str, after: int, upto: int | None) -> Iterator[list[tuple[Any, ...]]]:
+        end = self.head().position if upto is None else upto
+        sql = (
+            f"SELECT {columns} FROM event WHERE position > ? AND position <= ?"
+            f" ORDER BY position LIMIT {BATCH_COUNT}"
+        )
+        while found := self.query(sql, (after, end)):
+            yield found
+            after = found[-1][0]
 
     def stream(self, stream_glob: str, after: int = 0, upto: int | None = None) -> Iterator[list[Row]]:
         """Yield rows of the streams that match a GLOB pattern (`run-01J...`, `run-*`) in order of position.
@@ -158,7 +174,7 @@ class JournalReader:
                 f"SELECT {_ROW_COLUMNS} FROM event WHERE position IN ({', '.join('?' * len(chunk))})"
                 " ORDER BY position"
             )
-            yield [Row._make(row) for row in self.query(sql, tuple(chunk))]
+            yield [_as_tuple(Row, row) for row in self.query(sql, tuple(chunk))]
 
     def row(self, position: int) -> Row | None:
         """Return the row at a position."""

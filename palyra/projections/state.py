@@ -70,16 +70,22 @@ _CHAPTERS = (
 )
 
 
-def _routes() -> dict[type, tuple[Handler, ...]]:
-    routes: dict[type, tuple[Handler, ...]] = {}
-    for chapter in _CHAPTERS:
-        for struct, handler in chapter.CHAPTER.handlers.items():
-            routes[struct] = (*routes.get(struct, ()), handler)
-    return routes
+def _routes() -> dict[type, tuple[str, tuple[Handler, ...]]]:
+    return {
+        entry.struct: (
+            entry.name,
+            tuple(
+                chapter.CHAPTER.handlers[entry.struct]
+                for chapter in _CHAPTERS
+                if entry.struct in chapter.CHAPTER.handlers
+            ),
+        )
+        for entry in VOCABULARY.entries.values()
+    }
 
 
+#: For each fact its name and the handlers that fold it, in the order of the chapters.
 _ROUTES = _routes()
-_NAMES: dict[type, str] = {entry.struct: entry.name for entry in VOCABULARY.entries.values()}
 
 
 def evolve(state: State, recorded: Recorded) -> None:
@@ -88,12 +94,13 @@ def evolve(state: State, recorded: Recorded) -> None:
     state.position = recorded.position
     state.recorded_at_us = recorded.recorded_at_us
     state.streams[recorded.stream] = recorded.version
-    kind = type(body)
-    name = _NAMES[kind] if kind in _NAMES else str(getattr(body, "name", ""))
-    state.counts[name] = state.counts.get(name, 0) + 1
+    route = _ROUTES.get(type(body))
+    name, handlers = route if route is not None else (str(getattr(body, "name", "")), ())
+    counts = state.counts
+    counts[name] = counts.get(name, 0) + 1
     if recorded.command_key:
         commands.remember(state, recorded)
-    for handler in _ROUTES.get(kind, ()):
+    for handler in handlers:
         handler(state, recorded, body)
 
 
