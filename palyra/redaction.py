@@ -49,6 +49,7 @@ class Secret:
 
 _SHAPES = re.compile(
     r"""
+    (?<![A-Za-z0-9])(?:  # a word that ends like a prefix (`desk-lamp`) is no key
     sk-[A-Za-z0-9_\-]{8,512}
     | (?:gsk_|xai-|pplx-|hf_|r8_|gh[pousr]_|github_pat_|xox[abprs]-)[A-Za-z0-9_\-]{16,512}
     | AIza[A-Za-z0-9_\-]{35}
@@ -56,6 +57,7 @@ _SHAPES = re.compile(
     | palyra_(?:client|admin)_[A-Za-z0-9_]{1,256}
     | eyJ[A-Za-z0-9_\-]{8,2048}\.[A-Za-z0-9_\-]{4,4096}\.[A-Za-z0-9_\-]{0,1024}
     | -----BEGIN[ A-Z]{0,40}PRIVATE[ ]KEY-----[^-]{0,16384}(?:-----END[ A-Z]{0,40}PRIVATE[ ]KEY-----)?
+    )
     """,
     re.VERBOSE,
 )

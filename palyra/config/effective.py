@@ -1,0 +1,73 @@
+"""The effective configuration as plain data: complete for its digest, redacted for everybody else.
+
+Redaction goes by schema, never by the look of a value: where credentials are, and headers that may be one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from palyra.config.tree import Config
+from palyra.events.registry import Registry
+from palyra.redaction import REDACTED
+
+_TELLING = ("key", "token", "secret", "auth", "cookie")
+
+
+def effective_tree(config: Config) -> dict[str, Any]:
+    """Return every effective value under its key, fit to be shown, logged and recorded."""
+    tree: dict[str, Any] = _plain(config)
+    # Keys of the registry are keys of [model_provider]; that they are one Struct is nobody's business.
+    tree["model_provider"].update(tree["model_provider"].pop("registry"))
+    for provider in tree["model_provider"]["providers"]:
+        provider["headers"] = _without_values(provider["headers"])
+        if provider["credential_ref"]:
+            provider["credential_ref"] = REDACTED
+    return tree
+
+
+def recordable_tree(config: Config) -> dict[str, Any]:
+    """Return the effective tree as facts may hold it: scripts, which may hold any JSON, by their digest."""
+    tree = effective_tree(config)
+    for provider in tree["model_provider"]["providers"]:
+        rules = msgspec.json.Encoder(order="sorted").encode(provider["rules"])
+        provider["rules"] = hashlib.sha256(rules).hexdigest() if provider["rules"] else ""
+    return tree
+
+
+def config_digest(config: Config) -> str:
+    """Return the SHA-256 of the canonical effective tree, hex; equal for files that mean the same."""
+    # What stands at its default in a Struct is left out, which two trees that differ cannot both do.
+    canonical = msgspec.json.Encoder(order="sorted").encode(config)
+    return hashlib.sha256(canonical).hexdigest()
+
+
+def recordable_registry(registry: Registry) -> Registry:
+    """Return the registry as facts may hold it: references to credentials stay, which replay needs.
+
+    The rules of a script answer requests; no decision looks at them.
+    """
+    providers = [
+        msgspec.structs.replace(provider, headers=_without_values(provider.headers), rules=[])
+        for provider in registry.providers
+    ]
+    return msgspec.structs.replace(registry, providers=providers)
+
+
+def _without_values(headers: dict[str, str]) -> dict[str, str]:
+    return {
+        name: REDACTED if any(word in name.lower() for word in _TELLING) else value
+        for name, value in headers.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return Structs as dicts with every field, also those at their default, which encoding would leave out."""
+    if isinstance(value, msgspec.Struct):
+        return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return dict(value) if isinstance(value, dict) else value

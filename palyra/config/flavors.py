@@ -1,0 +1,79 @@
+"""What sets one OpenAI-compatible server apart from another, as data; no code path asks for a flavor's name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+import msgspec
+
+
+class Flavor(msgspec.Struct, frozen=True, kw_only=True):
+    """Defaults of a provider with these ways."""
+
+    #: "": there is none, the entry must name it.
+    base_url: str = ""
+    #: Host of a base URL by which the flavor is recognised.
+    host: str = ""
+    #: Whether a request without a key can be answered.
+    key: Literal["required", "optional", "none"]
+    max_concurrency: int = 32
+    first_byte_timeout_ms: int = 120_000
+    on_client_disconnect: Literal["drain", "cancel"] = "drain"
+    #: Texts in one embeddings request.
+    max_batch: int = 2_048
+    #: Field of a chat request that holds the output maximum.
+    output_cap_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+
+FLAVORS: Mapping[str, Flavor] = MappingProxyType(
+    {
+        "openai": Flavor(
+            base_url="https://api.openai.com/v1",
+            host="api.openai.com",
+            key="required",
+            output_cap_field="max_completion_tokens",
+        ),
+        "groq": Flavor(
+            base_url="https://api.groq.com/openai/v1",
+            host="api.groq.com",
+            key="required",
+        ),
+        "together": Flavor(
+            base_url="https://api.together.xyz/v1",
+            host="api.together.xyz",
+            key="required",
+        ),
+        "ollama": Flavor(
+            base_url="http://127.0.0.1:11434/v1",
+            key="none",
+            max_concurrency=4,
+            # A local server loads the model before its first byte.
+            first_byte_timeout_ms=300_000,
+            on_client_disconnect="cancel",
+            max_batch=64,
+        ),
+        "localai": Flavor(
+            base_url="http://127.0.0.1:8080/v1",
+            key="optional",
+            max_concurrency=4,
+            on_client_disconnect="cancel",
+            max_batch=64,
+        ),
+        "generic": Flavor(key="optional"),
+    }
+)
+
+#: The kind that never leaves the process has the same traits; it is no flavor that could be written.
+DETERMINISTIC = Flavor(key="none", on_client_disconnect="cancel")
+
+
+def flavor_of_host(host: str) -> str:
+    """Return the flavor that is recognised by a base URL's host, else `generic`."""
+    return next((name for name, flavor in FLAVORS.items() if host and flavor.host == host), "generic")
+
+
+def traits_of(kind: str, flavor: str) -> Flavor:
+    """Return the row for a resolved entry; kinds without flavors have a row of their own."""
+    return FLAVORS[flavor] if kind == "openai_compatible" else DETERMINISTIC

@@ -1,0 +1,347 @@
+"""Every key of the configuration, in one table.
+
+Checking, environment variables, `palyra config keys` and the documentation's tables are derived from these rows, so
+a key exists exactly if it stands here; a key without an effect must not. The typed tree that a program reads
+(`tree.py`, `events/registry.py`) is compared with the rows in the tests.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+import msgspec
+
+from palyra import limits
+from palyra.config.flavors import FLAVORS
+from palyra.events.registry import Capabilities
+
+KeyType = Literal["bool", "int", "text", "texts", "path", "paths", "map", "rules"]
+Reload = Literal["L", "R"]
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """One key: what may be written, what holds if nothing is, and when a change acts."""
+
+    #: `daemon.port`; a key of an entry is `model_provider.providers[].base_url`.
+    path: str
+    type: KeyType
+    #: None: unset, or taken from elsewhere as `derived` says.
+    default: Any = None
+    #: Where the value comes from when nothing is written: "the flavor's".
+    derived: str = ""
+    required: bool = False
+    #: Inclusive bounds of the number, of a text's characters, or of a list's or a map's items.
+    low: int | None = None
+    high: int | None = None
+    choices: tuple[str, ...] = ()
+    #: Other spellings that are read as a choice.
+    spellings: Mapping[str, str] = {}
+    #: Name of the rule that each text follows (`schema.SHAPES`).
+    shape: str = ""
+    #: Kind of provider, or role of model, for which the key means something; "" = any.
+    only: str = ""
+    #: L: a reload is enough; R: it acts after a restart.
+    reload: Reload = "L"
+    #: The part of the program that obeys it.
+    owner: str = ""
+    #: One line for `palyra config keys`.
+    meaning: str
+    #: Environment variable; "" = none. In an entry's variable `{}` is the folded id of the entry.
+    env: str = ""
+
+
+def fold_env(text: str) -> str:
+    """Return `text` as it stands in a variable's name: upper case, everything but letters and digits `_`."""
+    return re.sub(r"[^A-Z0-9]", "_", text.upper())
+
+
+def _bool(path: str, default: bool | None, meaning: str, **more: Any) -> Key:
+    return Key(path=path, type="bool", default=default, meaning=meaning, **more)
+
+
+def _int(path: str, default: int | None, low: int, high: int, meaning: str, **more: Any) -> Key:
+    return Key(path=path, type="int", default=default, low=low, high=high, meaning=meaning, **more)
+
+
+def _choice(path: str, default: str | None, choices: str, meaning: str, **more: Any) -> Key:
+    return Key(path=path, type="text", default=default, choices=tuple(choices.split()), meaning=meaning, **more)
+
+
+def _text(path: str, default: str | None, high: int, meaning: str, **more: Any) -> Key:
+    return Key(path=path, type="text", default=default, low=1, high=high, meaning=meaning, **more)
+
+
+def _texts(path: str, high: int, meaning: str, **more: Any) -> Key:
+    return Key(path=path, type="texts", **{"default": [], "high": high, "meaning": meaning, **more})
+
+
+def _path(path: str, default: str | None, meaning: str, **more: Any) -> Key:
+    return Key(path=path, type="path", default=default, high=_PATH_MAX_CHARS, meaning=meaning, **more)
+
+
+def _table(prefix: str, owner: str, *rows: Key, env: bool = True) -> Iterator[Key]:
+    """Yield the rows with their place: full path, owner, and variable where their type can have one."""
+    for row in rows:
+        path = f"{prefix}.{row.path}" if prefix else row.path
+        changes: dict[str, Any] = {"path": path, "owner": owner}
+        if env and not row.env and row.type not in ("map", "rules"):
+            table, entry, name = path.partition("[].")
+            changes["env"] = f"PALYRA_{fold_env(table)}" + (f"__{{}}__{fold_env(name)}" if entry else "")
+        yield msgspec.structs.replace(row, **changes)
+
+
+_PATH_MAX_CHARS = 4_096
+_KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
+_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
+
+_ROOT_KEYS = (
+    *_table(
+        "",
+        "config",
+        _int("version", 1, 1, 1, "format of this file", reload="R"),
+        env=False,
+    ),
+    *_table(
+        "daemon",
+        "daemon",
+        _text("host", "127.0.0.1", 64, "loopback address to listen on, or localhost", shape="listener", reload="R"),
+        _int("port", 7142, 0, 65_535, "port to listen on; 0 takes any free one", reload="R"),
+        _int("max_connections_count", 1_024, 1, 65_535, "connections open at once; more get 503", reload="R"),
+        _int("idle_timeout_ms", 75_000, 100, 600_000, "an idle connection is closed after this long"),
+        _int("drain_timeout_ms", 30_000, 0, 600_000, "how long open runs may finish when the daemon stops"),
+        _path(
+            "state_dir", "", "directory of the journal and the keys; empty: the user's state directory",
+            reload="R", env="PALYRA_STATE_DIR",
+        ),
+    ),
+    *_table(
+        "journal",
+        "journal",
+        _choice("durability", "full", "full relaxed", "relaxed: a power cut may take the last commits", reload="R"),
+        _int("commit_max_count", limits.COMMIT_MAX_COUNT, 1, limits.COMMIT_MAX_COUNT, "events in one commit"),
+        _int("lazy_append_ms", 250, 10, 5_000, "longest wait of facts that are not urgent"),
+        _int("snapshot_every_count", 10_000, 100, 1_000_000, "events between two snapshots"),
+        _int("snapshot_every_ms", 600_000, 1_000, _DAY_MS, "time between two snapshots"),
+        _int("wal_checkpoint_bytes", 4 * _MIB, 64 * _KIB, _GIB, "size of the write-ahead log that is folded back"),
+        _int("witness_every_ms", 60_000, 1_000, _HOUR_MS, "time between two notes of the journal's head"),
+        Key(
+            path="witness_copies", type="paths", default=[], high=8,
+            meaning="files on other disks that get a copy of the head note",
+        ),
+        _choice("verify_at_start", "quick", "quick full off", "what is verified before the daemon answers"),
+    ),
+    *_table(
+        "observability",
+        "logging",
+        _choice("log_level", "info", "debug info warning error", "least severe line that is logged"),
+        _choice("log_format", "auto", "auto console json", "auto: console on a terminal, else json"),
+        _path("log_file", "", "file to log to; empty: standard error"),
+        _choice("log_requests", "all", "all errors off", "which requests get a line in the log"),
+    ),
+    *_table(
+        "auth",
+        "daemon",
+        _choice("anonymous_client", "refuse", "refuse loopback", "loopback: local programs need no client key"),
+        _texts("extra_hosts", 64, "more names that a Host header may hold", shape="host_name"),
+    ),
+    *_table(
+        "self_healing.stalls_after_ms",
+        "supervision",
+        _int("run", 120_000, 10_000, _DAY_MS, "a run without a sign of life for this long is suspect"),
+        _int("loop", 60_000, 10_000, _DAY_MS, "a busy loop without a sign of life for this long is suspect"),
+    ),
+    *_table(
+        "cli",
+        "cli",
+        _text("timezone", "local", 64, "zone of times that are shown: local, or an IANA name", shape="timezone"),
+        _choice("color", "auto", "auto always never", "colour in the terminal"),
+    ),
+    *_table(
+        "model_provider",
+        "gateway",
+        _text(
+            "default_chat_model_id", None, 512, "model of a request that names none",
+            derived="first enabled chat model", shape="model_ref",
+        ),
+        _text("default_embeddings_model_id", None, 512, "the same for embeddings", shape="model_ref"),
+        _bool("failover_enabled", True, "whether another candidate is tried when one fails"),
+        _choice("failover_scope", "compatible", "compatible same_model declared", "which models may stand in"),
+        _int("failover_max_candidates", 4, 1, 8, "candidates of a request, the first included"),
+        _int("health_ttl_ms", 60_000, 5_000, _DAY_MS, "how long what is known of a provider's health holds"),
+        _int(
+            "max_model_tokens_per_event", limits.MAX_MODEL_TOKENS_PER_EVENT, 1, 10_000_000,
+            "input tokens of one provider request, and output tokens of one answer",
+        ),
+        _choice("unknown_model_policy", "refuse", "refuse default", "default: an unknown name means the default"),
+        _int("max_request_bytes", 32 * _MIB, _KIB, _GIB, "size of one request's body"),
+        _int("max_inflight_bytes", 512 * _MIB, 16 * _MIB, 64 * _GIB, "size of all open requests' bodies together"),
+        _int("run_timeout_ms", 900_000, 1_000, 7_200_000, "all attempts of a request together"),
+        _int("sse_keepalive_ms", 15_000, 1_000, 60_000, "silence of a stream after which a comment is sent"),
+        Key(
+            path="model_aliases", type="map", default={}, high=1_000, shape="model_ref",
+            meaning="other names of models; a name may end in * and is then a prefix",
+        ),
+    ),
+)  # fmt: skip
+
+_PROVIDER_KEYS = (
+    *_table(
+        "model_provider.providers[]",
+        "gateway",
+        _text("provider_id", None, 64, "name of this entry", shape="provider_id", required=True),
+        env=False,
+    ),
+    *_table(
+        "model_provider.providers[]",
+        "gateway",
+        _choice(
+            "kind", None, "deterministic openai_compatible", "the protocol it speaks", required=True,
+            spellings=MappingProxyType({"openai": "openai_compatible", "openai-compatible": "openai_compatible"}),
+        ),
+        _text("display_name", None, 128, "name that is shown", derived="provider_id", shape="line"),
+        _choice(
+            "flavor", None, " ".join(FLAVORS), "whose ways it has", derived="host of base_url, else generic",
+            only="openai_compatible",
+        ),
+        _text("base_url", None, 2_048, "where it is", derived="the flavor's", only="openai_compatible"),
+        _bool(
+            "allow_private_base_url", False, "loopback, private networks and http need it",
+            only="openai_compatible",
+        ),
+        _bool("enabled", True, "whether it gets requests"),
+        _path("ca_file", "", "extra trust root", only="openai_compatible"),
+        _text(
+            "api_key_env", None, 128, "environment variable that holds its key", shape="env_name",
+            only="openai_compatible",
+        ),
+        _path("api_key_file", None, "file that holds its key", only="openai_compatible"),
+        _choice(
+            "auth_scheme", None, "bearer none", "how the key is sent",
+            derived="none where no key is named and the flavor needs none", only="openai_compatible",
+        ),
+        Key(
+            path="headers", type="map", default={}, high=16, shape="header_value", only="openai_compatible",
+            meaning="sent with every request; never a secret",
+        ),
+        _texts("forward_headers", 16, "headers of the client that are passed on", only="openai_compatible"),
+        _int("request_timeout_ms", 600_000, 100, _HOUR_MS, "one attempt in all"),
+        _int("connect_timeout_ms", 5_000, 50, 600_000, "name lookup, TCP and TLS", only="openai_compatible"),
+        _int(
+            "first_byte_timeout_ms", None, 50, 600_000, "request written to first byte of a stream",
+            derived="the flavor's",
+        ),
+        _int("idle_timeout_ms", 120_000, 50, 600_000, "between two bytes of a stream"),
+        _int("max_retries", 2, 0, 10, "more attempts at the same candidate"),
+        _int("retry_backoff_ms", 150, 1, 60_000, "wait before the first retry; doubles"),
+        _int("retry_after_cap_ms", 10_000, 0, 600_000, "a longer Retry-After is not waited for"),
+        _int("circuit_breaker_failure_threshold", 5, 1, 1_000, "faults in a row that open the circuit"),
+        _int("circuit_breaker_cooldown_ms", 30_000, 100, _HOUR_MS, "how long it stays open before one trial"),
+        _int("max_concurrency", None, 1, 4_096, "attempts at once", derived="the flavor's"),
+        _int("max_queue", 256, 0, 65_536, "attempts that may wait for a slot"),
+        _int("queue_timeout_ms", 30_000, 0, 600_000, "longest wait for a slot"),
+        _choice(
+            "on_client_disconnect", None, "drain cancel", "whether an answer nobody waits for is read to its end",
+            derived="the flavor's",
+        ),
+        _int("drain_max_ms", 30_000, 0, 600_000, "how long such an answer is read on"),
+        _int("drain_max_tokens", 4_096, 0, 1_000_000, "and how much of it"),
+        Key(path="rules", type="rules", default=[], only="deterministic", meaning="answers; the first match wins"),
+        _text(
+            "script", None, _PATH_MAX_CHARS, "TOML file with more [[rules]], beside this file or absolute",
+            only="deterministic",
+        ),
+    ),
+)  # fmt: skip
+
+_MODEL_KEYS = (
+    *_table(
+        "model_provider.models[]",
+        "gateway",
+        _text("model_id", None, 256, "name that clients use", shape="model_id", required=True),
+        env=False,
+    ),
+    *_table(
+        "model_provider.models[]",
+        "gateway",
+        _text("provider_id", None, 64, "entry that serves it", shape="provider_id", required=True),
+        _choice("role", "chat", "chat embeddings", "what it does"),
+        _bool("enabled", True, "whether it gets requests"),
+        _text("upstream_model", None, 256, "name sent to the provider", derived="model_id", shape="line"),
+        _int("priority", 100, 0, 10_000, "among providers of one model the lowest goes first"),
+        _texts("aliases", 32, "other names", shape="model_id"),
+        _texts("fallbacks", 8, "models that stand in, in order; [] = none", default=None, shape="model_ref"),
+        *(
+            _bool(f"capabilities.{name}", None, "what it can do", derived="the flavor's", only="chat")
+            for name in Capabilities.__struct_fields__
+        ),
+        _int("max_context_tokens", None, 1, 100_000_000, "window", derived="the flavor's"),
+        _int("max_output_tokens", None, 1, 100_000_000, "longest answer", only="chat"),
+        _int(
+            "max_tokens_per_event", None, 1, 100_000_000, "input and output bound of one request",
+            derived="model_provider.max_model_tokens_per_event",
+        ),
+        _int("dimensions", None, 1, 65_536, "length of a vector", only="embeddings"),
+        _int(
+            "max_batch", None, 1, limits.EMBEDDING_INPUTS_MAX_COUNT, "texts in one provider request",
+            derived="the flavor's", only="embeddings",
+        ),
+        _choice("cost_tier", None, "low standard premium", "rank when models are compared", derived="the flavor's"),
+        _choice("latency_tier", None, "low standard high", "rank when models are compared", derived="the flavor's"),
+        _int("request_timeout_ms", None, 100, _HOUR_MS, "one attempt in all", derived="the provider's"),
+        _int(
+            "first_byte_timeout_ms", None, 50, 600_000, "request written to first byte of a stream",
+            derived="the provider's",
+        ),
+        _choice("metadata_source", "static", "static operator_override", "override: beats what a provider reports"),
+    ),
+)  # fmt: skip
+
+#: All rows, in the order in which they are listed.
+KEYS: tuple[Key, ...] = (*_ROOT_KEYS, *_PROVIDER_KEYS, *_MODEL_KEYS)
+
+#: Variables that begin like ours and are no keys: where the file is, and what the command line reads itself.
+OTHER_VARIABLES = frozenset(("PALYRA_CONFIG", "PALYRA_URL", "PALYRA_TOKEN", "PALYRA_OUTPUT"))
+
+#: Short flags and the key that each one sets.
+SHORT_FLAGS: Mapping[str, str] = MappingProxyType(
+    {
+        "--host": "daemon.host",
+        "--port": "daemon.port",
+        "--state-dir": "daemon.state_dir",
+        "--log-level": "observability.log_level",
+    }
+)
+
+
+class Table:
+    """The keys below one place: of the whole file, or of one kind of entry."""
+
+    def __init__(self, path: str, keys: Iterable[Key]) -> None:
+        #: "" for the file, else `model_provider.providers`.
+        self.path = path
+        #: By name within the table; a name may have parts: `capabilities.tools`.
+        self.keys: dict[str, Key] = {key.path.removeprefix(f"{path}[]."): key for key in keys}
+        #: Tables inside: `daemon`, `self_healing.stalls_after_ms`.
+        self.branches = frozenset(
+            ".".join(parts[:count])
+            for parts in (name.split(".") for name in self.keys)
+            for count in range(1, len(parts))
+        )
+
+    def names_below(self, branch: str) -> list[str]:
+        """Return what may be written directly in a branch ("" = the top), keys and tables, in order."""
+        prefix = f"{branch}." if branch else ""
+        below = (name.removeprefix(prefix).split(".")[0] for name in self.keys if name.startswith(prefix))
+        return list(dict.fromkeys(below))
+
+
+ROOT = Table("", _ROOT_KEYS)
+PROVIDERS = Table("model_provider.providers", _PROVIDER_KEYS)
+MODELS = Table("model_provider.models", _MODEL_KEYS)
+#: The arrays of tables, and the key by which an entry's variables name it.
+ENTRY_TABLES: Mapping[str, tuple[Table, str]] = MappingProxyType(
+    {PROVIDERS.path: (PROVIDERS, "provider_id"), MODELS.path: (MODELS, "model_id")}
+)

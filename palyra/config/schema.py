@@ -1,0 +1,222 @@
+"""Whether one value is one that its key takes. Knows types, limits and shapes; nothing across keys."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from palyra.config.keys import Key
+from palyra.config.problems import Path, nearest
+from palyra.redaction import has_secret_shape
+from palyra.wire.netguard import canonical_host, classify_address
+
+
+class Fault(NamedTuple):
+    """What is wrong with a value, and where inside it."""
+
+    path: Path
+    code: str
+    message: str
+    suggestion: str = ""
+
+
+class Shape(NamedTuple):
+    """A rule that a text follows beyond its length."""
+
+    fits: Callable[[str], bool]
+    sentence: str
+    code: str = "out_of_range"
+
+
+def _pattern(pattern: str) -> Callable[[str], bool]:
+    match = re.compile(pattern).fullmatch
+    return lambda text: match(text) is not None
+
+
+def _is_listener(text: str) -> bool:
+    return text == "localhost" or classify_address(text) == "loopback"
+
+
+def _is_zone(text: str) -> bool:
+    if text == "local":
+        return True
+    import zoneinfo  # a quarter of the loader's own import time, and hardly ever asked
+
+    try:
+        zoneinfo.ZoneInfo(text)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+        return False
+    return True
+
+
+SHAPES: Mapping[str, Shape] = MappingProxyType(
+    {
+        "provider_id": Shape(
+            _pattern(r"[a-z0-9][a-z0-9_.-]{0,63}"),
+            "must be 1 to 64 of a-z 0-9 _ . - and start with a letter or digit",
+        ),
+        "model_id": Shape(
+            _pattern(r"[!-)+-~]{1,256}"), "must be 1 to 256 printable ASCII characters without space and *"
+        ),
+        "model_ref": Shape(_pattern(r"[!-)+-~]{1,512}"), "must be the name of a model, without space and *"),
+        "line": Shape(str.isprintable, "must be printable"),
+        "header_value": Shape(
+            _pattern(r"[!-~](?:[ -~]{0,1022}[!-~])?"),
+            "must be 1 to 1024 printable ASCII characters",
+            "bad_header",
+        ),
+        "env_name": Shape(_pattern(r"[A-Za-z_][A-Za-z0-9_]{0,127}"), "must be the name of an environment variable"),
+        "host_name": Shape(
+            lambda text: canonical_host(text) == text,
+            "must be a host name in lower-case ASCII, without scheme and port",
+        ),
+        "timezone": Shape(_is_zone, "must be local or an IANA name such as Europe/Prague"),
+        "listener": Shape(
+            _is_listener,
+            "must be a loopback address or localhost: this release answers programs on this machine only",
+            "unsafe_bind",
+        ),
+    }
+)
+
+_DESCRIPTIONS = {
+    "bool": "must be true or false",
+    "int": "must be a whole number",
+    "text": "must be a text",
+    "texts": "must be a list of texts",
+    "path": "must be a text: a path",
+    "paths": "must be a list of paths",
+    "map": "must be a table of texts",
+    "rules": "must be an array of tables",
+}
+
+
+def check(key: Key, value: Any) -> Iterator[Fault]:
+    """Yield what is wrong with a value as TOML, a variable or a flag gave it; the value is never in the message."""
+    if key.type == "bool":
+        if type(value) is not bool:
+            yield _wrong_type(key)
+    elif key.type == "int":
+        if type(value) is not int:
+            yield _wrong_type(key)
+        elif not _is_within(key, value):
+            yield Fault((), "out_of_range", f"must be {key.low:,} to {key.high:,}")
+    elif key.type in ("text", "path"):
+        yield from _check_text(key, value, ())
+    else:
+        yield from _check_collection(key, value)
+
+
+def _wrong_type(key: Key, path: Path = ()) -> Fault:
+    return Fault(path, "wrong_type", "must be a text" if path else _DESCRIPTIONS[key.type])
+
+
+def _is_within(key: Key, count: int) -> bool:
+    return (key.low is None or count >= key.low) and (key.high is None or count <= key.high)
+
+
+def _check_collection(key: Key, value: Any) -> Iterator[Fault]:
+    """Check a list or a map as a whole and then each of its items."""
+    if type(value) is not (dict if key.type == "map" else list):
+        yield _wrong_type(key)
+        return
+    if not _is_within(key, len(value)):
+        yield Fault((), "out_of_range", f"must have at most {key.high:,} items")
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for name, item in items:
+        if key.type != "rules":
+            yield from _check_text(key, item, (name,))
+        elif type(item) is not dict:
+            yield Fault((name,), "wrong_type", "must be a table")
+
+
+def _check_text(key: Key, value: Any, path: Path) -> Iterator[Fault]:
+    """Check a text, or a text inside a list or a map (`path` is then its place there)."""
+    if type(value) is not str:
+        yield _wrong_type(key, path)
+    elif key.type in ("path", "paths"):
+        yield from _check_path(key, value, path)
+    elif key.choices:
+        yield from _check_choice(key, value, path)
+    elif not path and not _is_within(key, len(value)):
+        yield Fault(path, "out_of_range", f"must have {key.low:,} to {key.high:,} characters")
+    elif key.shape and not SHAPES[key.shape].fits(value):
+        yield Fault(path, SHAPES[key.shape].code, SHAPES[key.shape].sentence)
+
+
+def _check_choice(key: Key, value: str, path: Path) -> Iterator[Fault]:
+    if value not in key.choices and value not in key.spellings:
+        near = nearest(value.lower(), (*key.choices, *key.spellings))
+        suggestion = f'did you mean "{near}"?' if near else ""
+        yield Fault(path, "bad_enum", f"must be one of {', '.join(key.choices)}", suggestion)
+
+
+def _check_path(key: Key, value: str, path: Path) -> Iterator[Fault]:
+    if value == "" and key.default == "":
+        return
+    fault = path_fault(value)
+    if fault:
+        yield Fault(path, "bad_path", fault)
+    elif not value.startswith(("/", "~/")):
+        yield Fault(path, "bad_path", "must be absolute, or below the home directory with ~/")
+
+
+def path_fault(text: str) -> str:
+    """Return what is wrong with any path, "" if nothing is."""
+    if not text or "\0" in text or len(text) > _PATH_MAX_CHARS:
+        return f"must have 1 to {_PATH_MAX_CHARS:,} characters, none of them NUL"
+    return "must not hold .." if ".." in text.split("/") else ""
+
+
+_PATH_MAX_CHARS = 4_096
+
+
+def normal(key: Key, value: Any, home: str) -> Any:
+    """Return a checked value in its one spelling: aliases of choices resolved, `~/` filled in."""
+    if key.type == "paths":
+        return [_expanded(path, home) for path in value]
+    if key.type == "path":
+        return _expanded(value, home)
+    return key.spellings.get(value, value) if key.spellings else value
+
+
+def _expanded(path: str, home: str) -> str:
+    return f"{home}{path[1:]}" if path.startswith("~/") else path
+
+
+_DECIMAL = re.compile(r"-?[0-9]{1,30}")
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def decode(key: Key, text: str) -> Any:
+    """Return the value that a variable's text means; what means none stays text, and the check refuses it."""
+    if key.type == "bool":
+        return _BOOLEANS.get(text, text)
+    if key.type == "int":
+        return int(text) if _DECIMAL.fullmatch(text) else text
+    if key.type not in ("texts", "paths"):
+        return text
+    if not text.startswith("["):
+        return [item for part in text.split(",") if (item := part.strip())]
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def find_secrets(value: Any, path: Path = ()) -> Iterator[Path]:
+    """Yield the places inside a value (its tables' keys included) that hold something of a secret's shape."""
+    if isinstance(value, str):
+        if has_secret_shape(value):
+            yield path
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if has_secret_shape(name):
+                yield (*path, name)
+            yield from find_secrets(item, (*path, name))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from find_secrets(item, (*path, index))

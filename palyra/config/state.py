@@ -1,0 +1,151 @@
+"""The state directory: where it is, what is in it, and that nobody else can read it.
+
+Directories are made with their mode, not with a changed umask, which belongs to the whole process. A reader takes
+`StatePaths` and makes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import NamedTuple
+
+from palyra.config.document import home_of, user_directory
+from palyra.config.schema import path_fault
+from palyra.errors import StateError
+
+#: Mode of a directory and of a file: nobody but the owner.
+DIRECTORY_MODE = 0o700
+FILE_MODE = 0o600
+_OTHERS = 0o077
+
+
+class StateFile(NamedTuple):
+    """Something that lives in the state directory."""
+
+    name: str
+    meaning: str
+    is_directory: bool = False
+
+
+#: Everything that this release keeps there.
+STATE_FILES: tuple[StateFile, ...] = (
+    StateFile("journal.db", "the journal"),
+    StateFile("journal.db-wal", "the journal's last commits"),
+    StateFile("journal.db-shm", "index of the journal's last commits"),
+    StateFile("snapshots.db", "folded states; may be deleted"),
+    StateFile("snapshots.db-wal", "the snapshots' last commits"),
+    StateFile("snapshots.db-shm", "index of the snapshots' last commits"),
+    StateFile("journal.head", "note of the journal's head, which finds a cut tail"),
+    StateFile("journal.lock", "lock of the one writer; its text is for people"),
+    StateFile("admin.token", "key of the operator"),
+    StateFile("client.key", "key of local programs"),
+    StateFile("vault.key", "key that signs the note of the journal's head"),
+    StateFile("log", "log files", is_directory=True),
+)
+
+
+class StatePaths(NamedTuple):
+    """Where each thing of the state directory is."""
+
+    directory: FilePath
+
+    @property
+    def journal(self) -> FilePath:
+        return self.directory / "journal.db"
+
+    @property
+    def snapshots(self) -> FilePath:
+        return self.directory / "snapshots.db"
+
+    @property
+    def head(self) -> FilePath:
+        return self.directory / "journal.head"
+
+    @property
+    def lock(self) -> FilePath:
+        return self.directory / "journal.lock"
+
+    @property
+    def admin_token(self) -> FilePath:
+        return self.directory / "admin.token"
+
+    @property
+    def client_key(self) -> FilePath:
+        return self.directory / "client.key"
+
+    @property
+    def vault_key(self) -> FilePath:
+        return self.directory / "vault.key"
+
+    @property
+    def log_dir(self) -> FilePath:
+        return self.directory / "log"
+
+
+def find_state_dir(configured: str, environ: Mapping[str, str]) -> StatePaths:
+    """Return the paths below `daemon.state_dir`, or, if that is empty, below the user's state directory.
+
+    Flag and variable stand in `daemon.state_dir` already. Never below the working directory.
+    """
+    fault = path_fault(configured) if configured else ""
+    if not fault and configured and not configured.startswith(("/", "~/")):
+        fault = "must be absolute, or below the home directory with ~/"
+    if fault:
+        raise StateError(f"the state directory {fault}", code="bad_path")
+    if configured.startswith("~/"):
+        return StatePaths(FilePath(home_of(environ)) / configured[2:])
+    return StatePaths(FilePath(configured) if configured else user_directory("state", environ))
+
+
+def prepare_state_dir(paths: StatePaths) -> None:
+    """Make the directory if it is missing, and refuse one that others could read or that is not ours."""
+    for directory in (*reversed(paths.directory.parents), paths.directory):
+        try:
+            directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        except FileExistsError as exc:
+            raise StateError(f"{directory} is not a directory", code="bad_path") from exc
+        except OSError as exc:
+            raise StateError(f"{directory} cannot be made: {exc.strerror}", code="bad_path") from exc
+    check_state_dir(paths)
+
+
+def check_state_dir(paths: StatePaths) -> None:
+    """Raise `StateError` (`insecure_permissions`) naming everything that others may read or that is not ours."""
+    faults = find_insecure(paths)
+    if faults:
+        raise StateError(
+            "; ".join(fault.message for fault in faults),
+            hint="run: " + " && ".join(fault.fix for fault in faults),
+        )
+
+
+class InsecureFile(NamedTuple):
+    """A file or directory that is open to others, and the command that closes it."""
+
+    path: FilePath
+    message: str
+    fix: str
+
+
+def find_insecure(paths: StatePaths) -> list[InsecureFile]:
+    """Return what is there and has another owner, or a mode that lets others in."""
+    candidates = [(paths.directory, True)]
+    candidates += [(paths.directory / file.name, file.is_directory) for file in STATE_FILES]
+    return [fault for path, is_directory in candidates if (fault := _judge(path, is_directory)) is not None]
+
+
+def _judge(path: FilePath, is_directory: bool) -> InsecureFile | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    mode = stat.S_IMODE(status.st_mode)
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        return InsecureFile(path, f"{path} belongs to another user", f"chown $(id -u) '{path}'")
+    if mode & _OTHERS:
+        wanted = DIRECTORY_MODE if is_directory else FILE_MODE
+        return InsecureFile(path, f"{path} has mode {mode:04o}, wanted {wanted:04o}", f"chmod {wanted:o} '{path}'")
+    return None

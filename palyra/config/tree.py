@@ -1,0 +1,102 @@
+"""The configuration as a program reads it: typed, frozen, every value filled.
+
+What a field means, its default and its limits stand in `keys.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from palyra.events.registry import Registry
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Defaults stand in `keys.py` alone, so no field has one here."""
+
+
+class DaemonConfig(_Table, frozen=True, kw_only=True):
+    """`[daemon]`."""
+
+    host: str
+    port: int
+    max_connections_count: int
+    idle_timeout_ms: int
+    drain_timeout_ms: int
+    #: "": the user's state directory (`state.find_state_dir`).
+    state_dir: str
+
+
+class JournalConfig(_Table, frozen=True, kw_only=True):
+    """`[journal]`."""
+
+    durability: Literal["full", "relaxed"]
+    commit_max_count: int
+    lazy_append_ms: int
+    snapshot_every_count: int
+    snapshot_every_ms: int
+    wal_checkpoint_bytes: int
+    witness_every_ms: int
+    witness_copies: list[str]
+    verify_at_start: Literal["quick", "full", "off"]
+
+
+class ObservabilityConfig(_Table, frozen=True, kw_only=True):
+    """`[observability]`."""
+
+    log_level: Literal["debug", "info", "warning", "error"]
+    log_format: Literal["auto", "console", "json"]
+    #: "": standard error.
+    log_file: str
+    log_requests: Literal["all", "errors", "off"]
+
+
+class AuthConfig(_Table, frozen=True, kw_only=True):
+    """`[auth]`."""
+
+    anonymous_client: Literal["refuse", "loopback"]
+    extra_hosts: list[str]
+
+
+class StallsConfig(_Table, frozen=True, kw_only=True):
+    """`[self_healing.stalls_after_ms]`: silence by kind of work, in milliseconds."""
+
+    run: int
+    loop: int
+
+
+class SelfHealingConfig(_Table, frozen=True, kw_only=True):
+    """`[self_healing]`."""
+
+    stalls_after_ms: StallsConfig
+
+
+class CliConfig(_Table, frozen=True, kw_only=True):
+    """`[cli]`."""
+
+    timezone: str
+    color: Literal["auto", "always", "never"]
+
+
+class ModelProviderConfig(_Table, frozen=True, kw_only=True):
+    """`[model_provider]`: what decisions choose from, and the bounds of requests."""
+
+    registry: Registry
+    max_model_tokens_per_event: int
+    max_request_bytes: int
+    max_inflight_bytes: int
+    sse_keepalive_ms: int
+
+
+class Config(_Table, frozen=True, kw_only=True):
+    """Everything that is configured."""
+
+    version: int
+    daemon: DaemonConfig
+    journal: JournalConfig
+    observability: ObservabilityConfig
+    auth: AuthConfig
+    self_healing: SelfHealingConfig
+    cli: CliConfig
+    model_provider: ModelProviderConfig
