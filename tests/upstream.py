@@ -392,17 +392,31 @@ def _embeddings(behaviour: Behaviour, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def raw_server(answer: bytes, *, close: bool = True) -> AsyncIterator[int]:
-    """Serve `answer` byte for byte to whatever comes, for what no HTTP server would send; yields the port."""
+async def raw_server(answer: bytes = b"") -> AsyncIterator[int]:
+    """Serve `answer` byte for byte to whatever comes, then close; yields the port.
+
+    For what no HTTP server would send. Without an answer it takes connections and says nothing, not even to a
+    TLS greeting.
+    """
+    serving: set[asyncio.Task[Any]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-        await writer.drain()
-        if not close:
-            await reader.read()
-        writer.close()
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
+        try:
+            if answer:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(answer)
+                await writer.drain()
+            else:
+                await reader.read()
+        finally:
+            writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
-        yield server.sockets[0].getsockname()[1]
+        yield int(server.sockets[0].getsockname()[1])
+    for task in serving:
+        task.cancel()
+    await asyncio.gather(*serving, return_exceptions=True)

@@ -1,0 +1,189 @@
+"""Kind `deterministic`: a provider without a network, for a fresh install, tests, and rehearsing failures.
+
+The first rule of its script that matches answers; without one the last user text comes back. It speaks OpenAI's
+wire format through the same port as a socket and fails the way a socket fails. Equal calls get equal bytes on every
+machine: ids come from the request, and no clock is read. Nothing of a request may leave the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from palyra.errors import CODES, TransportFailed
+from palyra.limits import SSE_LINE_MAX_BYTES, UPSTREAM_BODY_MAX_BYTES
+from palyra.providers.port import Answer, Call
+from palyra.providers.script_match import Asked, RuleBook
+from palyra.providers.script_play import Break, Patience, ScriptedAnswer, Sleep, Step, Wait
+from palyra.providers.script_reply import compose_chat, compose_embeddings, cut_text
+from palyra.redaction import Secret
+from palyra.wire.errors import WireError
+from palyra.wire.openai_errors import openai_error_type
+from palyra.wire.openai_reply import chat_completion, chat_events
+from palyra.wire.script import AfterChunks, Chunk, Fault, Pace, Reply, Rule
+from palyra.wire.sse import encode_event
+
+_FILLER = b"x" * (64 << 10)
+_HTML = b"<!doctype html><title>Not an API</title>"
+#: What an accident looks like when it strikes before the head of the answer is whole.
+_CLASSES_IN_HEAD = {
+    "reset": "network_unavailable",
+    "malformed_json": "malformed_response",
+    "truncate": "stream_truncated",
+    "oversize": "response_too_large",
+}
+
+
+class DeterministicSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a deterministic provider obeys. Equal settings may share one provider, and its counts of used rules."""
+
+    rules: tuple[Rule, ...] = ()
+
+
+class DeterministicProvider:
+    """Answers calls by its script; satisfies `palyra.providers.port.Provider`."""
+
+    def __init__(self, settings: DeterministicSettings, *, sleep: Sleep = asyncio.sleep) -> None:
+        self._book = RuleBook(settings.rules)
+        self._sleep = sleep
+
+    async def send(self, call: Call, secret: Secret | None) -> Answer:
+        """See `palyra.providers.port.Provider.send`; a secret is not used."""
+        patience = Patience(call, self._sleep)
+        try:
+            asked = Asked(call)
+        except WireError as exc:
+            status = CODES[exc.code].http_status
+            return _error_answer(status, exc.code, exc.message, patience)
+        rule = self._book.take(asked) or Rule()
+        return await _perform(asked, rule, patience)
+
+    async def close(self) -> None:
+        """Hold nothing, so there is nothing to close."""
+
+
+async def _perform(asked: Asked, rule: Rule, patience: Patience) -> Answer:
+    pace, fault = rule.pace or Pace(), rule.error
+    if fault is not None and (rule.at == "connect" or fault.refuse_connect):
+        await _fail_to_connect(fault, patience)
+    if pace.first_byte_ms:
+        await patience.wait(pace.first_byte_ms, "headers")
+    if fault is not None and (rule.at == "headers" or (rule.at is None and _strikes_in_head(fault))):
+        await _fail_in_head(fault, patience)
+        if fault.status is not None:
+            headers = {} if fault.retry_after_ms is None else {"retry-after-ms": str(fault.retry_after_ms)}
+            return _error_answer(fault.status, fault.code, "The script says so.", patience, headers)
+    if fault is not None and fault.wrong_content_type:
+        return ScriptedAnswer(200, {"content-type": "text/html"}, [_HTML], patience)
+    content_type = "text/event-stream" if asked.view.stream else "application/json"
+    steps = _stream(asked, rule, pace) if asked.view.stream else _unary(asked, rule, pace)
+    return ScriptedAnswer(200, {"content-type": content_type}, steps, patience)
+
+
+def _strikes_in_head(fault: Fault) -> bool:
+    """Return whether a fault belongs before the body when the rule does not say where."""
+    return fault.status is not None or fault.reset or fault.hang
+
+
+async def _fail_to_connect(fault: Fault, patience: Patience) -> None:
+    if fault.hang:
+        await patience.wait(None, "connect")
+    raise TransportFailed("network_unavailable", "connect", "the script refuses the connection")
+
+
+async def _fail_in_head(fault: Fault, patience: Patience) -> None:
+    if fault.hang:
+        await patience.wait(None, "headers")
+    for name, failure_class in _CLASSES_IN_HEAD.items():
+        if getattr(fault, name):
+            raise TransportFailed(failure_class, "headers", "the script fails here")
+
+
+def _error_body(status: int, code: str, message: str) -> bytes:
+    error = {"message": message, "type": openai_error_type(code, status), "param": None, "code": code or None}
+    return msgspec.json.encode({"error": error})
+
+
+def _error_answer(
+    status: int, code: str, message: str, patience: Patience, headers: dict[str, str] | None = None
+) -> Answer:
+    head = {"content-type": "application/json", **(headers or {})}
+    return ScriptedAnswer(status, head, [_error_body(status, code, message)], patience)
+
+
+def _unary(asked: Asked, rule: Rule, pace: Pace) -> Iterator[Step]:
+    """Yield a whole answer in two halves, between which faults of the body strike."""
+    fault = rule.error
+    if fault is not None and fault.status is not None:
+        yield _error_body(fault.status, fault.code, "The script says so.")
+        return
+    body = _whole_body(asked, rule.reply or Reply())
+    half = len(body) // 2
+    yield body[:half]
+    if fault is not None:
+        yield from _fail_in_body(fault, UPSTREAM_BODY_MAX_BYTES)
+        return
+    if pace.latency_ms:
+        yield Wait(pace.latency_ms)
+    yield body[half:]
+
+
+def _whole_body(asked: Asked, reply: Reply) -> bytes:
+    if asked.view.surface == "embeddings":
+        return compose_embeddings(asked, reply)
+    return chat_completion(compose_chat(asked, reply))
+
+
+def _stream(asked: Asked, rule: Rule, pace: Pace) -> Iterator[Step]:
+    """Yield the events of a stream, cut and paced as the rule says, up to where its fault strikes."""
+    answer = compose_chat(asked, rule.reply or Reply())
+    pieces = cut_text(answer.text, pace.chunk)
+    events = list(chat_events(answer, pieces=pieces, include_usage=asked.view.wants_usage))
+    fault = rule.error
+    if fault is not None:
+        # Each choice has its own role event and its own event for each piece of content.
+        events = events[: answer.choices_count * (1 + _content_before(fault, rule))]
+    yield from _paced(events, pace.chunk)
+    if fault is not None and fault.status is not None:
+        yield encode_event(_error_body(fault.status, fault.code, "The script says so."))
+    elif fault is not None:
+        if fault.malformed_json:
+            yield encode_event(b'{"choices":[{"delta":')
+        yield from _fail_in_body(fault, SSE_LINE_MAX_BYTES)
+
+
+def _content_before(fault: Fault, rule: Rule) -> int:
+    """Return how many pieces of content come before a fault of the body."""
+    if isinstance(rule.at, AfterChunks):
+        return rule.at.after_chunks
+    return 1 if rule.at is None and fault.truncate else 0
+
+
+def _paced(events: list[bytes], chunk: Chunk | None) -> Iterator[Step]:
+    """Yield events as they leave the socket, with the pauses between them."""
+    interval_ms = chunk.interval_ms if chunk is not None else 0
+    for index, block in enumerate(_blocks(events, chunk)):
+        if index and interval_ms:
+            yield Wait(interval_ms)
+        yield block
+
+
+def _blocks(events: list[bytes], chunk: Chunk | None) -> Iterable[bytes]:
+    if chunk is not None and chunk.by == "byte":
+        whole = b"".join(events)
+        return [whole[start : start + chunk.size] for start in range(0, len(whole), chunk.size)]
+    if chunk is not None and chunk.by == "event":
+        return [b"".join(events[start : start + chunk.size]) for start in range(0, len(events), chunk.size)]
+    return events
+
+
+def _fail_in_body(fault: Fault, bound_bytes: int) -> Iterator[Step]:
+    """Yield how a body fails; a body that only stops says nothing more."""
+    if fault.reset:
+        yield Break()
+    elif fault.hang:
+        yield Wait(None)
+    elif fault.oversize:
+        yield from (_FILLER for _ in range(bound_bytes // len(_FILLER) + 1))

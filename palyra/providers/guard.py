@@ -1,0 +1,172 @@
+"""The guarded connector: the only way a socket of this daemon leaves the machine.
+
+The judge sits in the connector's `socket_factory`, which sees every address right before it is dialled: literals,
+answers of the resolver, each of several addresses. No lookup lies between the judgement and the connect, so a name
+that changes its answer (DNS rebinding) gains nothing. The resolver judges too, because one refused address refuses
+the whole name. Whoever dials (providers, OAuth, alerts, tracing) is handed one of these connectors; nobody may
+make a bare one, and nobody may follow a redirect or set `trust_env` (a proxy would dial in the guard's place).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+from aiohttp import ClientRequest, ClientTimeout, TCPConnector
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import Connection
+
+from palyra.wire.netguard import (
+    AddressClass,
+    classify_address,
+    is_address_allowed,
+    is_local_name,
+    is_metadata_name,
+)
+
+#: Looks a name up and returns its addresses; raises `OSError` when there is no answer.
+Lookup = Callable[[str], Awaitable[Sequence[str]]]
+AddrInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
+
+LOOKUP_TIMEOUT_S = 3.0
+LOOKUP_CACHE_S = 30
+DIALLED_ADDRESSES_MAX_COUNT = 4
+CONNECTION_AGE_MAX_S = 300.0
+#: Shorter than what common servers grant an idle connection, so that few are found closed when reused.
+KEEPALIVE_S = 15.0
+
+
+class AddressBlocked(OSError):
+    """An address may not be dialled. Raised before a socket exists."""
+
+    def __init__(self, host: str, address: str, address_class: AddressClass) -> None:
+        kind = address_class.replace("_", "-")
+        super().__init__(errno.EACCES, f"{host} leads to {address}, a {kind} address that may not be dialled")
+        self.host = host
+        self.address = address
+        self.address_class = address_class
+
+
+class NameUnresolved(OSError):
+    """A name has no address."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        super().__init__(errno.EHOSTUNREACH, f"{host} cannot be resolved: {reason}")
+
+
+class Guard:
+    """The policy of one connector: what its addresses may be."""
+
+    def __init__(self, *, scheme: Literal["http", "https"], allow_private: bool) -> None:
+        self.scheme = scheme
+        self._allow_private = allow_private
+
+    def judge(self, host: str, address: str) -> None:
+        """Raise `AddressBlocked` unless `address`, to which `host` leads, may be dialled."""
+        address_class = classify_address(address)
+        in_the_clear = self.scheme == "http" and address_class == "public"
+        if in_the_clear or not is_address_allowed(address_class, allow_private=self._allow_private):
+            raise AddressBlocked(host, address, address_class)
+
+    def make_socket(self, addr_info: AddrInfo) -> socket.socket:
+        """Return a socket for an address about to be dialled, if it may be."""
+        family, kind, protocol, _, sockaddr = addr_info
+        if family not in (socket.AF_INET, socket.AF_INET6):
+            raise AddressBlocked(str(sockaddr), str(sockaddr), "special")
+        self.judge(sockaddr[0], sockaddr[0])
+        made = socket.socket(family, kind, protocol)
+        made.setblocking(False)
+        return made
+
+
+async def look_up(host: str) -> list[str]:
+    """Ask the system's resolver for the addresses of a name."""
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host, None, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+    )
+    return [str(sockaddr[0]) for _, _, _, _, sockaddr in found]
+
+
+class GuardedResolver(AbstractResolver):
+    """Resolves names under a guard. Local names are known without asking, metadata names are never asked for."""
+
+    def __init__(self, guard: Guard, lookup: Lookup = look_up) -> None:
+        self._guard = guard
+        self._lookup = lookup
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return at most four addresses of a name, every one judged; one refused address refuses the name."""
+        addresses = await self._addresses(host)
+        for address in addresses:
+            self._guard.judge(host, address)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in addresses[:DIALLED_ADDRESSES_MAX_COUNT]
+        ]
+
+    async def _addresses(self, host: str) -> Sequence[str]:
+        if is_metadata_name(host):
+            raise AddressBlocked(host, host, "metadata")
+        if is_local_name(host):
+            return ("127.0.0.1", "::1")
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                addresses = await self._lookup(host)
+        except TimeoutError:
+            raise NameUnresolved(host, f"no answer within {LOOKUP_TIMEOUT_S:g} s") from None
+        except OSError as exc:
+            raise NameUnresolved(host, exc.strerror or "no answer") from exc
+        if not addresses:
+            raise NameUnresolved(host, "it has no address")
+        return tuple(dict.fromkeys(addresses))
+
+    async def close(self) -> None:
+        """Hold nothing, so there is nothing to close."""
+
+
+class GuardedConnector(TCPConnector):
+    """A pool of connections to allowed addresses, each of them short-lived."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        *,
+        lookup: Lookup = look_up,
+        tls: ssl.SSLContext | None = None,
+        max_connections: int = 0,
+    ) -> None:
+        """Make a pool; needs a running loop. `max_connections` 0 leaves the bound to the caller's slots."""
+        super().__init__(
+            resolver=GuardedResolver(guard, lookup),
+            socket_factory=guard.make_socket,
+            ttl_dns_cache=LOOKUP_CACHE_S,
+            keepalive_timeout=KEEPALIVE_S,
+            limit=max_connections,
+            ssl=tls or True,
+        )
+        # The guard of an https connector would let a public address pass that http must not reach.
+        self.allowed_protocol_schema_set = frozenset({guard.scheme})
+        self._born: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+
+    async def connect(self, req: ClientRequest, traces: list[Any], timeout: ClientTimeout) -> Connection:
+        """Return a connection that is not past its age: an address must not outlive its name for long."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            now = self._loop.time()
+            if now - self._born.setdefault(connection.protocol, now) <= CONNECTION_AGE_MAX_S:
+                return connection
+            connection.close()
