@@ -1,21 +1,18 @@
 """The composition root: a daemon is put together here, started in order, drained and stopped in order.
 
-`Daemon` is the whole of it and can be embedded in any asyncio program; `serve` is the same with signals, a banner
-and an exit status. asyncio hosts, trio is its guest; everything else gets what it needs as an argument.
+`Daemon` is the whole of it and can be embedded in any asyncio program; `palyra.service` runs it as a process.
+asyncio hosts, trio is its guest; everything else gets what it needs as an argument.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
-import io
 import os
-import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -26,8 +23,9 @@ from palyra.config.effective import recordable_registry, recordable_tree
 from palyra.config.load import LoadedConfig
 from palyra.config.state import StatePaths, find_state_dir, prepare_state_dir
 from palyra.config.tree import Config
-from palyra.daemon.gateway import Gateway, GatewayLimits
+from palyra.daemon.gateway import Gateway, RequestLine
 from palyra.daemon.logs import Log
+from palyra.daemon.requests import GatewayLimits
 from palyra.daemon.server import Server
 from palyra.engine.access import Access
 from palyra.engine.boot import Adoptable, boot
@@ -40,20 +38,25 @@ from palyra.engine.upkeep import CheckpointChore, SnapshotChore, WitnessChore
 from palyra.errors import JournalDamaged
 from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
+from palyra.events.registry import ProviderEntry
 from palyra.journal.lock import Holder, JournalLock, this_process
 from palyra.journal.reader import JournalReader
 from palyra.journal.sqlite import SqliteJournal
 from palyra.journal.verify import verify
 from palyra.journal.witness import check_witness
 from palyra.journal.writer import JournalOptions
+from palyra.providers.deterministic import DeterministicSettings
+from palyra.providers.http import HttpSettings
 from palyra.providers.port import Provider
-from palyra.providers.registry import ProviderSet
+from palyra.providers.registry import ProviderSet, ProviderSettings
 from palyra.redaction import Secret
 from palyra.supervisor.adapters import CrossingChore, EngineLoopLog, EngineStallWatch
 from palyra.supervisor.bridge import TrioGuest
 from palyra.supervisor.loops import Ports, loop_table
 from palyra.supervisor.tree import Tree
 from palyra.units import ms_to_us
+from palyra.wire.netguard import BaseUrl, validate_base_url_network_policy
+from palyra.wire.script import parse_rule
 
 _SETTLE_S = 4.0
 
@@ -66,7 +69,7 @@ class Outside:
         self._references = references
 
     def provider(self, provider_id: str) -> Provider:
-        return self._providers.get(provider_id)
+        return self._providers[provider_id]
 
     def secret(self, credential_ref: str) -> Secret | None:
         return self._references.get(credential_ref) if credential_ref else None
@@ -90,7 +93,6 @@ class Daemon:
         #: What boot recovery closed, and how the journal was found: new, clean or recovered.
         self.recovered: dict[str, int] = {}
         self.found = "clean"
-        self.is_draining = False
         self._clock = SystemClock()
         self._ids = SystemIds()
         self._started_us = started_us or self._clock.now_us()
@@ -116,9 +118,9 @@ class Daemon:
         return self.server.url
 
     @property
-    def finished(self) -> asyncio.Future[object]:
+    def finished(self) -> asyncio.Future[Any]:
         """Done when the supervision tree has died, which must end the daemon."""
-        return self.guest.finished  # type: ignore[return-value]
+        return self.guest.finished
 
     # -- start
 
@@ -185,9 +187,7 @@ class Daemon:
         with JournalReader(self.paths.journal) as reader:
             findings = check_witness(self.paths.head, reader, self._witness_key)
         if how == "full":
-            report = verify(
-                self.paths.journal, witness_key=self._witness_key, witness_path=self.paths.head
-            )
+            report = verify(self.paths.journal, witness_key=self._witness_key, witness_path=self.paths.head)
             findings = list(report.findings)
         bad = [finding for finding in findings if finding.severity != "info"]
         if bad:
@@ -199,19 +199,38 @@ class Daemon:
 
     async def _compose(self) -> None:
         config = self.config
-        registry = config.model_provider.registry
-        providers = ProviderSet.of(registry)
+        providers = ProviderSet()
+        providers.adopt(
+            {entry.provider_id: provider_settings(entry) for entry in config.model_provider.registry.providers}
+        )
         self._stack.push_async_callback(providers.close)
-        outside = Outside(providers, ReferenceSource(self.environ))
         self.runs = Runs(
             self.core,
-            outside,
+            Outside(providers, ReferenceSource(self.environ)),
             settings=RunSettings(sse_keepalive_ms=config.model_provider.sse_keepalive_ms),
+            on_bug=self._on_bug,
         )
         self.access = Access(self.core, anonymous=config.auth.anonymous_client)
         await self.access.ensure_keys(self.paths)
-        self.gateway = Gateway(core=self.core, runs=self.runs, access=self.access, limits=GatewayLimits())
-        self.server = Server(self.gateway, host=config.daemon.host, port=config.daemon.port)
+        self.gateway = Gateway(
+            core=self.core,
+            runs=self.runs,
+            access=self.access,
+            limits=GatewayLimits(
+                max_request_bytes=config.model_provider.max_request_bytes,
+                max_inflight_bytes=config.model_provider.max_inflight_bytes,
+                extra_hosts=config.auth.extra_hosts,
+            ),
+            log=self._log_request,
+            on_bug=self._on_bug,
+        )
+        self.server = Server(
+            self.gateway,
+            host=config.daemon.host,
+            port=config.daemon.port,
+            idle_timeout_ms=config.daemon.idle_timeout_ms,
+            max_connections_count=config.daemon.max_connections_count,
+        )
 
     async def _start_tree(self) -> None:
         self.guest = await self._stack.enter_async_context(TrioGuest())
@@ -237,11 +256,20 @@ class Daemon:
         self.tree.ring("journal")
         self.tree.ring("beats")
 
+    def _log_request(self, line: RequestLine) -> None:
+        which = self.config.observability.log_requests
+        if self._log is None or which == "off" or (which == "errors" and line.status < 400):
+            return
+        self._log.info("request", **line._asdict())
+
+    def _on_bug(self, run_id: str) -> None:
+        if self._log is not None:
+            self._log.error("internal_error", run_id=run_id, exc_info=True)
+
     # -- end
 
     async def drain(self, reason: str = "operator", *, hurry: asyncio.Event | None = None) -> int:
-        """Refuse new runs, let open ones finish in time, cancel and settle the rest; returns how many those were."""
-        self.is_draining = True
+        """Refuse new runs, let open ones finish in time, cancel and settle the rest; return how many those were."""
         self.gateway.is_draining = True
         timeout_ms = self.config.daemon.drain_timeout_ms
         deadline_us = self._clock.now_us() + ms_to_us(timeout_ms)
@@ -282,82 +310,22 @@ def _adoptable(loaded: LoadedConfig) -> Adoptable:
     )
 
 
+def provider_settings(entry: ProviderEntry) -> ProviderSettings:
+    """Return what a provider is made of."""
+    if entry.kind == "deterministic":
+        return DeterministicSettings(rules=tuple(parse_rule(rule) for rule in entry.rules))
+    base = validate_base_url_network_policy(entry.base_url, allow_private=entry.allow_private_base_url)
+    assert isinstance(base, BaseUrl), "configuration has checked the base URL"
+    return HttpSettings(
+        base=base,
+        allow_private=entry.allow_private_base_url,
+        auth_scheme=entry.auth_scheme,
+        headers=entry.headers,
+        ca_file=entry.ca_file,
+        user_agent=f"palyra/{palyra.__version__}",
+        max_connections=entry.max_concurrency,
+    )
+
+
 def _with_url(holder: Holder, url: str) -> Holder:
     return msgspec.structs.replace(holder, http=url)
-
-
-def serve(loaded: LoadedConfig, announce: Callable[[Daemon], None]) -> int:
-    """Run a daemon until a signal ends it; returns the exit status.
-
-    The first SIGTERM or SIGINT drains, the second cancels and settles what is still open, the third ends at once.
-    `announce` is told when the daemon is ready.
-    """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(loaded, announce))
-
-
-async def _serve(loaded: LoadedConfig, announce: Callable[[Daemon], None]) -> int:
-    settings = loaded.config.observability
-    log = Log(
-        level=settings.log_level,
-        log_format=settings.log_format,
-        file=Path(settings.log_file) if settings.log_file else None,
-    )
-    daemon = Daemon(loaded, log=log)
-    signals = _Signals(log)
-    try:
-        await daemon.start()
-        announce(daemon)
-        # What start-up made lives as long as the process; the collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
-        asked = asyncio.ensure_future(signals.stop.wait())
-        await asyncio.wait([asked, daemon.finished], return_when=asyncio.FIRST_COMPLETED)
-        is_fault = not signals.stop.is_set()
-        if is_fault:
-            log.error("supervision_died")
-        asked.cancel()
-        await daemon.stop("fault" if is_fault else "signal", hurry=signals.hurry)
-        return 1 if is_fault else 0
-    finally:
-        signals.remove()
-        log.close()
-
-
-class _Signals:
-    """What the process is asked by signals. Installed before trio's guest starts."""
-
-    def __init__(self, log: Log) -> None:
-        self.stop = asyncio.Event()
-        self.hurry = asyncio.Event()
-        self._log = log
-        self._loop = asyncio.get_running_loop()
-        self._stopping = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        for number in self._stopping:
-            self._loop.add_signal_handler(number, self._on_stop)
-        self._loop.add_signal_handler(signal.SIGUSR1, self._on_stacks)
-
-    def _on_stop(self) -> None:
-        if self.hurry.is_set():
-            os._exit(130)
-        (self.hurry if self.stop.is_set() else self.stop).set()
-
-    def _on_stacks(self) -> None:
-        for task in asyncio.all_tasks(self._loop):
-            stack = io.StringIO()
-            task.print_stack(file=stack)
-            self._log.info("task_stack", task=task.get_name(), stack=stack.getvalue())
-
-    def remove(self) -> None:
-        for number in (*self._stopping, signal.SIGUSR1):
-            self._loop.remove_signal_handler(number)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's, where it is installed (extra `speed`)."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

@@ -52,7 +52,8 @@ def resolve_provider(
     # From here on the entry has the names of what it was resolved to: `credential_ref`, not `api_key_env`.
     values.keep(ProviderEntry.__struct_fields__)
     fields: dict[str, Any] = {name: setting.value for name, setting in values.settings.items()}
-    return ProviderEntry(**fields), script
+    # A kind that goes nowhere has no URL.
+    return ProviderEntry(**{**fields, "base_url": fields["base_url"] or ""}), script
 
 
 def warn_without_effect(reading: Reading, values: Values, meant: str, owner: str) -> None:

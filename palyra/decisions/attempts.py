@@ -138,20 +138,18 @@ def fail_attempt(
     provider = provider_entry(state, attempt.provider_id)
     counted = rule_of(failure.failure_class).counted
     circuit = circuit_of(state, attempt.provider_id)
-    opened = None
+    opened = circuits.at_failure(
+        circuit,
+        run_id=run.run_id,
+        attempt=attempt.attempt,
+        counted=counted and provider is not None,
+        threshold=1 if provider is None else provider.circuit_breaker_failure_threshold,
+        cooldown_ms=0 if provider is None else provider.circuit_breaker_cooldown_ms,
+        now_us=now_us,
+    )
     wait_ms = None
-    if provider is not None:
-        opened = circuits.at_failure(
-            circuit,
-            run_id=run.run_id,
-            attempt=attempt.attempt,
-            counted=counted,
-            threshold=provider.circuit_breaker_failure_threshold,
-            cooldown_ms=provider.circuit_breaker_cooldown_ms,
-            now_us=now_us,
-        )
-        if may_retry and opened is None and is_passable(circuit, now_us):
-            wait_ms = _retry_wait_ms(state, run, end, provider, now_us)
+    if provider is not None and may_retry and opened is None and is_passable(circuit, now_us):
+        wait_ms = _retry_wait_ms(state, run, end, provider, now_us)
     failed = AttemptFailed(
         attempt=attempt.attempt,
         failure_class=failure.failure_class,
@@ -192,7 +190,12 @@ def _settle_cut(state: State, run: Run, end: FailureEnd) -> list[Draft]:
     drafts: list[Draft] = []
     row = None
     saw_output = end.metered.reported is not None or end.metered.output_estimate_tokens > 0
-    if usage.may_have_cost(phase=failure.phase, status=failure.status, saw_output=saw_output):
+    if usage.may_have_cost(
+        phase=failure.phase,
+        status=failure.status,
+        saw_output=saw_output,
+        failure_class=failure.failure_class,
+    ):
         row = usage.row_of_cut(
             run, attempt, end.metered, estimated_input_tokens=_estimated(state, run), billed=saw_output
         )

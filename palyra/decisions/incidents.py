@@ -59,12 +59,10 @@ class Stalls(msgspec.Struct, frozen=True, kw_only=True):
     next_deadline_us: int | None = None
 
 
-def stalls_after_ms(run: Run, override_ms: int | None = None) -> int:
+def stalls_after_ms(run: Run, base_ms: int = RUN_STALLS_AFTER_MS) -> int:
     """Return how long a run may be silent before it is suspect."""
-    if override_ms is not None:
-        return override_ms
     deadline_ms = run.attempt.deadline_ms if run.attempt is not None else 0
-    return max(RUN_STALLS_AFTER_MS, deadline_ms + STALLS_GRACE_MS)
+    return max(base_ms, deadline_ms + STALLS_GRACE_MS)
 
 
 class _Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,12 +75,12 @@ class _Work(msgspec.Struct, frozen=True, kw_only=True):
     position: int = 0
 
 
-def judge(state: State, now_us: int, overrides_ms: Mapping[str, int] | None = None) -> Stalls:
-    """Judge all watched work by its recorded life."""
+def judge(state: State, now_us: int, bases_ms: Mapping[str, int] | None = None) -> Stalls:
+    """Judge all watched work by its recorded life; `bases_ms` is the configured patience by kind of work."""
     verdicts: list[Stall] = []
     deadlines: list[int] = []
     bad: dict[str, None] = {}
-    for work in _watched(state, overrides_ms or {}):
+    for work in _watched(state, bases_ms or {}):
         silent_us = now_us - work.last_life_us
         key = incident_key(work.kind, _SUBJECT_OF[work.kind], work.subject_id)
         if silent_us > work.after_us:
@@ -143,14 +141,14 @@ def resolve(state: State, stall: Stall, *, now_us: int) -> list[Draft]:
     return [Draft(f"incident-{known.incident_id}", resolved)]
 
 
-def _watched(state: State, overrides_ms: Mapping[str, int]) -> Iterator[_Work]:
+def _watched(state: State, bases_ms: Mapping[str, int]) -> Iterator[_Work]:
     for run in state.runs.open.values():
         beat = state.heartbeats.board.get(beat_key("run", run.run_id))
         yield _Work(
             kind="run_stalled",
             subject_id=run.run_id,
             last_life_us=max(run.last_life_us, beat.last_life_us if beat is not None else 0),
-            after_us=stalls_after_ms(run, overrides_ms.get("run")) * US_PER_MS,
+            after_us=stalls_after_ms(run, bases_ms.get("run", RUN_STALLS_AFTER_MS)) * US_PER_MS,
             position=beat.position if beat is not None else 0,
         )
     for beat in state.heartbeats.board.values():
@@ -159,7 +157,7 @@ def _watched(state: State, overrides_ms: Mapping[str, int]) -> Iterator[_Work]:
                 kind="loop_stalled",
                 subject_id=beat.work_id,
                 last_life_us=beat.last_life_us,
-                after_us=overrides_ms.get("loop", beat.stalls_after_ms) * US_PER_MS,
+                after_us=bases_ms.get("loop", beat.stalls_after_ms) * US_PER_MS,
                 position=beat.position,
             )
 

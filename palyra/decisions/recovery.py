@@ -27,8 +27,6 @@ def recover_run(state: State, run: Run, *, boot_id: str, now_us: int) -> list[Dr
     """Close one run of an older boot: its attempt by the rule for abandoned ones, then the run itself."""
     stream = f"run-{run.run_id}"
     drafts = _abandon(state, run, boot_id=boot_id, now_us=now_us)
-    if run.ended:
-        return drafts
     if run.cancel_requested:
         end: RunCancelled | RunFailed = RunCancelled(reason="restart", attempts_count=run.attempts_count)
     else:

@@ -189,9 +189,13 @@ def fail_run(run: Run, refusal: Refusal, failure_class: str, now_us: int) -> Dra
 
 
 def refusal_of_failure(run: Run, failure: Failure) -> Refusal:
-    """Return what the client is told when the last candidate has failed: one class seen is that class's answer."""
-    code = rule_of(failure.failure_class).code
-    if len(run.failure_classes) > 1 and CODES[code].http_status >= 500:
+    """Return what the client is told when the last candidate has failed.
+
+    One class seen is that class's answer; so is a last one that nobody else was asked about.
+    """
+    rule = rule_of(failure.failure_class)
+    code, is_mixed = rule.code, any(one != failure.failure_class for one in run.failure_classes)
+    if is_mixed and rule.failover == "yes" and CODES[code].http_status >= 500:
         code = "upstream_failed"
     where = "The provider" if run.attempts_count <= 1 else f"The last of {run.attempts_count} attempts"
     said = f": {failure.message}" if failure.message else ""

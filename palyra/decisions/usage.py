@@ -23,6 +23,7 @@ class Metered(msgspec.Struct, frozen=True, kw_only=True):
 
 #: Failures after which the provider cannot have done billable work: it was not reached, or it said no.
 _UNBILLED_PHASES = ("connect",)
+_UNBILLED_CLASSES = ("redirect_refused",)
 
 
 def row_of_answer(run: Run, attempt: Attempt, metered: Metered, *, estimated_input_tokens: int) -> UsageRecorded:
@@ -56,11 +57,11 @@ def row_of_abandoned(run: Run, attempt: Attempt, hold: Hold) -> UsageRecorded:
     return _row(run, attempt, usage, "estimated", "unknown", Metered())
 
 
-def may_have_cost(*, phase: str, status: int, saw_output: bool) -> bool:
+def may_have_cost(*, phase: str, status: int, saw_output: bool, failure_class: str = "") -> bool:
     """Return whether a failed attempt gets a row: not one that never left, nor one answered with an error."""
     if saw_output:
         return True
-    return phase not in _UNBILLED_PHASES and status < 300
+    return phase not in _UNBILLED_PHASES and failure_class not in _UNBILLED_CLASSES and status < 300
 
 
 def _row(

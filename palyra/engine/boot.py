@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import sqlite3
@@ -32,7 +33,10 @@ class Adoptable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
-    """Record the start and close what an older boot left open; returns what was closed, by kind."""
+    """Record the start and close what an older boot left open; returns what was closed, by kind.
+
+    From then on the core closes by itself what a failed commit leaves open.
+    """
     with core.batch() as batch:
         if core.state.position == 0:
             created = JournalCreated(journal_id=core.journal.journal_id, release=palyra.__version__)
@@ -54,11 +58,15 @@ async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
         )
         batch.add([Draft("daemon", started), *adopted])
     await batch.durable()
+    core.on_rebuilt = functools.partial(recover, core, boot_id)
     return await recover(core, boot_id)
 
 
 async def recover(core: Core, boot_id: str) -> dict[str, int]:
-    """Close everything that is open; returns how much, by kind. Nothing else may be running."""
+    """Close everything that is open; returns how much, by kind. Nobody may be at work on any of it.
+
+    All of it is decided before the first wait, so nothing new can come in between.
+    """
     counts = open_work(core.state)
     for run in list(core.state.runs.open.values()):
         # A commit a run: closing 10,000 runs at once must not make one huge one.

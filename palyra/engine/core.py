@@ -1,15 +1,15 @@
 """The joint: facts are stamped, folded and appended here, in one step that nothing can interrupt.
 
 A `Batch` collects the facts of steps that belong together. Everything between `with core.batch()` and its end
-runs without `await`, so what one step decides still holds when the next one is decided; at the end the batch is handed to
-the journal as one commit. Memory may be ahead of the disk by the commits in flight. If one of them fails, memory is
-wrong: the core takes no more facts, tells its watchers, and folds its state anew from the disk (fail-stop).
+runs without `await`, so what one step decides still holds when the next one is decided; at the end the batch is
+handed to the journal as one commit. Memory may be ahead of the disk by the commits in flight. If one of them fails,
+memory is wrong: the core takes no more facts, tells its watchers, and folds its state anew from the disk
+(fail-stop).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
@@ -83,7 +83,13 @@ class Core:
     """State and journal, and the only way to change either."""
 
     def __init__(
-        self, journal: Journal, state: State, *, clock: Clock | None = None, ids: Ids | None = None
+        self,
+        journal: Journal,
+        state: State,
+        *,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.journal = journal
         self.state = state
@@ -91,10 +97,13 @@ class Core:
         self.ids: Ids = ids or SystemIds()
         #: Awaited when a commit has failed: whoever acts on the state lets go of it before it is folded anew.
         self.on_failure: Callable[[], Awaitable[None]] | None = None
-        #: Decides what is recorded first after that: everything that was open is closed.
-        self.on_rebuilt: Callable[[State, int], Sequence[Draft]] | None = None
+        #: Awaited after that, before anybody else can record: it closes everything that was open.
+        self.on_rebuilt: Callable[[], Awaitable[object]] | None = None
+        #: Told what keeps the state from being folded anew, after each try.
+        self.on_trouble: Callable[[Exception], None] | None = None
         #: Told after each commit that is durable.
         self.on_commit: Callable[[], None] | None = None
+        self._pause = pause
         self._failed = False
         self._stopped = False
         self._rebuilding: asyncio.Task[None] | None = None
@@ -148,26 +157,38 @@ class Core:
 
     def fail(self) -> None:
         """Take no more facts, and fold the state anew as soon as the disk allows it."""
-        if self._failed or self._stopped:
-            return
         self._failed = True
-        self._rebuilding = asyncio.get_running_loop().create_task(self._rebuild(), name="rebuild")
+        if not self._stopped and (self._rebuilding is None or self._rebuilding.done()):
+            self._rebuilding = asyncio.get_running_loop().create_task(self._rebuild(), name="rebuild")
+
+    async def wait_until_rebuilt(self) -> None:
+        """Wait until a failure has been overcome; returns at once where there was none."""
+        if self._rebuilding is not None:
+            await asyncio.shield(self._rebuilding)
 
     async def _rebuild(self) -> None:
+        wait_s = _REBUILD_FIRST_S
+        while self._failed:
+            try:
+                await self._fold_anew()
+            except Exception as error:
+                self._failed = True
+                if self.on_trouble is not None:
+                    self.on_trouble(error)
+                await self._pause(wait_s)
+                wait_s = min(wait_s * 2, _REBUILD_MAX_S)
+
+    async def _fold_anew(self) -> None:
         if self.on_failure is not None:
             await self.on_failure()
-        wait_s = _REBUILD_FIRST_S
-        while True:
-            with contextlib.suppress(JournalUnwritable):
-                await self.journal.recover()
-                self.state = await load_state(self.journal)
-                self._failed = False
-                if self.on_rebuilt is not None:
-                    await self.record(self.on_rebuilt(self.state, self.clock.now_us()))
-                return
-            self._failed = True
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, _REBUILD_MAX_S)
+        if self.last_commit is not None:
+            # What is on its way to the disk has to arrive or to fail, or the fold would miss it.
+            await asyncio.wait([self.last_commit])
+        await self.journal.recover()
+        self.state = await load_state(self.journal)
+        self._failed = False
+        if self.on_rebuilt is not None:
+            await self.on_rebuilt()
 
     async def snapshot(self) -> int:
         """Keep the state as it is now for a quick start, once the disk has come as far; returns its position."""

@@ -7,7 +7,8 @@ failure before it can be replaced by another candidate without the client notici
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 
@@ -17,7 +18,13 @@ from palyra.decisions.failures import Failure, classify
 from palyra.decisions.usage import Metered
 from palyra.engine.clock import Clock
 from palyra.errors import TransportFailed
-from palyra.limits import OFF_LOOP_BYTES, PREAMBLE_MAX_BYTES, UPSTREAM_BODY_MAX_BYTES, UPSTREAM_ERROR_MAX_BYTES
+from palyra.limits import (
+    FOREIGN_MESSAGE_MAX_CHARS,
+    OFF_LOOP_BYTES,
+    PREAMBLE_MAX_BYTES,
+    UPSTREAM_BODY_MAX_BYTES,
+    UPSTREAM_ERROR_MAX_BYTES,
+)
 from palyra.providers.port import Answer, Call, Provider
 from palyra.redaction import Secret
 from palyra.wire.errors import Malformed
@@ -49,9 +56,6 @@ class Ended(msgspec.Struct, kw_only=True):
 
     failure: Failure | None = None
     facts: ReplyFacts | None = None
-    #: The unary answer as it came.
-    body: bytes = b""
-    content_type: str = ""
     first_byte_us: int | None = None
     duration_us: int = 0
     output_bytes: int = 0
@@ -96,12 +100,15 @@ class Exchange:
         self._meter: ChatStreamMeter | None = None
         self._held = bytearray()
         #: Whether the answer has reached content: from then on nothing can replace it.
-        self.reached_content = False
+        self._reached_content = False
         #: Whether anything of it was relayed.
-        self.is_committed = False
+        self._is_committed = False
 
-    async def unary(self, read: UnaryReader) -> Ended:
-        """Send and read a whole answer; `read` tells what it says."""
+    async def unary(self, read: Callable[[bytes], ReplyFacts]) -> Ended:
+        """Send and read a whole answer; `read` tells what it says.
+
+        It raises `Malformed` or `UpstreamErrorInBody` where the answer is none.
+        """
         try:
             answer = await self._open()
             failure = await self._refused(answer)
@@ -110,55 +117,59 @@ class Exchange:
             body = await answer.body(UPSTREAM_BODY_MAX_BYTES)
             self._output_bytes = len(body)
             facts = await asyncio.to_thread(read, body) if len(body) > OFF_LOOP_BYTES else read(body)
-            return self._end(facts=facts, body=body)
+            return self._end(facts=facts)
         except TransportFailed as error:
-            return self._end(failure=_transport_failure(error, self._status))
+            return self._end(failure=self._cut(error))
         except UpstreamErrorInBody as error:
             return self._end(failure=self._error_in_body(error.error, "body"))
         except Malformed as error:
-            return self._end(failure=self._malformed(str(error), "body"))
+            return self._end(failure=self._failure(error.code, "body", str(error)))
         finally:
             await self.close()
 
-    async def stream(self, meter: ChatStreamMeter, relay: Relay) -> Ended:
-        """Send and relay a stream; raises `ClientGone` when nobody takes it, and can then be drained."""
+    async def stream(self, meter: ChatStreamMeter, relay: Relay, on_content: Callable[[], None]) -> Ended:
+        """Send and relay a stream; `on_content` is called once, when the answer has reached content.
+
+        Raises `ClientGone` when nobody takes it; it can then be drained. Whoever streams closes.
+        """
         self._meter = meter
         try:
             answer = await self._open()
             failure = await self._refused(answer)
-            if failure is None and "text/event-stream" not in answer.headers.get("content-type", ""):
+            if failure is None and "text/event-stream" not in answer.headers.get("content-type", "").lower():
                 failure = await self._not_a_stream(answer)
             if failure is not None:
                 return self._end(failure=failure)
-            return await self._relay(answer, meter, relay)
+            return await self._relay(answer, meter, relay, on_content)
         except TransportFailed as error:
             return self._end(failure=self._cut(error))
         except Malformed as error:
-            return self._end(failure=self._malformed(str(error), self._phase))
+            return self._end(failure=self._failure(error.code, self._phase, str(error)))
 
     async def drain(self, max_tokens: int) -> Ended:
         """Read a stream on for its usage although nobody takes it, at most so many output tokens."""
         meter, answer = self._meter, self._answer
         assert meter is not None
         assert answer is not None
-        try:
-            while not meter.done and meter.facts().output_tokens_estimate <= max_tokens:
+        with contextlib.suppress(TransportFailed, Malformed):
+            while not meter.done and meter.error is None and meter.facts().output_tokens_estimate <= max_tokens:
                 chunk = await answer.chunk()
-                meter.feed(chunk) if chunk else meter.end()
+                self._output_bytes += len(chunk)
                 if not chunk:
+                    meter.end()
                     break
-        except (TransportFailed, Malformed):
-            pass
-        complete = meter.done or (meter.finished and meter.error is None)
-        return self._end(failure=None if complete else self._failure("client_disconnected", self._phase, ""))
+                meter.feed(chunk)
+        if meter.finished and meter.error is None:
+            return self._end()
+        return self._end(failure=self._failure("client_disconnected", self._phase, ""))
 
     async def close(self) -> None:
         """Let go of the connection; a connection whose answer was not read to its end is closed."""
         if self._answer is not None:
             await self._answer.close()
 
-    def cancelled(self, failure_class: str) -> Ended:
-        """Return how the attempt ended if it is given up right now."""
+    def given_up(self, failure_class: str) -> Ended:
+        """Return how the attempt ended if nobody goes on with it."""
         return self._end(failure=self._failure(failure_class, self._phase, ""))
 
     async def _open(self) -> Answer:
@@ -166,42 +177,48 @@ class Exchange:
         self._first_byte_us = self._clock.monotonic_us() - self._started_us
         return self._answer
 
-    async def _relay(self, answer: Answer, meter: ChatStreamMeter, relay: Relay) -> Ended:
+    async def _relay(
+        self, answer: Answer, meter: ChatStreamMeter, relay: Relay, on_content: Callable[[], None]
+    ) -> Ended:
         while True:
             chunk = await answer.chunk()
             self._output_bytes += len(chunk)
             out = meter.feed(chunk) if chunk else meter.end()
+            if meter.has_content and not self._reached_content and meter.error is None:
+                self._reached_content = True
+                on_content()
+            if not self._is_committed:
+                await self._hold(out, relay)
+            elif out:
+                await relay.send(out)
             if meter.error is not None:
-                await self._pass_on(out, relay)
                 return self._end(failure=self._error_in_body(meter.error, self._phase))
-            if meter.has_content:
-                self.reached_content = True
-            await self._pass_on(out, relay)
             if meter.outgrown:
-                return self._end(facts=meter.facts(), outgrown=True)
+                return self._end(outgrown=True)
             if meter.done or (not chunk and meter.finished):
-                return self._end(facts=meter.facts())
+                return self._end()
             if not chunk:
                 message = "the stream ended before its answer was complete"
                 return self._end(failure=self._failure("stream_truncated", self._phase, message))
 
-    async def _pass_on(self, out: bytes, relay: Relay) -> None:
-        if not self.is_committed:
-            self._held += out
-            if not self.reached_content and len(self._held) <= PREAMBLE_MAX_BYTES:
-                return
-            self.is_committed = True
+    async def _hold(self, out: bytes, relay: Relay) -> None:
+        """Keep the preamble back until there is content, or until it has grown too long to be one."""
+        self._held += out
+        if self._reached_content or len(self._held) > PREAMBLE_MAX_BYTES:
+            self._is_committed = True
             await relay.begin()
-            out = bytes(self._held)
+            if self._held:
+                await relay.send(bytes(self._held))
             self._held.clear()
-        if out:
-            await relay.send(out)
 
     async def _refused(self, answer: Answer) -> Failure | None:
         """Return the failure that an answer's status means, or None for 200."""
         if answer.status == 200:
             return None
-        body = await answer.body(UPSTREAM_ERROR_MAX_BYTES)
+        try:
+            body = await answer.body(UPSTREAM_ERROR_MAX_BYTES)
+        except TransportFailed:
+            body = b""  # the status says enough
         error = read_upstream_error(answer.status, body, answer.headers.get("content-type", ""))
         return self._upstream_failure(error, "headers")
 
@@ -211,7 +228,8 @@ class Exchange:
         content_type = answer.headers.get("content-type", "")
         if b'"error"' in body:
             return self._error_in_body(read_upstream_error(answer.status, body, content_type), "body")
-        return self._malformed(f"the answer is {content_type or 'untyped'}, not an event stream", "body")
+        message = f"the answer is {content_type or 'untyped'}, not an event stream"
+        return self._failure("malformed_response", "body", message)
 
     def _upstream_failure(self, error: UpstreamError, phase: str) -> Failure:
         headers = self._answer.headers if self._answer is not None else {}
@@ -242,16 +260,17 @@ class Exchange:
         return msgspec.structs.replace(failure, failure_class="transient_upstream")
 
     def _cut(self, error: TransportFailed) -> Failure:
-        failure = _transport_failure(error, self._status)
-        if self._answer is None:
-            return failure
-        return msgspec.structs.replace(failure, phase=self._phase)
-
-    def _malformed(self, message: str, phase: str) -> Failure:
-        return self._failure("malformed_response", phase, message)
+        # A transport knows nothing of content.
+        phase = error.phase if self._answer is None else self._phase
+        return self._failure(error.failure_class, phase, error.message)
 
     def _failure(self, failure_class: str, phase: str, message: str) -> Failure:
-        return Failure(failure_class=failure_class, phase=phase, status=self._status, message=message)
+        return Failure(
+            failure_class=failure_class,
+            phase=phase,
+            status=self._status,
+            message=message[:FOREIGN_MESSAGE_MAX_CHARS],
+        )
 
     @property
     def _status(self) -> int:
@@ -259,17 +278,12 @@ class Exchange:
 
     @property
     def _phase(self) -> str:
-        if self.reached_content:
+        if self._reached_content:
             return "content"
         return "headers" if self._answer is None else "body"
 
     def _end(
-        self,
-        *,
-        failure: Failure | None = None,
-        facts: ReplyFacts | None = None,
-        body: bytes = b"",
-        outgrown: bool = False,
+        self, *, failure: Failure | None = None, facts: ReplyFacts | None = None, outgrown: bool = False
     ) -> Ended:
         headers = self._answer.headers if self._answer is not None else {}
         if facts is None and self._meter is not None and self._answer is not None:
@@ -277,8 +291,6 @@ class Exchange:
         return Ended(
             failure=failure,
             facts=facts,
-            body=body,
-            content_type=headers.get("content-type", ""),
             first_byte_us=self._first_byte_us,
             duration_us=self._clock.monotonic_us() - self._started_us,
             output_bytes=self._output_bytes,
@@ -288,27 +300,15 @@ class Exchange:
         )
 
 
-class UnaryReader(Protocol):
-    """Reads a unary answer; raises `Malformed` or `UpstreamErrorInBody`."""
-
-    def __call__(self, body: bytes) -> ReplyFacts: ...
-
-
-def _transport_failure(error: TransportFailed, status: int) -> Failure:
-    return Failure(failure_class=error.failure_class, phase=error.phase, status=status, message=error.message[:240])
-
-
 def read_retry_after_ms(headers: Mapping[str, str], now_us: int) -> int | None:
     """Return the pause that an answer asks for: `retry-after-ms`, else `Retry-After` in seconds or as a date."""
-    exact = headers.get("retry-after-ms")
-    if exact is not None:
-        return _clamped_ms(exact, 1)
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    in_seconds = _clamped_ms(value, 1_000)
-    if in_seconds is not None:
-        return in_seconds
+    exact_ms = _clamped_ms(headers.get("retry-after-ms", ""), 1)
+    if exact_ms is not None:
+        return exact_ms
+    value = headers.get("retry-after", "")
+    in_seconds_ms = _clamped_ms(value, 1_000)
+    if in_seconds_ms is not None:
+        return in_seconds_ms
     try:
         at_us = round(parsedate_to_datetime(value).timestamp() * 1_000_000)
     except (ValueError, OverflowError):
@@ -321,6 +321,6 @@ def _clamped_ms(text: str, factor: int) -> int | None:
         value = float(text)
     except ValueError:
         return None
-    if value != value or value < 0:
+    if not value >= 0:  # NaN is not either
         return None
     return int(min(value * factor, _RETRY_AFTER_MAX_MS))

@@ -5,15 +5,16 @@ One class a surface; all of them answer the same questions, so that the way of a
 
 from __future__ import annotations
 
-import json
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
-from palyra.engine.exchange import Ended, UnaryReader
+from palyra.engine.exchange import Ended
 from palyra.errors import Refusal
 from palyra.events.registry import ModelEntry
+from palyra.limits import OFF_LOOP_BYTES
 from palyra.wire.openai_chat import (
     DONE,
     ChatStreamMeter,
@@ -42,6 +43,8 @@ class Part(msgspec.Struct, kw_only=True):
     #: Made for the candidate of the attempt by `Surface.prepare`.
     body: bytes = b""
     edits: tuple[str, ...] = ()
+    #: The answer in the form that the client gets, kept by `Surface.read`.
+    answer: bytes = b""
 
 
 class Surface(Protocol):
@@ -61,15 +64,20 @@ class Surface(Protocol):
         """Make the part's body for a candidate."""
         ...
 
-    def reader(self, part: Part, entry: ModelEntry) -> UnaryReader: ...
+    def read(self, part: Part, entry: ModelEntry, body: bytes) -> ReplyFacts:
+        """Check a unary answer and keep it as the client gets it; raises `Malformed` or `UpstreamErrorInBody`.
+
+        Large answers are read in a worker thread.
+        """
+        ...
 
     def meter(self, entry: ModelEntry, output_cap_tokens: int | None) -> ChatStreamMeter: ...
 
-    def public_reply(self, bodies: Sequence[bytes], entry: ModelEntry) -> bytes:
-        """Return the client's answer of the parts' answers."""
+    async def public_reply(self) -> bytes:
+        """Return the client's answer, made of the answers to all parts."""
         ...
 
-    def stream_end(self, ended: Ended, entry: ModelEntry) -> bytes:
+    def stream_end(self, ended: Ended) -> bytes:
         """Return the last bytes of a stream, sent once its usage is durable."""
         ...
 
@@ -93,6 +101,7 @@ class _OpenAI:
         self.request = request
         self._headers = headers
         self._parts: list[Part] = []
+        self._public_model = ""
 
     def stream_error(self, body: bytes) -> bytes:
         return encode_event(body) + DONE
@@ -123,10 +132,13 @@ class ChatSurface(_OpenAI):
         )
         part.body, part.edits = prepared.body, prepared.edits
 
-    def reader(self, part: Part, entry: ModelEntry) -> UnaryReader:
-        return read_chat_reply
+    def read(self, part: Part, entry: ModelEntry, body: bytes) -> ReplyFacts:
+        facts = read_chat_reply(body)
+        part.answer = public_chat_reply(body, upstream_model=entry.upstream_model, public_model=entry.model_id)
+        return facts
 
     def meter(self, entry: ModelEntry, output_cap_tokens: int | None) -> ChatStreamMeter:
+        self._public_model = entry.model_id
         return ChatStreamMeter(
             upstream_model=entry.upstream_model,
             public_model=entry.model_id,
@@ -134,19 +146,19 @@ class ChatSurface(_OpenAI):
             output_cap_tokens=min(output_cap_tokens or entry.max_tokens_per_event, entry.max_tokens_per_event),
         )
 
-    def public_reply(self, bodies: Sequence[bytes], entry: ModelEntry) -> bytes:
-        return public_chat_reply(bodies[0], upstream_model=entry.upstream_model, public_model=entry.model_id)
+    async def public_reply(self) -> bytes:
+        return self._parts[0].answer
 
-    def stream_end(self, ended: Ended, entry: ModelEntry) -> bytes:
+    def stream_end(self, ended: Ended) -> bytes:
         if not ended.outgrown or ended.facts is None:
             return DONE
         cut = {
             "id": ended.facts.response_id,
             "object": "chat.completion.chunk",
-            "model": entry.model_id,
+            "model": self._public_model,
             "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}],
         }
-        return encode_event(json.dumps(cut, separators=(",", ":")).encode()) + DONE
+        return encode_event(msgspec.json.encode(cut)) + DONE
 
 
 class EmbeddingsSurface(_OpenAI):
@@ -171,29 +183,29 @@ class EmbeddingsSurface(_OpenAI):
         prepared = prepare_embeddings(self.request, upstream_model=entry.upstream_model, items=part.items)
         part.body, part.edits = prepared.body, prepared.edits
 
-    def reader(self, part: Part, entry: ModelEntry) -> UnaryReader:
-        def read(body: bytes) -> ReplyFacts:
-            facts = read_embeddings_reply(body, expected_count=part.items_count, dimensions=self.request.dimensions)
-            return ReplyFacts(
-                stop="end_turn",
-                raw_stop="",
-                usage=facts.usage,
-                anomalies=facts.anomalies,
-                upstream_model=facts.upstream_model,
-                response_id="",
-                output_tokens_estimate=0,
-                provider_cost_nanousd=None,
-            )
-
-        return read
+    def read(self, part: Part, entry: ModelEntry, body: bytes) -> ReplyFacts:
+        facts = read_embeddings_reply(body, expected_count=part.items_count, dimensions=self.request.dimensions)
+        renamed = public_embeddings_reply(body, upstream_model=entry.upstream_model, public_model=entry.model_id)
+        part.answer = convert_encoding(renamed, self.request.encoding_format)
+        return ReplyFacts(
+            stop="end_turn",
+            raw_stop="",
+            usage=facts.usage,
+            anomalies=facts.anomalies,
+            upstream_model=facts.upstream_model,
+            response_id="",
+            output_tokens_estimate=0,
+            provider_cost_nanousd=None,
+        )
 
     def meter(self, entry: ModelEntry, output_cap_tokens: int | None) -> ChatStreamMeter:
         raise TypeError("embeddings are not streamed")
 
-    def public_reply(self, bodies: Sequence[bytes], entry: ModelEntry) -> bytes:
-        joined = join_embeddings(bodies)
-        renamed = public_embeddings_reply(joined, upstream_model=entry.upstream_model, public_model=entry.model_id)
-        return convert_encoding(renamed, self.request.encoding_format)
+    async def public_reply(self) -> bytes:
+        answers = [part.answer for part in self._parts]
+        if sum(map(len, answers)) > OFF_LOOP_BYTES:
+            return await asyncio.to_thread(join_embeddings, answers)
+        return join_embeddings(answers)
 
-    def stream_end(self, ended: Ended, entry: ModelEntry) -> bytes:
+    def stream_end(self, ended: Ended) -> bytes:
         raise TypeError("embeddings are not streamed")

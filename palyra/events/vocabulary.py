@@ -145,7 +145,7 @@ class Vocabulary:
             return decoder(body)
         entry = self.entries.get(name)
         plain: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
-        if entry is None or schema > entry.schema:
+        if entry is None or not 1 <= schema <= entry.schema:
             return UnknownEvent(name=name, schema=schema, body=plain)
         for number in range(schema, entry.schema):
             plain = self._upcasters[name, number](plain)

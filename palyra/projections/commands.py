@@ -28,14 +28,14 @@ class CommandsState(msgspec.Struct, kw_only=True):
 
 
 def remember(state: State, recorded: Recorded) -> None:
-    """Keep the key of a command's first event and let go of those that are too old."""
+    """Let go of keys that are too old, and keep the key of a command's first event."""
     marks = state.commands.by_key
-    if recorded.command_key not in marks:
-        marks[recorded.command_key] = CommandMark(
-            position=recorded.position, recorded_at_us=recorded.recorded_at_us, stream=recorded.stream
-        )
     while marks:
         oldest = next(iter(marks))
         if marks[oldest].recorded_at_us >= recorded.recorded_at_us - COMMAND_KEY_TTL_US:
             break
         del marks[oldest]
+    if recorded.command_key not in marks:
+        marks[recorded.command_key] = CommandMark(
+            position=recorded.position, recorded_at_us=recorded.recorded_at_us, stream=recorded.stream
+        )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from palyra.events import attempts, health
+from palyra.events import attempts, config, health
 from palyra.events.base import Recorded
 from palyra.events.registry import ProviderEntry
 from palyra.projections.base import Chapter
@@ -32,7 +32,7 @@ class ProviderHealth(msgspec.Struct, kw_only=True, omit_defaults=True):
     failures_count: int = 0
     #: Class and time of the last failure; cleared by a success.
     last_error: str = ""
-    #: The address guard refused it since the last success.
+    #: The address guard refused it since the last success and the last change of configuration.
     is_blocked: bool = False
     #: What `health.changed` said last.
     recorded: str = "unknown"
@@ -103,6 +103,12 @@ def _failed(state: State, recorded: Recorded, body: attempts.AttemptFailed) -> N
         evidence.failures_count += 1
     evidence.last_failure_us = recorded.recorded_at_us
     evidence.last_error = body.failure_class
+
+
+@CHAPTER.on(config.ConfigAdopted)
+def _adopted(state: State, recorded: Recorded, body: config.ConfigAdopted) -> None:
+    for evidence in state.health.by_provider.values():
+        evidence.is_blocked = False
 
 
 @CHAPTER.on(health.HealthChanged)

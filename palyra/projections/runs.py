@@ -1,7 +1,7 @@
 """Runs that are open, the newest that ended, and how many there were.
 
-A run leaves memory when it has ended and none of its attempts is open; what it was can be read back from its own
-stream with `view_of_run`.
+A run leaves memory when it ends, which is after its last attempt was settled; what it was can be read back from its
+own stream with `view_of_run`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     #: Distinct classes of its failures, in the order in which they were seen.
     failure_classes: list[str] = []
     cancel_requested: str = ""
-    ended: bool = False
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -164,7 +163,7 @@ def _attempt_started(state: State, recorded: Recorded, body: attempts.AttemptSta
 def _attempt_ended(state: State, recorded: Recorded, body: attempts.AttemptSucceeded) -> None:
     run = _touch(state, recorded)
     if run is not None:
-        _close_attempt(state, run, body.attempt)
+        _close_attempt(run, body.attempt)
 
 
 @CHAPTER.on(attempts.AttemptFailed)
@@ -176,7 +175,7 @@ def _attempt_failed(state: State, recorded: Recorded, body: attempts.AttemptFail
         run.failed = [*run.failed, f"{run.attempt.provider_id}/{run.attempt.model_id}"]
     if body.failure_class not in run.failure_classes:
         run.failure_classes = [*run.failure_classes, body.failure_class]
-    _close_attempt(state, run, body.attempt)
+    _close_attempt(run, body.attempt)
 
 
 @CHAPTER.on(usage.UsageRecorded)
@@ -247,11 +246,9 @@ def _count(state: State, outcome: str) -> None:
     totals[outcome] = totals.get(outcome, 0) + 1
 
 
-def _close_attempt(state: State, run: Run, attempt: int) -> None:
+def _close_attempt(run: Run, attempt: int) -> None:
     if run.attempt is not None and run.attempt.attempt == attempt:
         run.attempt = None
-        if run.ended:
-            _forget(state, run)
 
 
 def _end(
@@ -264,12 +261,12 @@ def _end(
     model_id: str = "",
     code: str = "",
 ) -> None:
-    run = _touch(state, recorded)
-    if run is None or run.ended:
+    run = state.runs.open.pop(run_id_of(recorded.stream), None)
+    if run is None:
         return
-    run.ended = True
     _count(state, outcome)
-    input_tokens, output_tokens = state.runs.consumed.get(run.run_id, (0, 0))
+    input_tokens, output_tokens = state.runs.consumed.pop(run.run_id, (0, 0))
+    state.streams.pop(recorded.stream, None)
     _remember(
         state,
         RunSummary(
@@ -290,8 +287,6 @@ def _end(
             duration_us=duration_us,
         ),
     )
-    if run.attempt is None:
-        _forget(state, run)
 
 
 def _remember(state: State, summary: RunSummary) -> None:
@@ -299,12 +294,6 @@ def _remember(state: State, summary: RunSummary) -> None:
     recent.append(summary)
     if len(recent) > RECENT_RUNS_COUNT + 50:
         del recent[:-RECENT_RUNS_COUNT]
-
-
-def _forget(state: State, run: Run) -> None:
-    state.runs.open.pop(run.run_id, None)
-    state.runs.consumed.pop(run.run_id, None)
-    state.streams.pop(f"run-{run.run_id}", None)
 
 
 class AttemptView(msgspec.Struct, kw_only=True):

@@ -1,0 +1,353 @@
+"""`palyra journal`: read the journal and check it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from palyra.cli.command import Call, Group
+from palyra.cli.frame import Answer, print_line_object, to_json
+from palyra.cli.page import Column, Page, Styled, Text
+from palyra.cli.render import ago, clean, clock_ms, count, counted, cut, instant, instant_ms, size, width_of
+
+if TYPE_CHECKING:
+    from palyra.cli.reading import Journal
+    from palyra.engine.history import EventAnswer, Wanted
+    from palyra.engine.inspection import CheckAnswer, FiguresAnswer, WitnessAnswer
+
+_POLL_S = 0.2
+#: Most names, and the stream of a run.
+_NAME_COLUMNS, _STREAM_COLUMNS = 20, 30
+_SUMMARY_MIN_COLUMNS = 8
+
+
+@click.group(
+    cls=Group,
+    examples=[
+        ("palyra journal tail -f", "what happens, as it happens"),
+        ("palyra journal verify", "whether the journal is sound"),
+    ],
+)
+def journal() -> None:
+    """Read the journal and check it."""
+
+
+@journal.command(
+    "status",
+    examples=[
+        ("palyra journal status", "size, head, witness, events by name"),
+        ("palyra journal status --json", "the same for a program"),
+    ],
+    exits=(0, 2, 7),
+)
+def status(call: Call) -> Answer:
+    """Show the journal as a file: head, size, witness, snapshots, events by name."""
+    from palyra.auth.keyfiles import witness_key
+    from palyra.cli.reading import Journal
+    from palyra.engine.inspection import journal_figures
+
+    source = Journal(call)
+    durability = call.loaded.config.journal.durability
+    with source.rows() as reader:
+        figures = journal_figures(
+            reader, witness_key=witness_key(source.paths.vault_key, create=False), now_us=source.now_us
+        )
+
+    def show(page: Page) -> None:
+        _show_figures(page, figures, durability, source.now_us)
+
+    return source.answer(figures.journal_id, figures.position, figures, show)
+
+
+def _show_figures(page: Page, figures: FiguresAnswer, durability: str, now_us: int) -> None:
+    snapshots = counted(figures.snapshots_count, "snapshot")
+    if figures.newest_snapshot_position is not None:
+        snapshots += f" · newest at {count(figures.newest_snapshot_position)} · {size(figures.snapshots_bytes)}"
+    page.fields(
+        [
+            ("journal", Styled(figures.journal_id, "bold")),
+            ("file", f"{figures.file} · schema {figures.schema}"),
+            ("made", f"{instant(figures.created_us, page.zone)} · {ago(figures.created_us, now_us)}"),
+            ("head", f"position {count(figures.position)} · {ago(figures.last_event_us, now_us)}"),
+            ("link", figures.link),
+            ("size", f"{size(figures.file_bytes)} · write-ahead log {size(figures.wal_bytes)}"),
+            ("growth", f"{counted(figures.events_last_day_count, 'event')} in the last 24 h"),
+            ("durability", durability),
+            ("witness", _witness_words(figures.witness, now_us)),
+            ("snapshots", snapshots),
+        ]
+    )
+    page.title("Events")
+    columns = [Column("NAME"), Column("EVENTS", align="right"), Column("BODIES", align="right"), Column("")]
+    rows = [
+        (
+            one.name,
+            count(one.events_count),
+            size(one.body_bytes),
+            "" if one.is_known else Styled("not known", "warn"),
+        )
+        for one in figures.names
+    ]
+    page.table(columns, rows)
+
+
+def _witness_words(witness: WitnessAnswer, now_us: int) -> Text:
+    problems = [code for code in witness.findings if code != "witness_unkeyed"]
+    if witness.position is None or witness.at_us is None:
+        return Styled(", ".join(problems), "bad")
+    place = f"position {count(witness.position)} · {ago(witness.at_us, now_us)} · "
+    if problems:
+        return [place, Styled(", ".join(problems), "bad")]
+    if witness.findings:
+        return [place, Styled("agrees, but its key is missing", "warn")]
+    return [place, Styled("agrees", "good")]
+
+
+@journal.command(
+    "tail",
+    examples=[
+        ("palyra journal tail", "the newest twenty events"),
+        ("palyra journal tail -f", "and what comes, until Ctrl-C"),
+        ("palyra journal tail -n 50 --names 'attempt.*'", "only of these names"),
+        ("palyra journal tail --stream 'provider-*' --json", "only of these streams, for a program"),
+        ("palyra journal tail --run last", "the newest run's"),
+    ],
+    exits=(0, 2, 7, 8),
+)
+@click.option("-n", "number", type=click.IntRange(0, 100_000), default=20, help="How many; 20 by default.")
+@click.option("-f", "--follow", "is_followed", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("--names", metavar="GLOB", multiple=True, help="Only these names; can be repeated.")
+@click.option("--stream", "streams", metavar="GLOB", multiple=True, help="Only these streams; can be repeated.")
+@click.option("--run", metavar="RUN", help="Only this run's stream.")
+def tail(
+    call: Call,
+    number: int,
+    is_followed: bool,
+    names: tuple[str, ...],
+    streams: tuple[str, ...],
+    run: str | None,
+) -> Answer | int:
+    """Show the newest events, in order."""
+    from palyra.cli.reading import Journal
+    from palyra.cli.runs import read_report
+    from palyra.engine.history import Wanted, last_events
+
+    source = Journal(call)
+    if run is not None:
+        streams = (*streams, f"run-{read_report(source, run)[0].run_id}")
+    wanted = Wanted(names=names, streams=streams)
+    with source.rows() as reader:
+        head, journal_id = reader.head().position, reader.journal_id
+        events = last_events(reader, head, number, wanted)
+    if is_followed:
+        return _follow(call, source, events, head, wanted)
+    return source.answer(journal_id, head, {"events": events}, lambda page: _show_events(page, events))
+
+
+def _follow(call: Call, source: Journal, events: Sequence[EventAnswer], after: int, wanted: Wanted) -> int:
+    """Print events as they come, until somebody interrupts or nobody reads any more."""
+    from palyra.engine.history import events_after
+
+    page = call.page()
+
+    def give(fresh: Sequence[EventAnswer]) -> None:
+        if call.as_json:
+            for event in fresh:
+                print_line_object(event)
+        else:
+            _show_events(page, fresh)
+            sys.stdout.flush()
+
+    give(events)
+    done = after
+    with source.rows() as reader:
+        while True:
+            for position, fresh in events_after(reader, done, wanted):
+                give(fresh)
+                done = position
+            time.sleep(_POLL_S)
+
+
+def _show_events(page: Page, events: Sequence[EventAnswer]) -> None:
+    """Print one line an event. Columns have fixed widths, because lines that come later must fit these."""
+    for event in events:
+        is_terminal = page.columns is not None
+        when = (clock_ms if is_terminal else instant_ms)(event.recorded_at_us, page.zone)
+        name, stream = event.name.ljust(_NAME_COLUMNS), clean(event.stream).ljust(_STREAM_COLUMNS)
+        head = f"{event.position:>7,}  {when}  "
+        summary = clean(_summary(event.body))
+        if page.columns is not None:
+            room = page.columns - len(head) - len(name) - width_of(stream) - 3
+            summary = cut(summary, room) if room >= _SUMMARY_MIN_COLUMNS else ""
+        page.line(
+            Styled(head, "dim"),
+            Styled(name, _name_style(event.name)),
+            f" {stream}  ",
+            Styled(summary, "dim"),
+        )
+
+
+def _name_style(name: str) -> str:
+    happened = name.rpartition(".")[2]
+    if happened in ("failed", "abandoned", "crashed", "denied"):
+        return "bad"
+    if happened in ("refused", "cancelled", "opened", "excluded", "failed_over"):
+        return "warn"
+    return "accent"
+
+
+def _summary(body: dict[str, Any] | None) -> str:
+    """Return a body's plain values on one line; what is nested shows as its size."""
+    if body is None:
+        return "(not readable)"
+    parts = []
+    for key, value in body.items():
+        if isinstance(value, (dict, list)):
+            parts.append(f"{key}[{len(value)}]")
+        else:
+            parts.append(f"{key}={value if isinstance(value, str) else to_json(value)}")
+    return " ".join(parts)
+
+
+@journal.command(
+    "show",
+    examples=[
+        ("palyra journal show 1", "the first event"),
+        ("palyra journal show daemon", "every event of a stream"),
+        ("palyra journal show daemon:1 --json", "the first of a stream, for a program"),
+        ("palyra journal show 1 --raw", "its body, byte for byte"),
+    ],
+    exits=(0, 2, 7, 8),
+)
+@click.argument("event", metavar="POSITION|STREAM[:VERSION]")
+@click.option("--raw", "is_raw", is_flag=True, help="Print the stored bytes of the bodies, a line each.")
+def show(call: Call, event: str, is_raw: bool) -> Answer | int:
+    """Show events whole: envelope, body, link."""
+    from palyra.cli.reading import Journal
+    from palyra.engine.history import event_answer, events_at
+
+    if is_raw and call.as_json:
+        raise click.UsageError("--raw and --json exclude each other", click.get_current_context())
+    source = Journal(call)
+    with source.rows() as reader:
+        rows = events_at(reader, event)
+        head, journal_id = reader.head().position, reader.journal_id
+        if is_raw:
+            for row in rows:
+                sys.stdout.buffer.write(row.body + b"\n")
+            return 0
+        found = [(event_answer(row), (reader.link(row.position) or b"").hex()) for row in rows]
+
+    def show_found(page: Page) -> None:
+        for number, (answer, link) in enumerate(found):
+            if number:
+                page.line()
+            _show_event(page, answer, link, source.now_us)
+
+    data = {"events": [{"event": answer, "link": link} for answer, link in found]}
+    return source.answer(journal_id, head, data, show_found)
+
+
+def _show_event(page: Page, event: EventAnswer, link: str, now_us: int) -> None:
+    page.line(Styled(event.name, _name_style(event.name)), Styled(f" · position {count(event.position)}", "bold"))
+    when = f"{instant_ms(event.recorded_at_us, page.zone)} · {ago(event.recorded_at_us, now_us)}"
+    fields: list[tuple[str, Text]] = [
+        ("recorded", when),
+        ("stream", f"{event.stream} · version {count(event.version)}"),
+        ("by", event.actor),
+        ("schema", str(event.schema)),
+    ]
+    if event.correlation:
+        fields.append(("belongs to", event.correlation))
+    if event.causation:
+        fields.append(("caused by", f"position {count(event.causation)}"))
+    if event.command_key:
+        fields.append(("command key", event.command_key))
+    page.fields([*fields, ("link", link)], indent=2)
+    if event.body is None:
+        page.line(Styled("the body is no JSON object; --raw shows its bytes", "warn"), indent=2)
+        return
+    for line in to_json(event.body, indent=2).split("\n"):
+        page.line(line, indent=2)
+
+
+@journal.command(
+    "verify",
+    examples=[
+        ("palyra journal verify", "every row, the file, the witness"),
+        ("palyra journal verify --quick", "rows since the witness"),
+        ("palyra journal verify --replay", "and that folding it again gives the same state"),
+        ("palyra journal verify --from 1 --to 1 --json", "a range, for a program"),
+    ],
+    exits=(0, 2, 7, 8),
+)
+@click.option("--replay", "is_replayed", is_flag=True, help="Fold from the first event and compare with snapshots.")
+@click.option("--from", "first", type=click.IntRange(min=1), metavar="POSITION", help="First row to check.")
+@click.option("--to", "last", type=click.IntRange(min=1), metavar="POSITION", help="Last row to check.")
+@click.option("--quick", "is_quick", is_flag=True, help="Only rows since the witness.")
+def verify(call: Call, is_replayed: bool, first: int | None, last: int | None, is_quick: bool) -> Answer:
+    """Check the journal: positions, versions, links, times, schema, witness.
+
+    It changes nothing and can run beside the daemon. Anything but information is damage, and exit 7.
+    """
+    from palyra.auth.keyfiles import witness_key
+    from palyra.cli.progress import Progress
+    from palyra.cli.reading import Journal
+    from palyra.engine.inspection import check_journal
+    from palyra.errors import JournalDamaged
+
+    if is_quick and (first is not None or last is not None):
+        raise click.UsageError("--quick chooses the rows itself", click.get_current_context())
+    if first is not None and last is not None and first > last:
+        raise click.UsageError("--from must not be after --to", click.get_current_context())
+    source = Journal(call)
+    with Progress() as progress:
+        report = check_journal(
+            source.paths.journal,
+            witness_key=witness_key(source.paths.vault_key, create=False),
+            first=first,
+            last=last,
+            is_quick=is_quick,
+            is_replayed=is_replayed,
+            progress=progress,
+        )
+    critical = sum(finding.severity != "info" for finding in report.findings) + report.omitted_count
+    failure = None
+    if not report.is_sound:
+        hint = "keep a copy of the state directory before anything else"
+        failure = JournalDamaged(f"The journal is damaged: {counted(critical, 'finding')}.", hint=hint)
+    return source.answer(
+        report.journal_id, report.head_position, report, lambda page: _show_check(page, report), failure=failure
+    )
+
+
+def _show_check(page: Page, report: CheckAnswer) -> None:
+    verdict = Styled("sound", "good") if report.is_sound else Styled("damaged", "bad")
+    page.line(Styled(f"Journal {report.journal_id}", "bold"), " is ", verdict)
+    page.line()
+    rows = counted(report.rows_count, "row")
+    if report.rows_count:
+        rows += f" · positions {count(report.first_position)} to {count(report.last_position)}"
+    fields: list[tuple[str, Text]] = [("checked", rows)]
+    if report.replay is not None:
+        compared = counted(report.replay.snapshots_count, "snapshot")
+        fields.append(("folded", f"{counted(report.replay.events_count, 'event')} · compared with {compared}"))
+    page.fields(fields)
+    for finding in report.findings:
+        style = "dim" if finding.severity == "info" else "bad"
+        place = f" at position {count(finding.position)}" if finding.position is not None else ""
+        page.line()
+        page.line(Styled(f"{finding.severity}: {finding.code}", style), place)
+        details: list[tuple[str, Text]] = [("means", finding.meaning), ("next", finding.next_step)]
+        if finding.expected:
+            details.append(("expected", finding.expected))
+        if finding.found:
+            details.append(("found", finding.found))
+        page.fields(details, indent=2)
+    if report.omitted_count:
+        page.line()
+        page.line(f"and {counted(report.omitted_count, 'more finding')}")

@@ -1,0 +1,168 @@
+"""`palyra models`: what requests can choose from, and how it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from palyra.cli.command import Call, Group
+from palyra.cli.frame import Answer
+from palyra.cli.page import Column, Page, Styled
+from palyra.cli.render import ago, count, share
+from palyra.cli.words import FAILOVER, circuit_words, state_word
+
+if TYPE_CHECKING:
+    from palyra.engine.questions import ModelAnswer, ModelsAnswer, ProviderAnswer
+
+_NAMES = (Column("MODEL", is_cut=True), Column("PROVIDER", is_cut=True))
+
+
+@click.group(
+    cls=Group,
+    examples=[
+        ("palyra models list", "every model, provider by provider"),
+        ("palyra models status", "health, circuits, what is left alone"),
+    ],
+)
+def models() -> None:
+    """Show models, providers and their health."""
+
+
+@models.command(
+    "list",
+    examples=[
+        ("palyra models list", "names, windows, what they can do"),
+        ("palyra models list --json", "the same for a program"),
+    ],
+    exits=(0, 2, 5, 7),
+)
+def list_models(call: Call) -> Answer:
+    """Show every configured model.
+
+    These are the models of the configuration that was adopted last; a file that was changed since is not in force.
+    """
+    return _answer(call, lambda page, answer, now_us: _show_models(page, answer.models))
+
+
+@models.command(
+    "status",
+    examples=[
+        ("palyra models status", "health, circuits, problems"),
+        ("palyra models status --json", "the same for a program"),
+    ],
+    exits=(0, 2, 5, 7),
+)
+def status(call: Call) -> Answer:
+    """Show how providers and models are doing."""
+
+    return _answer(call, _show_status)
+
+
+def _answer(call: Call, show: Callable[[Page, ModelsAnswer, int], None]) -> Answer:
+    from palyra.cli.reading import Journal
+    from palyra.engine.questions import models_answer
+
+    journal = Journal(call)
+    folded = journal.fold()
+    answer = models_answer(folded.state, journal.now_us)
+    return journal.answer(
+        folded.journal_id, folded.state.position, answer, lambda page: show(page, answer, journal.now_us)
+    )
+
+
+def _show_status(page: Page, answer: ModelsAnswer, now_us: int) -> None:
+    page.fields(
+        [
+            ("chat", answer.default_chat_model_id or Styled("no default", "warn")),
+            ("embeddings", answer.default_embeddings_model_id or Styled("no default", "dim")),
+            ("failover", FAILOVER.get(answer.failover, answer.failover)),
+        ]
+    )
+    page.title("Providers")
+    show_providers(page, answer.providers, now_us)
+    excluded = [one for one in answer.models if one.excluded_until_us]
+    if excluded:
+        page.title("Left out for a while")
+        rows = [
+            (one.model_id, one.provider_id, ago(one.excluded_until_us or 0, now_us), one.excluded_reason)
+            for one in excluded
+        ]
+        page.table([*_NAMES, Column("BACK"), Column("AFTER")], rows)
+    page.title("Problems")
+    if not answer.problems:
+        page.line(Styled("none", "good"))
+    page.fields((problem.subject or "models", problem.message) for problem in answer.problems)
+
+
+def _show_models(page: Page, rows: Sequence[ModelAnswer]) -> None:
+    columns = [
+        *_NAMES,
+        Column("ROLE"),
+        Column(""),
+        Column("WINDOW", align="right"),
+        Column("OUTPUT", align="right", spare=1),
+        Column("UPSTREAM", is_cut=True, spare=2),
+        Column("ALIASES", is_cut=True, spare=3),
+        Column("CAN", is_cut=True, spare=4),
+    ]
+    page.table(
+        columns,
+        [
+            (
+                one.model_id,
+                one.provider_id,
+                one.role,
+                _mark(one),
+                count(one.max_context_tokens) if one.max_context_tokens else Styled("unknown", "dim"),
+                count(one.max_output_tokens) if one.max_output_tokens else "",
+                one.upstream_model if one.upstream_model != one.model_id else "",
+                ", ".join(one.aliases),
+                _abilities(one),
+            )
+            for one in rows
+        ],
+    )
+
+
+def _mark(model: ModelAnswer) -> Styled:
+    if not model.enabled:
+        return Styled("disabled", "dim")
+    if model.excluded_until_us:
+        return Styled("left out", "warn")
+    return Styled("default", "accent") if model.is_default else Styled("")
+
+
+def _abilities(model: ModelAnswer) -> str:
+    if model.role == "embeddings":
+        return f"{model.dimensions} dimensions" if model.dimensions else ""
+    return ", ".join(name.replace("_", " ") for name in model.capabilities)
+
+
+def show_providers(page: Page, providers: Sequence[ProviderAnswer], now_us: int) -> None:
+    """Print the table of providers."""
+    columns = [
+        Column("PROVIDER", is_cut=True),
+        Column("HEALTH"),
+        Column("CIRCUIT"),
+        Column("ATTEMPTS", align="right", spare=1),
+        Column("OK", align="right", spare=2),
+        Column("LAST ANSWER", spare=4),
+        Column("LAST ERROR", is_cut=True, spare=3),
+    ]
+    page.table(
+        columns,
+        [
+            (
+                one.provider_id,
+                state_word(one.health),
+                circuit_words(one.circuit, one.circuit_until_us, now_us),
+                count(one.attempts_count) if one.attempts_count else "",
+                share(one.succeeded_count, one.attempts_count),
+                ago(one.last_success_us, now_us) if one.last_success_us else "",
+                f"{one.last_error}, {ago(one.last_failure_us or 0, now_us)}" if one.last_error else "",
+            )
+            for one in providers
+        ],
+    )

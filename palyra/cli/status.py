@@ -1,0 +1,122 @@
+"""`palyra status`: everything at a glance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from palyra.cli.command import Call, Command
+from palyra.cli.frame import Answer
+from palyra.cli.page import Column, Page, Styled, Text
+from palyra.cli.render import ago, count, counted, duration, find_zone, midnight_us
+from palyra.cli.words import state_word
+
+if TYPE_CHECKING:
+    from palyra.engine.questions import DaemonAnswer, StatusAnswer, UsageAnswer
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        ("palyra status", "how the gateway is doing"),
+        ("palyra status --json", "the same for a program"),
+    ],
+    exits=(0, 2, 5, 7),
+)
+def status(call: Call) -> Answer:
+    """Show what runs, what fails and what is used.
+
+    The answer comes from the journal file, with or without a daemon.
+    """
+    from palyra.cli.reading import Journal
+    from palyra.engine.questions import status_answer
+
+    journal = Journal(call)
+    folded = journal.fold()
+    today_us = midnight_us(journal.now_us, find_zone(call.loaded.config.cli.timezone))
+    answer = status_answer(folded.state, journal.lock, now_us=journal.now_us, today_us=today_us)
+
+    def show(page: Page) -> None:
+        _show_daemon(page, answer.daemon, journal.now_us)
+        page.line()
+        page.fields(_fields(answer, journal.now_us))
+        _show_parts(page, answer, journal.now_us)
+
+    return journal.answer(folded.journal_id, folded.state.position, answer, show)
+
+
+def _show_daemon(page: Page, daemon: DaemonAnswer, now_us: int) -> None:
+    release = f"Palyra {daemon.release}" if daemon.release else "Palyra"
+    if not daemon.is_running:
+        what, style = ("has crashed", "bad") if daemon.phase == "crashed" else ("is not running", "warn")
+        ended = daemon.stopped_us and f"stopped {ago(daemon.stopped_us, now_us)}"
+        page.line(Styled(release, "bold"), " ", Styled(what, style), f" · {ended}" if ended else "")
+        return
+    facts = [
+        daemon.http or "",
+        f"pid {daemon.pid}" if daemon.pid else "",
+        f"up {duration(now_us - daemon.started_us)}" if daemon.started_us else "",
+    ]
+    style = "good" if daemon.phase == "ready" else "warn"
+    page.line(
+        Styled(release, "bold"), " is ", Styled(daemon.phase, style), *(f" · {fact}" for fact in facts if fact)
+    )
+
+
+def _fields(answer: StatusAnswer, now_us: int) -> list[tuple[str, Text]]:
+    totals = answer.totals
+    runs = [f"{len(answer.open_runs)} open"]
+    runs += [f"{count(totals[name])} {name}" for name in _OUTCOMES if totals.get(name)]
+    refused = ", ".join(f"{code} {count(number)}" for code, number in sorted(answer.refusals.items()))
+    adopted = answer.config.adopted_us
+    held = answer.reserved_tokens
+    return [
+        ("journal", f"{counted(answer.position, 'event')} · last {ago(answer.last_event_us, now_us)}"),
+        (
+            "config",
+            f"generation {answer.config.generation} · adopted {ago(adopted, now_us)}"
+            if adopted
+            else "none adopted",
+        ),
+        ("runs", " · ".join(runs)),
+        *([("refused", refused)] if refused else []),
+        *([("held", f"{counted(held, 'token')} for open attempts")] if held else []),
+        ("today", _usage(answer.usage_today)),
+        ("in all", _usage(answer.usage_total)),
+        ("incidents", f"{len(answer.incidents)} open" if answer.incidents else "none"),
+    ]
+
+
+_OUTCOMES = ("completed", "failed", "cancelled", "refused")
+
+
+def _usage(usage: UsageAnswer) -> str:
+    if not usage.rows_count:
+        return "nothing used"
+    text = f"{count(usage.input_tokens)} tokens in · {count(usage.output_tokens)} out"
+    text += f" · {counted(usage.rows_count, 'attempt')}"
+    return text + (f" ({count(usage.estimated_count)} estimated)" if usage.estimated_count else "")
+
+
+def _show_parts(page: Page, answer: StatusAnswer, now_us: int) -> None:
+    from palyra.cli.models import show_providers
+    from palyra.cli.runs import show_runs
+
+    if answer.incidents:
+        page.title("Incidents")
+        columns = [Column("SEVERITY"), Column("WHAT"), Column("SUBJECT", is_cut=True), Column("SINCE")]
+        rows = [
+            (state_word(one.severity), one.kind, f"{one.subject_kind} {one.subject_id}", ago(one.opened_us, now_us))
+            for one in answer.incidents
+        ]
+        page.table(columns, rows)
+    if answer.open_runs:
+        page.title("Open runs")
+        show_runs(page, answer.open_runs[:_OPEN_SHOWN_COUNT], now_us)
+    if answer.providers:
+        page.title("Providers")
+        show_providers(page, answer.providers, now_us)
+
+
+_OPEN_SHOWN_COUNT = 10

@@ -1,0 +1,44 @@
+"""What every answer of the web server carries, and how a refusal is written. Knows no request and no journal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from palyra.engine.client import refusal_headers
+from palyra.errors import Refusal
+from palyra.wire.openai_errors import error_body
+
+JSON = {"content-type": "application/json"}
+
+#: On each answer: nothing is guessed, nothing leaks, and the version stays at home.
+EVERY_ANSWER = {
+    "Server": "palyra",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+EVENT_STREAM = {
+    **EVERY_ANSWER,
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",
+}
+
+
+def refusal_answer(
+    refusal: Refusal, run_id: str, *, allowed_methods: Collection[str] = ()
+) -> tuple[int, dict[str, str], bytes]:
+    """Return status, headers and body of a refusal in OpenAI's envelope."""
+    headers = {
+        **JSON,
+        **refusal_headers(refusal),
+        "x-palyra-run-id": run_id,
+        "request-id": run_id,
+        "x-request-id": run_id,
+    }
+    if refusal.http_status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="palyra"'
+    if refusal.http_status == 405:
+        headers["Allow"] = ", ".join(allowed_methods)
+    return refusal.http_status, headers, error_body(refusal, run_id=run_id)

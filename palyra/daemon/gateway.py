@@ -1,0 +1,317 @@
+"""The served API: requests in, answers out. What is answered is decided elsewhere.
+
+Whatever happens, a client gets an answer in its dialect, and every request leaves a trace: a run, a refusal, a
+served request, or, where nobody was known yet, a count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from aiohttp import web
+
+from palyra.daemon.answers import EVERY_ANSWER, JSON, refusal_answer
+from palyra.daemon.bodies import Bodies, Body, decode_body
+from palyra.daemon.health import ALIVE, readiness
+from palyra.daemon.models import find_model, list_models
+from palyra.daemon.requests import NOWHERE, Entrance, GatewayLimits, Route, Visit
+from palyra.daemon.stream import StreamClient, write_watched
+from palyra.decisions.arrivals import session_of
+from palyra.decisions.keys import Caller
+from palyra.decisions.runs import AdmitRun
+from palyra.engine.access import Access
+from palyra.engine.client import Reply
+from palyra.engine.core import Core
+from palyra.engine.exchange import ClientGone
+from palyra.engine.runs import Runs
+from palyra.engine.surfaces import ChatSurface, EmbeddingsSurface
+from palyra.errors import EngineStopped, JournalUnwritable, Refusal, Refused
+from palyra.units import us_to_ms
+from palyra.wire.errors import WireError
+from palyra.wire.request import SurfaceRequest, decode_chat, decode_embeddings
+
+_MODEL = "/v1/models/"
+_SERVICE = b'{"object":"service","name":"palyra"}'
+_GONE = Refusal(code="client_disconnected", message="The client has gone.")
+
+
+class RequestLine(NamedTuple):
+    """What the log says of one request: nothing that its client wrote."""
+
+    method: str
+    #: Template of the route.
+    route: str
+    status: int
+    duration_ms: int
+    #: Of the answer's body.
+    sent_bytes: int
+    run_id: str
+
+
+class Gateway:
+    """Answers every request of the web server."""
+
+    def __init__(
+        self,
+        *,
+        core: Core,
+        runs: Runs,
+        access: Access,
+        limits: GatewayLimits,
+        log: Callable[[RequestLine], None],
+        on_bug: Callable[[str], None],
+    ) -> None:
+        #: Set by whoever stops the daemon: nothing new is taken, what is open goes on.
+        self.is_draining = False
+        self._core = core
+        self._runs = runs
+        self._access = access
+        self._stall_ms = limits.client_stall_ms
+        self._log = log
+        #: Called with the run's id inside the handler of an exception that nobody expected.
+        self._on_bug = on_bug
+        self._entrance = Entrance(core, access, limits.extra_hosts)
+        self.bodies = Bodies(
+            max_request_bytes=limits.max_request_bytes,
+            max_inflight_bytes=limits.max_inflight_bytes,
+            read_ms=limits.body_read_ms,
+        )
+        places = [
+            Route("/v1/chat/completions", "chat", "v1:chat", {"POST": self._chat}),
+            Route("/v1/embeddings", "embeddings", "v1:embeddings", {"POST": self._embeddings}),
+            Route("/v1/models", "models", "v1:models", {"GET": self._list_models}),
+            Route("/v1", "service", "", {"GET": self._service, "HEAD": self._service}),
+            Route("/", "service", "", {"GET": self._service, "HEAD": self._service}),
+            Route("/healthz", "health", "", {"GET": self._alive, "HEAD": self._alive}),
+            Route("/readyz", "health", "", {"GET": self._ready, "HEAD": self._ready}),
+        ]
+        self._routes = {route.template: route for route in places}
+        self._model_route = Route("/v1/models/{id}", "models", "v1:models", {"GET": self._find_model})
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; raises nothing but cancellation, which means that its client has gone."""
+        clock = self._core.clock
+        started_us = clock.monotonic_us()
+        visit = Visit(request, self._core.ids.ulid(clock.now_us()))
+        status = _GONE.http_status
+        try:
+            response = await self._answer(visit)
+            status = response.status
+            return response
+        except ClientGone:
+            await self._record_gone(visit)
+            return web.Response(status=_GONE.http_status)
+        except asyncio.CancelledError:
+            await self._record_gone(visit)
+            raise
+        finally:
+            duration_ms = us_to_ms(clock.monotonic_us() - started_us)
+            template = visit.route.template
+            self._log(RequestLine(request.method, template, status, duration_ms, visit.sent_bytes, visit.run_id))
+
+    def reject(self, request: web.BaseRequest, refusal: Refusal) -> web.StreamResponse:
+        """Answer what could not be read as a request at all."""
+        visit = Visit(request, self._core.ids.ulid(self._core.clock.now_us()))
+        self._count_denied(visit, refusal)
+        status, headers, body = refusal_answer(refusal, visit.run_id)
+        return web.Response(status=status, headers={**EVERY_ANSWER, **headers}, body=body)
+
+    # -- the way in
+
+    async def _answer(self, visit: Visit) -> web.StreamResponse:
+        try:
+            return await self._serve(visit)
+        except Refused as refused:
+            return await self._refuse(visit, refused.refusal)
+        except WireError as error:
+            refusal = Refusal(code=error.code, message=error.message, param=error.param)
+            return await self._refuse(visit, refusal)
+        except (JournalUnwritable, EngineStopped) as error:
+            return await self._refuse(visit, _unwritable(error))
+        except ClientGone:
+            raise
+        except Exception:
+            self._on_bug(visit.run_id)
+            if visit.client is not None and visit.client.response is not None:
+                visit.client.abort()
+                return visit.client.response
+            return await self._refuse(visit, Refusal(code="internal", message="Something went wrong here."))
+
+    async def _serve(self, visit: Visit) -> web.StreamResponse:
+        """Pass the checks in their order, then do what is asked."""
+        request = visit.request
+        visit.route = route = self._find(request)
+        if route.scope or route is NOWHERE:
+            self._entrance.check_state(
+                is_draining=self.is_draining, is_surplus=getattr(request.protocol, "is_surplus", False)
+            )
+        if route is NOWHERE:
+            raise Refused(Refusal(code="route_not_found", message="There is nothing here; the API is below /v1."))
+        handler = route.methods.get(request.method)
+        if handler is None:
+            message = f"{route.template} takes {' and '.join(route.methods)} only."
+            raise Refused(Refusal(code="method_not_allowed", message=message))
+        self._entrance.check_host(visit)
+        if route.scope:
+            self._entrance.let_in(visit, route.scope)
+        return await handler(visit)
+
+    def _find(self, request: web.BaseRequest) -> Route:
+        route = self._routes.get(request.raw_path) or self._routes.get(request.path)
+        if route is not None:
+            return route
+        return self._model_route if request.path.startswith(_MODEL) and request.path != _MODEL else NOWHERE
+
+    # -- the places
+
+    async def _chat(self, visit: Visit) -> web.StreamResponse:
+        return await self._run(visit, decode_chat, ChatSurface)
+
+    async def _embeddings(self, visit: Visit) -> web.StreamResponse:
+        return await self._run(visit, decode_embeddings, EmbeddingsSurface)
+
+    async def _run(
+        self,
+        visit: Visit,
+        decode: Callable[[bytes], SurfaceRequest],
+        surface: type[ChatSurface] | type[EmbeddingsSurface],
+    ) -> web.StreamResponse:
+        """Start a run and wait for its end; the run goes on if its client does not wait."""
+        body = await self.bodies.read(visit.request, visit.headers)
+        try:
+            request, digest = await decode_body(decode, body.data)
+        except BaseException:
+            body.release()
+            raise
+        if request.stream:
+            visit.client = StreamClient(visit.request, stall_ms=self._stall_ms)
+        command = _admission(visit, request, body, digest)
+        run = self._runs.start(command, surface(request, visit.headers), visit.client)
+        visit.is_recorded = True
+        run.task.add_done_callback(body.release)
+        try:
+            reply = await asyncio.shield(run.task)
+        except asyncio.CancelledError:
+            run.leave()
+            raise
+        return await self._deliver(visit, reply)
+
+    async def _deliver(self, visit: Visit, reply: Reply) -> web.StreamResponse:
+        if visit.client is None or visit.client.response is None:
+            return await self._send(visit, reply.status, reply.headers, reply.body or b"")
+        visit.sent_bytes = visit.client.sent_bytes
+        return await visit.client.end()
+
+    async def _list_models(self, visit: Visit) -> web.StreamResponse:
+        body = list_models(self._core.state, self._core.clock.now_us())
+        self._note_served(visit, 200)
+        return await self._send(visit, 200, {**JSON, **_named(visit.run_id)}, body)
+
+    async def _find_model(self, visit: Visit) -> web.StreamResponse:
+        name = visit.request.path.removeprefix(_MODEL)
+        found = find_model(self._core.state, name, self._core.clock.now_us())
+        if not isinstance(found, Refusal):
+            self._note_served(visit, 200)
+            return await self._send(visit, 200, {**JSON, **_named(visit.run_id)}, found)
+        self._note_served(visit, found.http_status)
+        return await self._send(visit, *refusal_answer(found, visit.run_id))
+
+    def _note_served(self, visit: Visit, status: int) -> None:
+        assert visit.caller is not None
+        principal_id = visit.caller.principal_id
+        visit.is_recorded = True
+        self._runs.served(endpoint=visit.route.surface, principal_id=principal_id, http_status=status)
+
+    async def _service(self, visit: Visit) -> web.StreamResponse:
+        return await self._send(visit, 200, JSON, _SERVICE)
+
+    async def _alive(self, visit: Visit) -> web.StreamResponse:
+        return await self._send(visit, 200, JSON, ALIVE)
+
+    async def _ready(self, visit: Visit) -> web.StreamResponse:
+        status, body = readiness(is_draining=self.is_draining, is_writable=self._core.is_writable)
+        return await self._send(visit, status, JSON, body)
+
+    # -- the way out
+
+    async def _refuse(self, visit: Visit, refusal: Refusal) -> web.StreamResponse:
+        """Answer with a refusal, and leave its trace."""
+        if visit.caller is None:
+            self._count_denied(visit, refusal)
+        elif not visit.is_recorded:
+            refusal = await self._record_refused(visit, visit.caller, refusal)
+        answer = refusal_answer(refusal, visit.run_id, allowed_methods=visit.route.methods)
+        return await self._send(visit, *answer)
+
+    def _count_denied(self, visit: Visit, refusal: Refusal) -> None:
+        with contextlib.suppress(JournalUnwritable, EngineStopped):
+            self._access.deny(visit.route.surface, refusal.code, visit.request.remote or "")
+
+    async def _record_refused(self, visit: Visit, caller: Caller, refusal: Refusal) -> Refusal:
+        """Record a refusal and return what is answered: the refusal, or that it could not be recorded."""
+        visit.is_recorded = True
+        command = AdmitRun(
+            run_id=visit.run_id,
+            principal_id=caller.principal_id,
+            key_id=caller.key_id,
+            endpoint=visit.route.surface,
+            raw_tokens=0,
+            body_digest="",
+            body_bytes=0,
+        )
+        try:
+            await self._runs.refuse(command, refusal)
+        except (JournalUnwritable, EngineStopped) as error:
+            return _unwritable(error)
+        return refusal
+
+    async def _record_gone(self, visit: Visit) -> None:
+        """Leave the trace of a client that went before its request was understood."""
+        if visit.caller is not None and not visit.is_recorded:
+            await self._record_refused(visit, visit.caller, _GONE)
+
+    async def _send(self, visit: Visit, status: int, headers: Mapping[str, str], body: bytes) -> web.StreamResponse:
+        request = visit.request
+        response = web.Response(status=status, headers={**EVERY_ANSWER, **headers}, body=body)
+        if self.is_draining or getattr(request.protocol, "is_surplus", False):
+            response.force_close()
+        visit.sent_bytes = len(body)
+        await response.prepare(request)
+        await write_watched(request, response.write_eof(), len(body), self._stall_ms)
+        return response
+
+
+def _admission(visit: Visit, request: SurfaceRequest, body: Body, digest: str) -> AdmitRun:
+    caller, attribution = visit.caller, visit.attribution
+    assert caller is not None
+    return AdmitRun(
+        run_id=visit.run_id,
+        principal_id=caller.principal_id,
+        key_id=caller.key_id,
+        session_id=attribution.session_id or session_of(caller, request.prompt_cache_key),
+        agent_id=attribution.agent_id,
+        tags=attribution.tags,
+        endpoint=visit.route.surface,
+        model=request.model,
+        stream=request.stream,
+        needs=request.needs,
+        raw_tokens=request.raw_tokens,
+        output_max_tokens=request.output_max_tokens,
+        choices_count=request.choices_count,
+        dimensions=request.dimensions,
+        body_digest=digest,
+        body_bytes=len(body.data),
+        timeout_ms=attribution.timeout_ms,
+        failover=attribution.failover,
+    )
+
+
+def _named(run_id: str) -> dict[str, str]:
+    return {"x-palyra-run-id": run_id, "request-id": run_id, "x-request-id": run_id}
+
+
+def _unwritable(error: JournalUnwritable | EngineStopped) -> Refusal:
+    return Refusal(code=error.code, message=str(error), retry_after_ms=1_000)

@@ -1,0 +1,68 @@
+"""`GET /v1/models` and `GET /v1/models/{id}`: what the adopted configuration offers, and how it does right now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from palyra.decisions.naming import VIRTUAL_NAMES, resolve
+from palyra.errors import Refusal
+from palyra.events.registry import ModelEntry
+from palyra.projections.catalog import provider_entry
+from palyra.projections.health import health_of
+from palyra.projections.state import State
+from palyra.units import US_PER_S
+from palyra.wire.openai_models import model_object, models_list, single_model
+
+_ROLES = ("chat", "embeddings")
+
+
+def list_models(state: State, now_us: int) -> bytes:
+    """Return the list: models by role and id, then the other names that lead to them."""
+    return models_list(_objects(state, now_us))
+
+
+def find_model(state: State, name: str, now_us: int) -> bytes | Refusal:
+    """Return the model that a request with this name would get."""
+    refusals = []
+    for role in _ROLES:
+        found = resolve(state, role, name)
+        if not isinstance(found, Refusal):
+            return single_model(_object(state, name, found.entries, now_us))
+        refusals.append(found)
+    return refusals[0]
+
+
+def _objects(state: State, now_us: int) -> Iterator[dict[str, Any]]:
+    registry = state.catalog.registry
+    seen: set[str] = set()
+    for role in _ROLES:
+        names = state.catalog.names.get(role, {})
+        ids = sorted({entry.model_id for entry in registry.models if entry.role == role})
+        aliases = sorted({*names, *(alias for alias in registry.model_aliases if "*" not in alias)} - {*ids})
+        for name in [*ids, *aliases, *VIRTUAL_NAMES]:
+            found = resolve(state, role, name)
+            # A name that leads to models of both roles is told once, for the role that comes first.
+            if name not in seen and not isinstance(found, Refusal):
+                seen.add(name)
+                yield _object(state, name, found.entries, now_us)
+
+
+def _object(state: State, name: str, entries: Sequence[ModelEntry], now_us: int) -> dict[str, Any]:
+    first = entries[0]
+    provider = provider_entry(state, first.provider_id)
+    return model_object(
+        model_id=name,
+        created_s=state.catalog.adopted_us // US_PER_S,
+        owned_by=first.provider_id,
+        role=first.role,
+        provider_ids=[entry.provider_id for entry in entries],
+        capabilities={one: getattr(first.capabilities, one) for one in first.capabilities.__struct_fields__},
+        max_context_tokens=first.max_context_tokens,
+        max_output_tokens=first.max_output_tokens,
+        cost_tier=first.cost_tier,
+        latency_tier=first.latency_tier,
+        health="unknown" if provider is None else health_of(state, provider, now_us),
+        metadata_source=first.metadata_source,
+        aliases=first.aliases,
+    )

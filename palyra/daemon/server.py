@@ -1,0 +1,136 @@
+"""The web server's life: bind, serve, stop. One process listens, and only where configuration says.
+
+Draining is not stopping: while open runs finish, the socket stays and answers that nothing new is taken
+(`Gateway.is_draining`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from palyra.daemon.gateway import Gateway
+from palyra.errors import Refusal, StateError
+from palyra.units import ms_to_s
+
+#: How long a refused body is read on, so that its sender gets to see the answer.
+_LINGER_S = 2.0
+#: Runs have ended before the server stops; answers that are still on their way get this long.
+_STOP_S = 2.0
+
+
+class Server:
+    """Listens on one address and hands every request to the gateway."""
+
+    def __init__(
+        self, gateway: Gateway, *, host: str, port: int, idle_timeout_ms: int, max_connections_count: int
+    ) -> None:
+        self._gateway = gateway
+        self._host = host
+        self._port = port
+        self._idle_timeout_ms = idle_timeout_ms
+        self._max_connections_count = max_connections_count
+        self._runner: web.ServerRunner | None = None
+
+    async def start(self) -> None:
+        """Listen; port 0 takes any free one. Raises `StateError` when the address cannot be had."""
+        server = _Listener(
+            self._gateway,
+            self._max_connections_count,
+            keepalive_timeout=ms_to_s(self._idle_timeout_ms),
+        )
+        self._runner = web.ServerRunner(server, shutdown_timeout=_STOP_S)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._host, self._port).start()
+        except OSError as exc:
+            await self.stop()
+            message = f"cannot listen on port {self._port} of {self._host}: {exc.strerror}"
+            hint = "another program has it; stop that one, or choose another daemon.port"
+            raise StateError(message, hint=hint, code="address_in_use") from exc
+        self._port = int(self._runner.addresses[0][1])
+
+    @property
+    def port(self) -> int:
+        """The port in use, once started."""
+        return self._port
+
+    @property
+    def url(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
+
+    @property
+    def connections_count(self) -> int:
+        """Connections that are open now."""
+        server = self._runner.server if self._runner is not None else None
+        return server.connections_count if isinstance(server, _Listener) else 0
+
+    async def stop(self) -> None:
+        """Listen no more and close every connection; call it when runs have ended."""
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            await runner.cleanup()
+
+
+class _Listener(web.Server):
+    """Marks connections past the limit, and answers in our envelope what is no HTTP."""
+
+    def __init__(self, gateway: Gateway, max_connections_count: int, **settings: Any) -> None:
+        super().__init__(
+            gateway.handle,
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            lingering_time=_LINGER_S,
+            **settings,
+        )
+        self.gateway = gateway
+        self._max_connections_count = max_connections_count
+        self.connections_count = 0
+
+    def __call__(self) -> _Connection:
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        self.connections_count += 1
+        if isinstance(handler, _Connection):
+            handler.is_surplus = self.connections_count > self._max_connections_count
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self.connections_count -= 1
+
+
+class _Connection(web.RequestHandler):
+    """One connection."""
+
+    __slots__ = ("_gateway", "is_surplus")
+
+    def __init__(self, server: _Listener, **settings: Any) -> None:
+        super().__init__(server, **settings)
+        self._gateway = server.gateway
+        #: More were open than may be when this one came; it gets one answer, which says so.
+        self.is_surplus = False
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what aiohttp could not read; its own message may hold a piece of a header and is not shown."""
+        if status >= 500:
+            refusal = Refusal(code="internal", message="Something went wrong here.")
+        elif isinstance(exc, LineTooLong):
+            refusal = Refusal(code="invalid_header", message="A line of the head is too long.")
+        else:
+            refusal = Refusal(code="invalid_request", message="This is not a request of HTTP/1.1.")
+        response = self._gateway.reject(request, refusal)
+        response.force_close()
+        return response

@@ -1,0 +1,87 @@
+"""The way out of a stream: bytes to a client that may be slow, or gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from palyra.daemon.answers import EVENT_STREAM
+from palyra.engine.exchange import ClientGone
+from palyra.units import ms_to_s
+
+#: As long as no more than this waits in a transport (its low-water mark), a write cannot have to wait.
+_UNWATCHED_MAX_BYTES = 16 * 1024
+
+
+class StreamClient:
+    """A client that takes an event stream: `palyra.engine.exchange.Client` over an HTTP answer."""
+
+    def __init__(self, request: web.BaseRequest, *, stall_ms: int) -> None:
+        self._request = request
+        self._stall_ms = stall_ms
+        #: None until the stream has begun.
+        self.response: web.StreamResponse | None = None
+        self.sent_bytes = 0
+
+    async def begin(self, headers: Mapping[str, str]) -> None:
+        """See `palyra.engine.exchange.Client.begin`."""
+        response = web.StreamResponse(status=200, headers={**EVENT_STREAM, **headers})
+        try:
+            await response.prepare(self._request)
+        except ConnectionError:
+            raise ClientGone from None
+        self.response = response
+
+    async def send(self, data: bytes) -> None:
+        """See `palyra.engine.exchange.Client.send`."""
+        assert self.response is not None
+        self.sent_bytes += len(data)
+        await write_watched(self._request, self.response.write(data), len(data), self._stall_ms)
+
+    async def end(self) -> web.StreamResponse:
+        """Close the stream and return its answer."""
+        assert self.response is not None
+        await write_watched(self._request, self.response.write_eof(), 0, self._stall_ms)
+        return self.response
+
+    def abort(self) -> None:
+        """Break the connection, so that nobody takes a part for the whole."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
+
+async def write_watched(
+    request: web.BaseRequest, writing: Coroutine[Any, Any, None], size_bytes: int, stall_ms: int
+) -> None:
+    """Run a write to its end; raises `ClientGone` when the client takes nothing of it for `stall_ms`."""
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        writing.close()
+        raise ClientGone
+    try:
+        if transport.get_write_buffer_size() + size_bytes <= _UNWATCHED_MAX_BYTES:
+            await writing
+            return
+        # Never cancelled: aiohttp shares one future among all who wait for a transport.
+        task = asyncio.create_task(writing)
+        task.add_done_callback(_retrieve)
+        await asyncio.sleep(0)
+        while True:
+            waiting_bytes = transport.get_write_buffer_size()
+            if (await asyncio.wait([task], timeout=ms_to_s(stall_ms)))[0]:
+                task.result()
+                return
+            if transport.get_write_buffer_size() >= waiting_bytes:
+                transport.abort()
+                raise ClientGone
+    except ConnectionError:
+        raise ClientGone from None
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Say that a failed write is known; whoever waited for it may be gone."""
+    if not task.cancelled():
+        task.exception()

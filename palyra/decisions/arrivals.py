@@ -1,0 +1,154 @@
+"""What the headers of a request say: whether its Host and Origin are ours, whom it is counted for, its own limits.
+
+Header names come in lower case. A header of ours that is not known is refused, never skipped: it may have been
+meant as a limit.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from palyra.decisions.keys import Caller
+from palyra.errors import Refusal
+
+NAME_MAX_CHARS = 128
+TAGS_MAX_COUNT = 8
+#: A request that passed this many gateways runs in a circle.
+HOPS_MAX_COUNT = 3
+
+_PREFIX = "x-palyra-"
+_KNOWN = frozenset(_PREFIX + name for name in "session agent tags failover timeout-ms hop".split())
+#: Where other programs put the name of a session.
+_SESSION_HINTS = ("x-claude-code-session-id", "session_id", "session-id")
+#: A web page or a proxy speaks for somebody else.
+_NOT_PLAIN = ("origin", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
+_DECIMAL_MAX_CHARS = 9
+
+
+class Attribution(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a request is counted for, and what it asks of this run alone."""
+
+    #: `<principal>/<name>`, so that no caller enters another's session; "" for none.
+    session_id: str = ""
+    agent_id: str = ""
+    tags: dict[str, str] = {}
+    timeout_ms: int | None = None
+    failover: bool = True
+
+
+def host_refusal(host: str | None, extra_hosts: Collection[str]) -> Refusal | None:
+    """Return why a Host header is not ours, or None. A web page that renames itself to reach us is told by it."""
+    if host is None:
+        return Refusal(code="invalid_header", message="The Host header is missing.", param="host")
+    name = _host_name(host.lower())
+    if name is not None and (name == "localhost" or name.endswith(".localhost") or name in extra_hosts):
+        return None
+    if name is not None and _is_address(name):
+        return None
+    message = "This Host is not served here; auth.extra_hosts can name it."
+    return Refusal(code="bad_host", message=message, param="host")
+
+
+def origin_refusal(headers: Mapping[str, str]) -> Refusal | None:
+    """Return why a request that a web page made is refused, or None for one that no page made."""
+    if "origin" not in headers:
+        return None
+    return Refusal(code="origin_refused", message="Web pages may not call this gateway.", param="origin")
+
+
+def is_plain_local(headers: Mapping[str, str], address_class: str) -> bool:
+    """Return whether a request comes straight from a program on this machine."""
+    return address_class == "loopback" and not any(name in headers for name in _NOT_PLAIN)
+
+
+def read_attribution(headers: Mapping[str, str], caller: Caller) -> Attribution | Refusal:
+    """Return what the headers of ours say, or the refusal of one that cannot be followed."""
+    ours = [name for name in headers if name.startswith(_PREFIX)]
+    for name in ours:
+        if name not in _KNOWN:
+            message = f"{name[:NAME_MAX_CHARS]} is no header of this release, and is not skipped."
+            return Refusal(code="unknown_palyra_header", message=message, param=name[:NAME_MAX_CHARS])
+    hint = next((headers[name] for name in _SESSION_HINTS if name in headers), "")
+    found = Attribution(session_id=session_of(caller, hint))
+    for name in ours:
+        read = _read(found, name, headers[name].strip(), caller)
+        if isinstance(read, Refusal):
+            return read
+        found = read
+    return found
+
+
+def session_of(caller: Caller, hint: str) -> str:
+    """Return the session that a hint not meant for us stands for; "" for one that cannot be a name."""
+    return f"{caller.principal_id}/{hint}" if 1 <= len(hint) <= NAME_MAX_CHARS and hint.isprintable() else ""
+
+
+def _read(found: Attribution, name: str, value: str, caller: Caller) -> Attribution | Refusal:
+    match name.removeprefix(_PREFIX):
+        case "session" if _is_name(value):
+            return msgspec.structs.replace(found, session_id=f"{caller.principal_id}/{value}")
+        case "agent" if _is_name(value):
+            if value in caller.agents or "*" in caller.agents:
+                return msgspec.structs.replace(found, agent_id=value)
+            return Refusal(code="binding_violation", message="You may not act as this agent.", param=name)
+        case "tags" if (tags := _read_tags(value)) is not None:
+            return msgspec.structs.replace(found, tags=tags)
+        case "failover" if value == "off":
+            return msgspec.structs.replace(found, failover=False)
+        case "timeout-ms" if _is_decimal(value) and int(value) > 0:
+            return msgspec.structs.replace(found, timeout_ms=int(value))
+        case "hop" if _is_decimal(value):
+            if int(value) < HOPS_MAX_COUNT:
+                return found
+            message = f"This request went through {int(value)} gateways; the configuration sends it in a circle."
+            return Refusal(code="gateway_loop", message=message, param=name)
+    return Refusal(code="invalid_header", message=f"{name} must be {_WANTED[name]}.", param=name)
+
+
+_WANTED = {
+    "x-palyra-session": f"1 to {NAME_MAX_CHARS} printable ASCII characters",
+    "x-palyra-agent": f"1 to {NAME_MAX_CHARS} printable ASCII characters",
+    "x-palyra-tags": f"1 to {TAGS_MAX_COUNT} different name=value, separated by commas",
+    "x-palyra-failover": "off",
+    "x-palyra-timeout-ms": "a whole number of milliseconds above 0",
+    "x-palyra-hop": "a whole number",
+}
+
+
+def _read_tags(value: str) -> dict[str, str] | None:
+    pairs = [pair.partition("=") for pair in value.split(",")]
+    tags = {name.strip(): content.strip() for name, _, content in pairs}
+    if len(tags) != len(pairs) or len(tags) > TAGS_MAX_COUNT:
+        return None
+    return tags if all(_is_name(name) and _is_name(content) for name, content in tags.items()) else None
+
+
+def _is_name(text: str) -> bool:
+    return 1 <= len(text) <= NAME_MAX_CHARS and text.isascii() and text.isprintable()
+
+
+def _is_decimal(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _DECIMAL_MAX_CHARS
+
+
+def _host_name(host: str) -> str | None:
+    """Return the host of a Host header without its port and brackets, or None if it is none."""
+    name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
+    if not colon:
+        name = host
+    elif port and not port.isdigit():
+        return None
+    if name.startswith("["):
+        return name[1:-1] if name.endswith("]") else None
+    return None if ":" in name else name.removesuffix(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

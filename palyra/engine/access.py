@@ -1,0 +1,158 @@
+"""Who comes in: the keys of a first start, whose key a request shows, and a count of those who were turned away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+from palyra.auth.keyfiles import read_key_file, write_key_file
+from palyra.auth.keys import make_key
+from palyra.decisions.arrivals import is_plain_local
+from palyra.decisions.keys import DEFAULT_SCOPES, Caller, KeyKind, authenticate, presented_key
+from palyra.engine.core import SYSTEM, Batch, Core
+from palyra.errors import Refusal
+from palyra.events.base import Draft
+from palyra.events.keys import AccessDenied, ClientKeyIssued, ClientKeyRevoked
+from palyra.projections.keys import live_keys
+from palyra.units import US_PER_S
+from palyra.wire.netguard import classify_address
+
+WINDOW_US = 60 * US_PER_S
+KINDS_MAX_COUNT = 256
+
+#: Surface, reason, class of the peer's address.
+_Kind = tuple[str, str, str]
+_OTHERS: _Kind = ("other", "other", "other")
+
+
+class KeyPaths(Protocol):
+    """Where the two key files are."""
+
+    @property
+    def admin_token(self) -> Path: ...
+
+    @property
+    def client_key(self) -> Path: ...
+
+
+class IssuedKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key that this start had to make."""
+
+    kind: KeyKind
+    key_id: str
+    path: Path
+
+
+class _Tally:
+    """Denials of one kind that are not recorded yet."""
+
+    def __init__(self, window_start_us: int) -> None:
+        self.window_start_us = window_start_us
+        self.count = 0
+
+
+class Access:
+    """The way in.
+
+    Of those who are turned away before anybody is known, the first of a kind is recorded at once and what follows
+    once a minute with its count, so that no flood of requests makes a flood of facts. There is no timer: a minute
+    that is over is recorded when the next one of whatever kind is turned away, and by `flush`. While the journal
+    cannot be written everything stays counted.
+    """
+
+    def __init__(self, core: Core, *, anonymous: Literal["refuse", "loopback"] = "refuse") -> None:
+        self._core = core
+        self._anonymous = anonymous
+        self._tallies: dict[_Kind, _Tally] = {}
+
+    async def ensure_keys(self, paths: KeyPaths) -> list[IssuedKey]:
+        """See to it that both key files hold a live key; return those that were made now.
+
+        A file that is gone, or whose key the journal does not know (a crash between file and fact), gets a new key,
+        and the key that the file held before opens nothing any more.
+        """
+        wanted: list[tuple[KeyKind, Path]] = [("admin", paths.admin_token), ("client", paths.client_key)]
+        return [await self._issue(kind, path) for kind, path in wanted if not self._is_good(kind, path)]
+
+    def _is_good(self, kind: KeyKind, path: Path) -> bool:
+        line = read_key_file(path)
+        if line is None:
+            return False
+        caller = authenticate(self._core.state, line.reveal())
+        return not isinstance(caller, Refusal) and caller.kind == kind
+
+    async def _issue(self, kind: KeyKind, path: Path) -> IssuedKey:
+        key = make_key(kind)
+        lost = [old.key_id for old in live_keys(self._core.state, kind) if old.display_name == path.name]
+        write_key_file(path, key.secret)
+        issued = ClientKeyIssued(
+            kind=kind,
+            display_name=path.name,
+            verifier=key.verifier,
+            principal_id=f"key:{key.key_id}",
+            scopes=list(DEFAULT_SCOPES[kind]),
+        )
+        revoked = [Draft(f"key-{key_id}", ClientKeyRevoked(reason="file_lost")) for key_id in lost]
+        await self._core.record([Draft(f"key-{key.key_id}", issued), *revoked])
+        return IssuedKey(kind=kind, key_id=key.key_id, path=path)
+
+    def identify(self, headers: Mapping[str, str], peer_address: str) -> Caller | Refusal:
+        """Return who sent a request with these headers (names in lower case)."""
+        presented = presented_key(headers)
+        if isinstance(presented, Refusal):
+            return presented
+        may_be_anonymous = (
+            presented is None
+            and self._anonymous == "loopback"
+            and is_plain_local(headers, classify_address(peer_address))
+        )
+        return authenticate(self._core.state, presented, may_be_anonymous=may_be_anonymous)
+
+    def deny(self, surface: str, reason: str, peer_address: str) -> None:
+        """Count one request that was turned away before anybody was known."""
+        now_us = self._core.clock.now_us()
+        if self._core.is_writable:
+            self._turn_windows(now_us)
+        kind: _Kind = (surface, reason, classify_address(peer_address))
+        if kind not in self._tallies and len(self._tallies) >= KINDS_MAX_COUNT - 1:
+            kind = _OTHERS
+        is_first = kind not in self._tallies
+        tally = self._tallies.setdefault(kind, _Tally(now_us))
+        tally.count += 1
+        if is_first and self._core.is_writable:
+            self._record([kind])
+
+    async def flush(self) -> None:
+        """Record everything that was counted, and wait until it is durable."""
+        if self._core.is_writable:
+            await self._record([kind for kind, tally in self._tallies.items() if tally.count]).durable()
+
+    def _turn_windows(self, now_us: int) -> None:
+        """Record the kinds whose minute is over and count on; forget those that have stopped."""
+        over = [kind for kind, tally in self._tallies.items() if now_us - tally.window_start_us >= WINDOW_US]
+        counted = [kind for kind in over if self._tallies[kind].count]
+        self._record(counted)
+        for kind in over:
+            if kind in counted:
+                self._tallies[kind].window_start_us = now_us
+            else:
+                del self._tallies[kind]
+
+    def _record(self, kinds: list[_Kind]) -> Batch:
+        with self._core.batch(SYSTEM, lazy=True) as batch:
+            for kind in kinds:
+                surface, reason, peer_class = kind
+                tally = self._tallies[kind]
+                denied = AccessDenied(
+                    surface=surface,
+                    reason=reason,
+                    peer_class=peer_class,
+                    count=tally.count,
+                    window_start_us=tally.window_start_us,
+                )
+                batch.add([Draft("access", denied)])
+                tally.count = 0
+        return batch

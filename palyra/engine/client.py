@@ -1,0 +1,180 @@
+"""The client's side of a run: its headers, the bytes of its stream, and the reply at its end.
+
+Nothing is decided or recorded here; the run says what has happened, the client is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+
+from palyra.decisions.runs import AdmitRun
+from palyra.engine.candidate import Candidate
+from palyra.engine.exchange import Client, ClientGone, Ended
+from palyra.engine.surfaces import Surface
+from palyra.errors import Refusal
+from palyra.events.routing import PlanStep
+from palyra.units import ceil_div, us_to_ms
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes back to the client. `body` is None when the answer was streamed already."""
+
+    run_id: str
+    status: int
+    headers: dict[str, str]
+    body: bytes | None
+    refusal: Refusal | None = None
+
+
+class ClientSide:
+    """What the client of one run is told. Takes a stream's bytes from an `Exchange`."""
+
+    def __init__(self, command: AdmitRun, surface: Surface, client: Client | None) -> None:
+        #: Nobody takes the answer any more.
+        self.is_gone = False
+        #: How often bytes of the answer were passed on: a run whose count grows advances.
+        self.sends_count = 0
+        self._command = command
+        self._surface = surface
+        self._client = client
+        self._has_begun = False
+        self._beginning = asyncio.Lock()
+        self._candidate: Candidate | None = None
+        self._attempts_count = 0
+        self._failover = ""
+        self._attempt_rows: list[dict[str, object]] = []
+        self._last: Ended | None = None
+
+    # -- what the run says
+
+    def come_to(self, candidate: Candidate) -> None:
+        """Note the candidate at hand."""
+        if self._candidate is not None:
+            before = self._failover or _pair(self._candidate.step)
+            self._failover = f"{before}>{_pair(candidate.step)}"
+        self._candidate = candidate
+
+    def note_start(self) -> None:
+        """Count an attempt."""
+        self._attempts_count += 1
+
+    def note_end(self, ended: Ended) -> None:
+        """Remember how an attempt ended."""
+        assert self._candidate is not None
+        step, failure = self._candidate.step, ended.failure
+        self._last = ended
+        self._attempt_rows.append(
+            {
+                "provider_id": step.provider_id,
+                "model_id": step.model_id,
+                "class": failure.failure_class if failure is not None else "",
+                "status": failure.status if failure is not None else 200,
+                "phase": failure.phase if failure is not None else "",
+                "duration_ms": us_to_ms(ended.duration_us),
+            }
+        )
+
+    # -- the stream
+
+    async def begin(self) -> None:
+        """Send the head of the stream, once."""
+        if self._has_begun or self._client is None or self.is_gone:
+            return
+        async with self._beginning:
+            if not self._has_begun:
+                await self._client.begin(self._headers())
+                self._has_begun = True
+
+    async def send(self, data: bytes) -> None:
+        """Pass bytes of the answer on; raises `ClientGone`."""
+        if self.is_gone or self._client is None:
+            raise ClientGone
+        self.sends_count += 1
+        await self._client.send(data)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Return whether a client waits for the bytes of a stream."""
+        return self._client is not None and not self.is_gone
+
+    async def give_sign(self) -> None:
+        """Show the client of a silent stream that its request is alive; raises `ClientGone`."""
+        await self.begin()
+        if self._client is not None:
+            await self._client.send(self._surface.keepalive)
+
+    # -- the end
+
+    async def finish(self) -> Reply:
+        """Hand over what is left of a complete answer; its usage is durable."""
+        assert self._last is not None
+        headers, body = self._headers(), None
+        if not self._surface.request.stream:
+            headers.update(_what_came(self._last))
+            headers["content-type"] = "application/json"
+            body = await self._surface.public_reply()
+        else:
+            await self._close_stream(self._surface.stream_end(self._last))
+        return Reply(run_id=self._command.run_id, status=200, headers=headers, body=body)
+
+    async def refuse(self, refusal: Refusal) -> Reply:
+        """Tell the client why there is no answer: by the reply, or within the stream once that has begun."""
+        run_id = self._command.run_id
+        body = self._surface.error_body(refusal, run_id=run_id, attempts=self._attempt_rows)
+        if self._has_begun:
+            await self._close_stream(self._surface.stream_error(body))
+        return Reply(
+            run_id=run_id,
+            status=refusal.http_status,
+            headers={**self._headers(), **refusal_headers(refusal), "content-type": "application/json"},
+            body=None if self._has_begun else body,
+            refusal=refusal,
+        )
+
+    async def _close_stream(self, data: bytes) -> None:
+        try:
+            await self.begin()
+            await self.send(data)
+        except ClientGone:
+            self.is_gone = True
+
+    def _headers(self) -> dict[str, str]:
+        run_id, candidate = self._command.run_id, self._candidate
+        headers = {"x-palyra-run-id": run_id, "request-id": run_id, "x-request-id": run_id}
+        if candidate is None:
+            return headers
+        step = candidate.step
+        headers["x-palyra-provider"] = step.provider_id
+        headers["x-palyra-model"] = step.model_id
+        headers["x-palyra-attempts"] = str(self._attempts_count)
+        if self._command.model and self._command.model != step.model_id:
+            headers["x-palyra-requested-model"] = self._command.model
+        if self._failover:
+            headers["x-palyra-failover"] = self._failover
+        if candidate.cap_tokens is not None and candidate.cap_tokens < (self._command.output_max_tokens or 0):
+            headers["x-palyra-adjusted"] = f"max_tokens={candidate.cap_tokens}"
+        return headers
+
+
+def refusal_headers(refusal: Refusal) -> Mapping[str, str]:
+    """Return the headers that go with a refusal."""
+    if refusal.retry_after_ms is None:
+        return {}
+    return {"retry-after": str(max(1, ceil_div(refusal.retry_after_ms, 1_000)))}
+
+
+def _what_came(ended: Ended) -> Mapping[str, str]:
+    """Return the headers that only a complete answer can have."""
+    headers = {}
+    if ended.upstream_request_id:
+        headers["x-palyra-upstream-request-id"] = ended.upstream_request_id
+    if ended.facts is not None and ended.facts.usage is None:
+        headers["x-palyra-estimated"] = "true"
+    return headers
+
+
+def _pair(step: PlanStep) -> str:
+    return f"{step.provider_id}/{step.model_id}"

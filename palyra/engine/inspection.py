@@ -1,0 +1,258 @@
+"""What a journal file is like and whether it is sound: `palyra journal status` and `verify` as plain data.
+
+Synchronous and read-only, beside a live daemon or without one. The journal checks its rows and its witness; that
+names are known and folds agree is checked here, because the journal does not know what a fact means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from palyra.engine.questions import Answer
+from palyra.engine.replay import Folded, fold_file, verify_replay
+from palyra.errors import JournalNewer, PalyraError
+from palyra.events.vocabulary import VOCABULARY
+from palyra.journal.findings import Finding
+from palyra.journal.reader import JournalReader
+from palyra.journal.snapshots import SNAPSHOTS_FILE, SnapshotFile
+from palyra.journal.verify import verify
+from palyra.journal.witness import WITNESS_FILE, Witness, check_witness, read_witness
+from palyra.units import US_PER_S
+
+_DAY_US = 24 * 3_600 * US_PER_S
+
+#: Told what is being done, how many events are done, and of how many.
+Progress = Callable[[str, int, int], None]
+
+
+class NameAnswer(Answer, frozen=True, kw_only=True):
+    """How often a name occurs, what its bodies weigh, and whether this release knows it."""
+
+    name: str
+    events_count: int
+    body_bytes: int
+    is_known: bool
+
+
+class WitnessAnswer(Answer, frozen=True, kw_only=True):
+    """The note of the head outside the journal."""
+
+    position: int | None
+    at_us: int | None
+    #: Codes of what a comparison with the journal found; none means that the note vouches for it.
+    findings: list[str]
+
+
+class FiguresAnswer(Answer, frozen=True, kw_only=True):
+    """The journal as a file."""
+
+    journal_id: str
+    file: str
+    #: Number of the last migration that ran on it.
+    schema: int
+    created_us: int
+    position: int
+    #: Hexadecimal link of the head.
+    link: str
+    last_event_us: int
+    file_bytes: int
+    wal_bytes: int
+    snapshots_count: int
+    newest_snapshot_position: int | None
+    snapshots_bytes: int
+    witness: WitnessAnswer
+    events_last_day_count: int
+    #: Most frequent first.
+    names: list[NameAnswer]
+
+
+class ReplayAnswer(Answer, frozen=True, kw_only=True):
+    """What folding the journal again has shown."""
+
+    events_count: int
+    #: Stored states that the fold was compared with.
+    snapshots_count: int
+    #: First position after which two folds differ, and the chapters of the state in which they do.
+    diverged_position: int | None
+    diverged_chapters: list[str]
+
+
+class CheckAnswer(Answer, frozen=True, kw_only=True):
+    """What a check of the journal saw."""
+
+    journal_id: str
+    #: The range that was checked; both ends belong to it.
+    first_position: int
+    last_position: int
+    rows_count: int
+    head_position: int
+    head_us: int
+    is_quick: bool
+    is_sound: bool
+    findings: list[Finding]
+    #: Findings beyond those that are listed.
+    omitted_count: int
+    replay: ReplayAnswer | None
+
+
+def fold_journal(path: Path) -> Folded:
+    """Return the state at the head; raises `JournalNewer` where events would be left out of it."""
+    folded = fold_file(path)
+    unknown = [name for name in folded.state.counts if name not in VOCABULARY.entries]
+    if unknown:
+        raise JournalNewer(
+            f"The journal holds events that this release does not know ({', '.join(sorted(unknown))}).",
+            hint="use the release that wrote it; palyra journal show and verify work",
+        )
+    return folded
+
+
+def journal_figures(reader: JournalReader, *, witness_key: bytes | None, now_us: int) -> FiguresAnswer:
+    """Return the figures of a journal file; counts every row."""
+    path, head = reader.path, reader.head()
+    snapshots = SnapshotFile(path.with_name(SNAPSHOTS_FILE))
+    positions = snapshots.positions()
+    sizes = reader.sizes_by_name().items()
+    return FiguresAnswer(
+        journal_id=reader.journal_id,
+        file=str(path),
+        schema=reader.schema,
+        created_us=reader.created_at_us,
+        position=head.position,
+        link=head.link.hex(),
+        last_event_us=head.recorded_at_us,
+        file_bytes=file_bytes(path),
+        wal_bytes=file_bytes(Path(f"{path}-wal")),
+        snapshots_count=len(positions),
+        newest_snapshot_position=positions[-1] if positions else None,
+        snapshots_bytes=file_bytes(snapshots.path),
+        witness=_witness_answer(reader, witness_key),
+        events_last_day_count=head.position - reader.position_at(now_us - _DAY_US),
+        names=[
+            NameAnswer(
+                name=name,
+                events_count=size.events_count,
+                body_bytes=size.body_bytes,
+                is_known=name in VOCABULARY.entries,
+            )
+            for name, size in sorted(sizes, key=lambda item: (-item[1].events_count, item[0]))
+        ],
+    )
+
+
+def file_bytes(path: Path) -> int:
+    """Return the size of a file, 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _witness_answer(reader: JournalReader, key: bytes | None) -> WitnessAnswer:
+    path = reader.path.with_name(WITNESS_FILE)
+    note = _note(path)
+    findings = check_witness(path, reader, key)
+    return WitnessAnswer(
+        position=note.position if note is not None else None,
+        at_us=note.at_us if note is not None else None,
+        findings=[finding.code for finding in findings],
+    )
+
+
+def _note(path: Path) -> Witness | None:
+    try:
+        return read_witness(path)
+    except msgspec.DecodeError:
+        return None
+
+
+def check_journal(
+    path: Path,
+    *,
+    witness_key: bytes | None,
+    first: int | None = None,
+    last: int | None = None,
+    is_quick: bool = False,
+    is_replayed: bool = False,
+    progress: Progress | None = None,
+) -> CheckAnswer:
+    """Check rows `first` to `last` (default: all; quick: those since the witness), the file and the witness.
+
+    With `is_replayed` the journal is also folded anew and compared with every stored state.
+    """
+    note = _note(path.with_name(WITNESS_FILE)) if is_quick else None
+    after = first - 1 if first is not None else note.position if note is not None else 0
+    report = verify(
+        path,
+        after=after,
+        upto=last,
+        is_structure_checked=not is_quick,
+        witness_key=witness_key,
+        progress=_labelled(progress, "checking"),
+    )
+    if first is not None and first > report.head.position:
+        raise PalyraError(f"The journal ends at position {report.head.position}.", code="position_not_found")
+    findings = [*report.findings, *([] if is_quick else _unknown_names(path))]
+    replay = _replayed(path, progress) if is_replayed else None
+    if replay is not None and replay.diverged_position is not None:
+        findings.append(_divergence(replay.diverged_position, replay.diverged_chapters))
+    return CheckAnswer(
+        journal_id=report.journal_id,
+        first_position=after + 1,
+        last_position=report.upto,
+        rows_count=report.rows_count,
+        head_position=report.head.position,
+        head_us=report.head.recorded_at_us,
+        is_quick=is_quick,
+        is_sound=not report.omitted_count and all(finding.severity == "info" for finding in findings),
+        findings=findings,
+        omitted_count=report.omitted_count,
+        replay=replay,
+    )
+
+
+def _labelled(progress: Progress | None, label: str) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(label, done, total)
+
+
+def _replayed(path: Path, progress: Progress | None) -> ReplayAnswer:
+    report = verify_replay(path, _labelled(progress, "folding"))
+    divergence = report.divergence
+    return ReplayAnswer(
+        events_count=report.events_count,
+        snapshots_count=report.snapshots_count,
+        diverged_position=divergence.position if divergence is not None else None,
+        diverged_chapters=divergence.chapters if divergence is not None else [],
+    )
+
+
+def _divergence(position: int, chapters: list[str]) -> Finding:
+    return Finding(
+        code="fold_divergence",
+        severity="critical",
+        position=position,
+        expected="the state that a fold from the first event gives",
+        found=f"another one in {', '.join(chapters)}",
+        meaning="A stored state is not what the events say.",
+        next_step="Remove snapshots.db, which is only a cache, and report the position and the chapters.",
+    )
+
+
+def _unknown_names(path: Path) -> list[Finding]:
+    with JournalReader(path) as reader:
+        unknown = [name for name in reader.sizes_by_name() if name not in VOCABULARY.entries]
+    return [
+        Finding(
+            code="unknown_name",
+            severity="info",
+            found=name,
+            meaning="Written by a newer release: the rows are checked, what they mean is not known here.",
+            next_step="Use the release that wrote them.",
+        )
+        for name in unknown
+    ]

@@ -1,0 +1,173 @@
+"""How an attempt and its run end: the facts of commit (c), each end in one batch that nothing can interrupt.
+
+Whoever calls waits until the batch is durable before anybody is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from palyra.decisions.attempts import AnswerEnd, FailureEnd, fail_attempt, succeed_attempt
+from palyra.decisions.failures import Failure
+from palyra.decisions.health import transition
+from palyra.decisions.runs import after_failure, cancel_run, complete_run
+from palyra.engine.beats import clear_beat
+from palyra.engine.core import Batch, Core
+from palyra.engine.exchange import Ended
+from palyra.errors import Refusal
+from palyra.events.base import Draft
+from palyra.projections.runs import Attempt, Run
+from palyra.units import us_to_ms
+
+#: Decides the end of a run: (run, now).
+RunEnd = Callable[[Run, int], Sequence[Draft]]
+
+_GONE = Refusal(code="client_disconnected", message="The client has gone.")
+
+
+class Following(NamedTuple):
+    """What comes next: the same candidate again after a wait, another candidate, or the run's end."""
+
+    wait_ms: int | None = None
+    candidate: int | None = None
+    refusal: Refusal | None = None
+
+
+class Settlement:
+    """Records the ends of one run's attempts, and its own."""
+
+    def __init__(self, core: Core, run_id: str, principal_id: str) -> None:
+        self._core = core
+        self._run_id = run_id
+        self._principal_id = principal_id
+
+    def settle(self, ended: Ended, *, is_last: bool, is_client_gone: bool) -> tuple[Batch, Following]:
+        """Settle the open attempt, and the run where it ends with it."""
+        with self._core.batch(self._principal_id) as batch:
+            run = self._core.state.runs.open[self._run_id]
+            attempt = run.attempt
+            assert attempt is not None
+            if ended.failure is None:
+                following = self._succeed(batch, run, attempt, ended, is_last and not is_client_gone)
+            else:
+                ended.failure = _at_deadline(ended.failure, run, batch.now_us)
+                following = self._fail(batch, run, attempt, ended, may_go_on=not is_client_gone)
+            if is_client_gone:
+                # An answer that nobody took was drained; what remains of the request is not asked for.
+                is_drained = ended.failure is None and is_last
+                self._end_run(
+                    batch,
+                    cancel_run(run, reason="client", policy="drain", drained=is_drained, now_us=batch.now_us),
+                )
+                following = Following(refusal=_GONE)
+            reason = "success" if ended.failure is None else ended.failure.failure_class
+            self._note_health(batch, attempt.provider_id, reason)
+        return batch, following
+
+    def skip(self, failure_class: str, *, candidate: int, until_us: int) -> tuple[Batch, Following]:
+        """Leave a candidate at which no attempt was started, because it is not ready before `until_us`."""
+        with self._core.batch(self._principal_id) as batch:
+            run = self._core.state.runs.open[self._run_id]
+            wait_ms = us_to_ms(until_us - batch.now_us)
+            failure = Failure(
+                failure_class="run_deadline" if _is_over(run, batch.now_us) else failure_class,
+                phase="connect",
+                retry_after_ms=wait_ms if wait_ms > 0 else None,
+            )
+            following = self._move_on(batch, run, candidate, failure)
+        return batch, following
+
+    def close(self, ended: Ended, end: RunEnd) -> Batch | None:
+        """Settle the open attempt as `ended` and end the run; None when it has ended already, or never began."""
+        run = self._core.state.runs.open.get(self._run_id)
+        if run is None:
+            return None
+        with self._core.batch(self._principal_id) as batch:
+            if run.attempt is not None:
+                drafts, _ = fail_attempt(self._core.state, run, _failure_end(ended), batch.now_us, may_retry=False)
+                batch.add(drafts)
+            self._end_run(batch, end(run, batch.now_us))
+        return batch
+
+    def _succeed(self, batch: Batch, run: Run, attempt: Attempt, ended: Ended, completes: bool) -> Following:
+        end = _answer_end(ended)
+        batch.add(succeed_attempt(self._core.state, run, end, ended.metered))
+        if completes:
+            step, first_byte_us = run.plan[attempt.candidate], end.first_byte_us
+            self._end_run(
+                batch,
+                complete_run(run, stop=end.stop, step=step, first_byte_us=first_byte_us, now_us=batch.now_us),
+            )
+        return Following()
+
+    def _fail(self, batch: Batch, run: Run, attempt: Attempt, ended: Ended, *, may_go_on: bool) -> Following:
+        end = _failure_end(ended, self._core.ids.jitter_bp())
+        drafts, wait_ms = fail_attempt(self._core.state, run, end, batch.now_us, may_retry=may_go_on)
+        batch.add(drafts)
+        if wait_ms is not None or not may_go_on:
+            return Following(wait_ms=wait_ms)
+        return self._move_on(batch, run, attempt.candidate, end.failure)
+
+    def _move_on(self, batch: Batch, run: Run, candidate: int, failure: Failure) -> Following:
+        """Record the failover or the run's end."""
+        following = after_failure(
+            self._core.state,
+            run,
+            candidate=candidate,
+            attempt=run.attempts_count,
+            failure=failure,
+            now_us=batch.now_us,
+        )
+        batch.add(following.drafts)
+        if following.candidate is None:
+            batch.add(clear_beat(self._core.state, self._run_id))
+        return Following(candidate=following.candidate, refusal=following.refusal)
+
+    def _end_run(self, batch: Batch, drafts: Sequence[Draft]) -> None:
+        batch.add(drafts)
+        batch.add(clear_beat(self._core.state, self._run_id))
+
+    def _note_health(self, batch: Batch, provider_id: str, reason: str) -> None:
+        stream = f"run-{self._run_id}"
+        batch.add(transition(self._core.state, provider_id, reason=reason, now_us=batch.now_us, correlation=stream))
+
+
+def _is_over(run: Run, now_us: int) -> bool:
+    return us_to_ms(run.deadline_us - now_us) <= 0
+
+
+def _at_deadline(failure: Failure, run: Run, now_us: int) -> Failure:
+    """A time-out that is the run's own deadline is nobody's fault and is not tried again."""
+    if failure.failure_class.startswith("timeout") and _is_over(run, now_us):
+        return msgspec.structs.replace(failure, failure_class="run_deadline")
+    return failure
+
+
+def _answer_end(ended: Ended) -> AnswerEnd:
+    facts = ended.facts
+    assert facts is not None
+    return AnswerEnd(
+        stop="max_tokens" if ended.outgrown else facts.stop,
+        raw_stop=facts.raw_stop,
+        duration_us=ended.duration_us,
+        first_byte_us=ended.first_byte_us,
+        upstream_request_id=ended.upstream_request_id,
+        upstream_response_id=facts.response_id[:128],
+        upstream_model=facts.upstream_model[:256],
+        output_bytes=ended.output_bytes,
+        unparsed_count=ended.unparsed_count,
+    )
+
+
+def _failure_end(ended: Ended, jitter_bp: int = 0) -> FailureEnd:
+    assert ended.failure is not None
+    return FailureEnd(
+        failure=ended.failure,
+        metered=ended.metered,
+        duration_us=ended.duration_us,
+        output_bytes=ended.output_bytes,
+        jitter_bp=jitter_bp,
+    )
