@@ -13,6 +13,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from palyra.decisions.keys import KeyText, read_key
 from palyra.errors import StateError
 from palyra.redaction import Secret
 
@@ -41,6 +42,12 @@ def read_key_file(path: Path) -> Secret | None:
     finally:
         os.close(descriptor)
     return Secret(data.decode("ascii", "replace").strip())
+
+
+def read_client_key(path: Path) -> KeyText | None:
+    """Return what the key in a file says, without its secret; None if there is none, or something else."""
+    line = read_key_file(path)
+    return None if line is None else read_key(line.reveal())
 
 
 def write_key_file(path: Path, secret: Secret) -> None:

@@ -80,14 +80,19 @@ def _codes_text() -> str:
 )
 def version(call: Call) -> Answer:
     """Print the versions."""
-    import sqlite3
-
-    versions = {"palyra": __version__, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
+    found = versions()
 
     def show(page: Page) -> None:
-        page.line(f"palyra {__version__} · Python {versions['python']} · SQLite {versions['sqlite']}")
+        page.line(f"palyra {found['release']} · Python {found['python']} · SQLite {found['sqlite']}")
 
-    return Answer(versions, show)
+    return Answer(found, show)
+
+
+def versions() -> dict[str, str]:
+    """Return what this program is made of."""
+    from palyra.journal.version import SQLITE_VERSION
+
+    return {"release": __version__, "python": platform.python_version(), "sqlite": SQLITE_VERSION}
 
 
 @click.command(

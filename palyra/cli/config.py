@@ -273,15 +273,13 @@ def _by_table(keys: tuple[Key, ...]) -> Iterator[tuple[str, list[Key]]]:
     for key in keys:
         tables.setdefault(key.path.rpartition(".")[0], []).append(key)
     for table, group in tables.items():
-        yield (
-            f"[[{table[:-2]}]]" if table.endswith("[]") else f"[{table.replace('[]', '')}]" if table else "",
-            group,
-        )
+        name = table.replace("[]", "")
+        yield f"[[{name}]]" if table.endswith("[]") else f"[{name}]" if name else "", group
 
 
 def _about(key: Key) -> list[Piece]:
     """Return what a key means, what it takes, its default, and whether a change needs a restart."""
-    facts = [key.type]
+    facts: list[str] = [key.type]
     if key.choices:
         facts.append(" | ".join(key.choices))
     if key.type == "int" and key.low is not None and key.high is not None:

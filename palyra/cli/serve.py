@@ -5,21 +5,28 @@ What serving means stands in `palyra.service`.
 
 from __future__ import annotations
 
-import platform
+import os
+import shlex
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from palyra.cli.about import versions
 from palyra.cli.command import Call, Command, file_of
 from palyra.cli.frame import print_line_object
-from palyra.cli.page import Page, Styled
-from palyra.cli.render import count, counted
+from palyra.cli.page import Styled
+from palyra.cli.render import count
 
 if TYPE_CHECKING:
     from palyra.app import Daemon
 
-_HELLO = '{"messages": [{"role": "user", "content": "Hello?"}]}'
+_HELLO = (
+    'curl -s "$OPENAI_BASE_URL/chat/completions" \\',
+    '  -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \\',
+    """  -d '{"messages": [{"role": "user", "content": "Hello?"}]}'""",
+)
 
 
 @click.command(
@@ -47,7 +54,7 @@ def serve(call: Call) -> int:
 
     def announce(daemon: Daemon) -> None:
         if is_for_people:
-            _welcome(daemon, call.page())
+            _welcome(daemon, call)
             sys.stdout.flush()
         else:
             print_line_object({"event": "daemon_ready", **_facts(daemon)})
@@ -56,15 +63,9 @@ def serve(call: Call) -> int:
 
 
 def _facts(daemon: Daemon) -> dict[str, object]:
-    import sqlite3
-
-    import palyra
-
     state = daemon.core.state
     return {
-        "release": palyra.__version__,
-        "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
+        **versions(),
         "config_file": file_of(daemon.loaded),
         "state_dir": str(daemon.paths.directory),
         "journal_id": state.journal.journal_id or daemon.core.journal.journal_id,
@@ -76,12 +77,13 @@ def _facts(daemon: Daemon) -> dict[str, object]:
     }
 
 
-def _welcome(daemon: Daemon, page: Page) -> None:
+def _welcome(daemon: Daemon, call: Call) -> None:
     """Say on a terminal what runs, with what, and what to do next."""
-    facts = _facts(daemon)
+    page, facts = call.page(), _facts(daemon)
     registry = daemon.core.state.catalog.registry
-    versions = f" · Python {facts['python']} · SQLite {facts['sqlite']}"
-    page.line(Styled(f"Palyra {facts['release']}", "bold"), " is ", Styled("ready", "good"), versions)
+    name = Styled(f"Palyra {facts['release']}", "bold")
+    made_of = f" · Python {facts['python']} · SQLite {facts['sqlite']}"
+    page.line(name, " is ", Styled("ready", "good"), made_of)
     page.line()
     closed = ", ".join(f"{number} {kind}" for kind, number in daemon.recovered.items())
     found = f"{daemon.found}: closed {closed}" if closed else daemon.found
@@ -92,20 +94,25 @@ def _welcome(daemon: Daemon, page: Page) -> None:
             ("state", str(daemon.paths.directory)),
             ("journal", f"position {count(daemon.core.state.position)} · {found}"),
             ("providers", ", ".join(one.provider_id for one in registry.providers) or "none"),
-            (
-                "models",
-                f"{counted(len(registry.models), 'model')} · chat {registry.default_chat_model_id or 'none'}",
-            ),
+            ("models", f"{count(len(registry.models))} · chat {registry.default_chat_model_id or 'none'}"),
         ]
     )
     for problem in daemon.loaded.warnings:
         page.line(Styled("warning:", "warn"), f" {problem}")
     page.title("Next, in another terminal")
-    page.line('eval "$(palyra env)"', indent=2)
-    page.line(
-        f'curl -s "$OPENAI_BASE_URL/chat/completions" -H "Authorization: Bearer $OPENAI_API_KEY"'
-        f" -H 'Content-Type: application/json' -d '{_HELLO}'",
-        indent=2,
-    )
-    page.line("palyra explain last", indent=2)
+    program = _program()
+    for line in (f'eval "$({program} env{_places(call)})"', *_HELLO, f"{program} explain last{_places(call)}"):
+        page.line(line, indent=2)
     page.line()
+
+
+def _program() -> str:
+    """Return how this program is called, so that what is printed works as it stands."""
+    return "palyra" if shutil.which("palyra") else f"{shlex.quote(sys.executable)} -m palyra"
+
+
+def _places(call: Call) -> str:
+    """Return the flags that lead another command to the same configuration and state."""
+    file = os.path.abspath(call.config_file) if call.config_file else None
+    given = {"--config": file, "--state-dir": call.short_flags.get("--state-dir")}
+    return "".join(f" {flag} {shlex.quote(place)}" for flag, place in given.items() if place is not None)

@@ -183,13 +183,13 @@ class Gateway:
         body = await self.bodies.read(visit.request, visit.headers)
         try:
             request, digest = await decode_body(decode, body.data)
+            if request.stream:
+                visit.client = StreamClient(visit.request, stall_ms=self._stall_ms)
+            command = _admission(visit, request, body, digest)
+            run = self._runs.start(command, surface(request, visit.headers), visit.client)
         except BaseException:
             body.release()
             raise
-        if request.stream:
-            visit.client = StreamClient(visit.request, stall_ms=self._stall_ms)
-        command = _admission(visit, request, body, digest)
-        run = self._runs.start(command, surface(request, visit.headers), visit.client)
         visit.is_recorded = True
         run.task.add_done_callback(body.release)
         try:

@@ -87,9 +87,9 @@ class Log:
         self.sink = BufferedSink(stream)
         processors: list[Any] = [
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
             _place_of_exception,
             _redacted,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
         ]
         if is_console:
             processors.append(
@@ -160,7 +160,8 @@ def _place_of_exception(logger: Any, method: str, event: MutableMapping[str, Any
 def _redacted(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
         if isinstance(value, str):
-            event[key] = redact_text(value).translate(_CONTROL)[:_LINE_MAX_CHARS]
+            text = redact_text(value)
+            event[key] = text if text.isprintable() else text.translate(_CONTROL)[:_LINE_MAX_CHARS]
     return event
 
 

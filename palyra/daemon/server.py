@@ -63,12 +63,6 @@ class Server:
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}"
 
-    @property
-    def connections_count(self) -> int:
-        """Connections that are open now."""
-        server = self._runner.server if self._runner is not None else None
-        return server.connections_count if isinstance(server, _Listener) else 0
-
     async def stop(self) -> None:
         """Listen no more and close every connection; call it when runs have ended."""
         if self._runner is not None:
@@ -90,20 +84,20 @@ class _Listener(web.Server):
         )
         self.gateway = gateway
         self._max_connections_count = max_connections_count
-        self.connections_count = 0
+        self._connections_count = 0
 
     def __call__(self) -> _Connection:
         return _Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
-        self.connections_count += 1
-        if isinstance(handler, _Connection):
-            handler.is_surplus = self.connections_count > self._max_connections_count
+        self._connections_count += 1
+        assert isinstance(handler, _Connection)
+        handler.is_surplus = self._connections_count > self._max_connections_count
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
-        self.connections_count -= 1
+        self._connections_count -= 1
 
 
 class _Connection(web.RequestHandler):

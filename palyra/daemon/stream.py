@@ -29,10 +29,7 @@ class StreamClient:
     async def begin(self, headers: Mapping[str, str]) -> None:
         """See `palyra.engine.exchange.Client.begin`."""
         response = web.StreamResponse(status=200, headers={**EVENT_STREAM, **headers})
-        try:
-            await response.prepare(self._request)
-        except ConnectionError:
-            raise ClientGone from None
+        await response.prepare(self._request)
         self.response = response
 
     async def send(self, data: bytes) -> None:

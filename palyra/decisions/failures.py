@@ -109,12 +109,12 @@ def classify(status: int, *, error_type: str, code: str, message: str, has_retry
         return _BY_STATUS[status]
     if status == 503 and has_retry_after:
         return "overloaded"
+    if 400 <= status < 500:
+        return "invalid_request"
     if status >= 500 or error_type == "api_error":
         return "transient_upstream"
     if 300 <= status < 400:
         return "redirect_refused"
-    if 400 <= status < 500:
-        return "invalid_request"
     return "malformed_response"
 
 

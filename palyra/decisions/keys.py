@@ -106,7 +106,7 @@ def presented_key(headers: Mapping[str, str]) -> str | Refusal | None:
 
 
 def authenticate(state: State, presented: str | None, *, may_be_anonymous: bool = False) -> Caller | Refusal:
-    """Return who shows this key. An unknown id costs the same as a wrong secret."""
+    """Return who shows this key."""
     if presented is None:
         if may_be_anonymous:
             return LOCAL_CALLER
@@ -116,11 +116,19 @@ def authenticate(state: State, presented: str | None, *, may_be_anonymous: bool 
     if text is None:
         message = "This is no client key of Palyra, or it was mistyped; `palyra env` prints yours."
         return Refusal(code="invalid_client_key", message=message)
+    caller = recognize(state, text)
+    if caller is None:
+        message = "This client key is not known here, or was revoked; `palyra env` prints yours."
+        return Refusal(code="invalid_client_key", message=message)
+    return caller
+
+
+def recognize(state: State, text: KeyText) -> Caller | None:
+    """Return whose live key this is. An unknown id costs the same as a wrong secret."""
     key = state.keys.by_id.get(text.key_id)
     is_ours = hmac.compare_digest(text.verifier, _NO_VERIFIER if key is None else key.verifier)
     if key is None or not is_ours or key.revoked_us is not None:
-        message = "This client key is not known here, or was revoked; `palyra env` prints yours."
-        return Refusal(code="invalid_client_key", message=message)
+        return None
     return Caller(
         principal_id=key.principal_id, key_id=key.key_id, kind=text.kind, scopes=key.scopes, agents=("*",)
     )

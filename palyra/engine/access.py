@@ -8,10 +8,10 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from palyra.auth.keyfiles import read_key_file, write_key_file
+from palyra.auth.keyfiles import read_client_key, write_key_file
 from palyra.auth.keys import make_key
 from palyra.decisions.arrivals import is_plain_local
-from palyra.decisions.keys import DEFAULT_SCOPES, Caller, KeyKind, authenticate, presented_key
+from palyra.decisions.keys import DEFAULT_SCOPES, Caller, KeyKind, authenticate, presented_key, recognize
 from palyra.engine.core import SYSTEM, Batch, Core
 from palyra.errors import Refusal
 from palyra.events.base import Draft
@@ -78,11 +78,8 @@ class Access:
         return [await self._issue(kind, path) for kind, path in wanted if not self._is_good(kind, path)]
 
     def _is_good(self, kind: KeyKind, path: Path) -> bool:
-        line = read_key_file(path)
-        if line is None:
-            return False
-        caller = authenticate(self._core.state, line.reveal())
-        return not isinstance(caller, Refusal) and caller.kind == kind
+        text = read_client_key(path)
+        return text is not None and text.kind == kind and recognize(self._core.state, text) is not None
 
     async def _issue(self, kind: KeyKind, path: Path) -> IssuedKey:
         key = make_key(kind)
@@ -126,7 +123,7 @@ class Access:
             self._record([kind])
 
     async def flush(self) -> None:
-        """Record everything that was counted, and wait until it is durable."""
+        """Record what is counted and not recorded yet, and wait until that is durable."""
         if self._core.is_writable:
             await self._record([kind for kind, tally in self._tallies.items() if tally.count]).durable()
 

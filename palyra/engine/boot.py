@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import platform
-import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,8 @@ from palyra.events.config import ConfigSource
 from palyra.events.daemon import DaemonStarted
 from palyra.events.journal import JournalCreated
 from palyra.events.registry import Registry
+from palyra.limits import COMMIT_MAX_COUNT
+from palyra.journal.version import SQLITE_VERSION
 from palyra.projections.state import State
 
 
@@ -52,7 +53,7 @@ async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
             boot_id=boot_id,
             release=palyra.__version__,
             python=platform.python_version(),
-            sqlite=sqlite3.sqlite_version,
+            sqlite=SQLITE_VERSION,
             config_generation=core.state.config.generation + len(adopted),
             pid=os.getpid(),
         )
@@ -72,9 +73,11 @@ async def recover(core: Core, boot_id: str) -> dict[str, int]:
         # A commit a run: closing 10,000 runs at once must not make one huge one.
         with core.batch() as batch:
             batch.add(recover_run(core.state, run, boot_id=boot_id, now_us=batch.now_us))
-    with core.batch() as batch:
-        batch.add(clear_old_boot(core.state, batch.now_us))
-    await batch.durable()
+    drafts = clear_old_boot(core.state, core.clock.now_us())
+    for first in range(0, len(drafts), COMMIT_MAX_COUNT):
+        with core.batch() as batch:
+            batch.add(drafts[first : first + COMMIT_MAX_COUNT])
+    await core.durable()
     return counts
 
 

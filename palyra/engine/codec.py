@@ -15,19 +15,19 @@ from palyra.journal.port import Row
 
 def to_row(recorded: Recorded) -> Row:
     """Return the row that stores a fact."""
-    body = recorded.body
+    name, schema, body = VOCABULARY.encode(recorded.body)
     return Row(
         recorded.position,
         recorded.stream,
         recorded.version,
-        VOCABULARY.name_of(body),
-        VOCABULARY.schema_of(body),
+        name,
+        schema,
         recorded.recorded_at_us,
         recorded.actor,
         recorded.correlation,
         recorded.causation,
         recorded.command_key,
-        VOCABULARY.encode_body(body),
+        body,
     )
 
 

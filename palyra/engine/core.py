@@ -10,6 +10,7 @@ memory is wrong: the core takes no more facts, tells its watchers, and folds its
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
@@ -75,8 +76,27 @@ class Batch:
     async def durable(self) -> None:
         """Wait until the batch is on the disk; raises `JournalUnwritable`. Being cancelled changes nothing."""
         if self._durable is not None:
-            # Shielded: a waiter that is cancelled must not take the future from those who watch the commit.
-            await asyncio.shield(self._durable)
+            await _wait_for(self._durable)
+
+
+async def _wait_for(commit: asyncio.Future[None]) -> None:
+    """Wait on a future of one's own: a waiter that is cancelled must not take the commit's from the others."""
+    if commit.done():
+        commit.result()
+        return
+    waiter: asyncio.Future[None] = commit.get_loop().create_future()
+    commit.add_done_callback(functools.partial(_tell, waiter))
+    await waiter
+
+
+def _tell(waiter: asyncio.Future[None], commit: asyncio.Future[None]) -> None:
+    if waiter.done():
+        return
+    error = commit.exception()
+    if error is None:
+        waiter.set_result(None)
+    else:
+        waiter.set_exception(error)
 
 
 class Core:
@@ -136,6 +156,11 @@ class Core:
             batch.add(drafts)
         await batch.durable()
 
+    async def durable(self) -> None:
+        """Wait until everything recorded so far is on the disk; raises `JournalUnwritable`."""
+        if self.last_commit is not None:
+            await _wait_for(self.last_commit)
+
     def append(self, rows: Sequence[Row], *, lazy: bool) -> asyncio.Future[None]:
         """Hand rows that are folded already to the journal."""
         try:
@@ -193,8 +218,7 @@ class Core:
     async def snapshot(self) -> int:
         """Keep the state as it is now for a quick start, once the disk has come as far; returns its position."""
         position, data = self.state.position, encode_state(self.state)
-        if self.last_commit is not None:
-            await asyncio.shield(self.last_commit)
+        await self.durable()
         await self.journal.save_snapshot(position, state_digest(), data)
         return position
 

@@ -1,8 +1,8 @@
 """The vocabulary: every name an event can have, its Struct, its schema number and how long it matters.
 
 `encode_body` and `decode` are the only ways between a fact and its stored bytes. Additive change with defaults
-keeps the schema number; anything else is a new number with an upcaster from the one before, or a new name. A name or
-number that this release does not know decodes to `UnknownEvent`.
+keeps the schema number; anything else is a new number with an upcaster from the one before, or a new name. A name
+or number that this release does not know decodes to `UnknownEvent`. `VOCABULARY.md` lists them all.
 """
 
 from __future__ import annotations
@@ -115,28 +115,34 @@ class Vocabulary:
 
     def __init__(self, entries: list[Entry], upcasters: Mapping[tuple[str, int], Upcaster] | None = None) -> None:
         self.entries = {entry.name: entry for entry in entries}
-        self._by_struct = {entry.struct: entry for entry in entries}
         self._upcasters = dict(upcasters or {})
         self._decoders = {
             (entry.name, entry.schema): msgspec.json.Decoder(entry.struct).decode for entry in entries
         }
         self._encode = msgspec.json.Encoder().encode
         #: The encoder writes the tag first; the envelope has it already, so it is cut off before storing.
-        self._tag_bytes = {entry.struct: len(b'{"name":""') + len(entry.name) for entry in entries}
+        self._stored_as: dict[type, tuple[str, int, int]] = {
+            entry.struct: (entry.name, entry.schema, len(b'{"name":""') + len(entry.name)) for entry in entries
+        }
 
     def name_of(self, body: Fact | UnknownEvent) -> str:
         """Return the event's name; `KeyError` for a Struct that is not in the vocabulary."""
-        return body.name if isinstance(body, UnknownEvent) else self._by_struct[type(body)].name
+        return body.name if isinstance(body, UnknownEvent) else self._stored_as[type(body)][0]
 
     def schema_of(self, body: Fact | UnknownEvent) -> int:
-        return body.schema if isinstance(body, UnknownEvent) else self._by_struct[type(body)].schema
+        return body.schema if isinstance(body, UnknownEvent) else self._stored_as[type(body)][1]
 
     def encode_body(self, body: Fact | UnknownEvent) -> bytes:
         """Return the JSON that is stored and linked: no tag, defaults left out."""
+        return self.encode(body)[2]
+
+    def encode(self, body: Fact | UnknownEvent) -> tuple[str, int, bytes]:
+        """Return name, schema number and stored JSON of an event; `KeyError` for a Struct of no vocabulary."""
         if isinstance(body, UnknownEvent):
-            return self._encode(body.body)
-        rest = self._encode(body)[self._tag_bytes[type(body)] :]
-        return b"{" + rest[1:] if rest[0] == 0x2C else b"{}"
+            return body.name, body.schema, self._encode(body.body)
+        name, schema, tag_bytes = self._stored_as[type(body)]
+        rest = self._encode(body)[tag_bytes:]
+        return name, schema, b"{" + rest[1:] if rest[0] == 0x2C else b"{}"
 
     def decode(self, name: str, schema: int, body: bytes) -> Fact | UnknownEvent:
         """Return the fact; raises `msgspec.DecodeError` or `ValidationError` when the bytes are not its shape."""

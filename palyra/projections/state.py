@@ -1,8 +1,8 @@
 """`State`, everything that is true, and `evolve`, the one way to it.
 
 State is plain data: `encode_state` gives the same bytes for the same history, whatever process folded it. Nothing
-in it is a set, and its maps keep the order in which history filled them, so that "the oldest" is the same key after a
-snapshot as before it.
+in it is a set, and its maps keep the order in which history filled them, so that "the oldest" is the same key after
+a snapshot as before it.
 """
 
 from __future__ import annotations

@@ -20,24 +20,32 @@ _COUNT_MAX = 1_000_000_000
 _COST_MAX_USD = 1_000_000
 _DURATION_MAX_S = 1_000_000
 
-#: Where each figure stands, first found wins; a dot leads into a details object.
-_INPUT = ("prompt_tokens", "input_tokens", "prompt_eval_count")
-_TOTAL = ("total_tokens",)
-_OUTPUT = ("completion_tokens", "output_tokens", "eval_count")
+#: Where a figure stands: its name, or the names of a details object and of the figure in it.
+_Place = tuple[str, str]
+
+
+def _at_top(*fields: str) -> tuple[_Place, ...]:
+    return tuple((field, "") for field in fields)
+
+
+#: Places of each figure, first found wins.
+_INPUT = _at_top("prompt_tokens", "input_tokens", "prompt_eval_count")
+_TOTAL = _at_top("total_tokens")
+_OUTPUT = _at_top("completion_tokens", "output_tokens", "eval_count")
 _INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
 _OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details", "output_token_details")
 
 
-def _paths(details: tuple[str, ...], field: str) -> tuple[str, ...]:
-    return tuple(f"{name}.{field}" for name in details)
+def _within(details: tuple[str, ...], field: str) -> tuple[_Place, ...]:
+    return tuple((name, field) for name in details)
 
 
-_CACHED = (*_paths(_INPUT_DETAILS, "cached_tokens"), "prompt_cache_hit_tokens")
-_CACHE_WRITE = _paths(_INPUT_DETAILS, "cache_write_tokens")
-_INPUT_AUDIO = _paths(_INPUT_DETAILS, "audio_tokens")
-_INPUT_IMAGE = _paths(_INPUT_DETAILS, "image_tokens")
-_REASONING = _paths(_OUTPUT_DETAILS, "reasoning_tokens")
-_OUTPUT_AUDIO = _paths(_OUTPUT_DETAILS, "audio_tokens")
+_CACHED = (*_within(_INPUT_DETAILS, "cached_tokens"), *_at_top("prompt_cache_hit_tokens"))
+_CACHE_WRITE = _within(_INPUT_DETAILS, "cache_write_tokens")
+_INPUT_AUDIO = _within(_INPUT_DETAILS, "audio_tokens")
+_INPUT_IMAGE = _within(_INPUT_DETAILS, "image_tokens")
+_REASONING = _within(_OUTPUT_DETAILS, "reasoning_tokens")
+_OUTPUT_AUDIO = _within(_OUTPUT_DETAILS, "audio_tokens")
 _DURATION_S = ("duration", "seconds")
 
 
@@ -77,9 +85,11 @@ class _Counts:
         self._raw = raw
         self.anomalies: list[str] = []
 
-    def find(self, paths: tuple[str, ...]) -> int | None:
-        for path in paths:
-            value = self._value(path)
+    def find(self, places: tuple[_Place, ...]) -> int | None:
+        for name, field in places:
+            value = self._raw.get(name)
+            if field and value is not None:
+                value = value.get(field) if isinstance(value, dict) else None
             if value is None:
                 continue
             if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _COUNT_MAX:
@@ -88,8 +98,8 @@ class _Counts:
         return None
 
     def duration_ms(self) -> int:
-        for path in _DURATION_S:
-            seconds = _number(self._value(path))
+        for name in _DURATION_S:
+            seconds = _number(self._raw.get(name))
             if seconds is not None and 0 <= seconds <= _DURATION_MAX_S:
                 return int(seconds * 1000)
         return 0
@@ -97,13 +107,6 @@ class _Counts:
     def note(self, anomaly: str) -> None:
         if anomaly not in self.anomalies:
             self.anomalies.append(anomaly)
-
-    def _value(self, path: str) -> Any:
-        group, dot, field = path.partition(".")
-        value = self._raw.get(group)
-        if not dot:
-            return value
-        return value.get(field) if isinstance(value, dict) else None
 
 
 def _number(value: Any) -> Decimal | None:
@@ -129,7 +132,7 @@ def read_openai_usage(
         counts.note("usage_output_missing")
     if output_seen and output_tokens == 0:
         counts.note("usage_zero_reported")
-    input_parts = [counts.find(paths) or 0 for paths in (_INPUT_IMAGE, _INPUT_AUDIO, _CACHE_WRITE, _CACHED)]
+    input_parts = [counts.find(places) or 0 for places in (_INPUT_IMAGE, _INPUT_AUDIO, _CACHE_WRITE, _CACHED)]
     image, audio, write_5m, cached = _cut(counts, input_tokens or 0, input_parts)
     output_audio, reasoning = _cut(counts, output_tokens or 0, [counts.find(_OUTPUT_AUDIO) or 0, reasoning])
     usage = TokenUsage(

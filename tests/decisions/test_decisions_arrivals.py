@@ -1,0 +1,172 @@
+"""What the headers of a request say."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palyra.decisions.arrivals import (
+    Attribution,
+    host_refusal,
+    is_plain_local,
+    origin_refusal,
+    read_attribution,
+    session_of,
+)
+from palyra.decisions.keys import LOCAL_CALLER, Caller
+from palyra.errors import Refusal
+
+CALLER = Caller(principal_id="key:a", scopes=["v1:*"], agents=["*"])
+
+
+def read(**headers: str) -> Attribution:
+    """Return what these headers of ours say."""
+    found = read_attribution(
+        {f"x-palyra-{name.replace('_', '-')}": value for name, value in headers.items()}, CALLER
+    )
+    assert isinstance(found, Attribution)
+    return found
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST:7142",
+        "localhost.",
+        "palyra.localhost:80",
+        "127.0.0.1",
+        "127.0.0.1:7142",
+        "10.1.2.3:1",
+        "[::1]",
+        "[::1]:7142",
+        "gateway.lan",
+        "gateway.lan:7142",
+    ],
+)
+def test_our_names_pass(host: str) -> None:
+    """Addresses, localhost and what lies below it, and configured names are ours, with any port."""
+    assert host_refusal(host, {"gateway.lan"}) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "evil.example:7142",
+        "notlocalhost",
+        "127.0.0.1.evil.example",
+        "127.0.0.1, localhost",
+        "[::1",
+        "::1",
+        "[evil]",
+        "localhost:x",
+        "localhost:1:2",
+        "",
+        ":80",
+        "localhost@evil.example",
+        "0x7f.1",
+    ],
+)
+def test_other_names_are_refused(host: str) -> None:
+    """A host that is not ours, or no host at all, is refused."""
+    refusal = host_refusal(host, {"gateway.lan"})
+    assert refusal is not None
+    assert refusal.code == "bad_host"
+
+
+def test_a_missing_host_is_a_bad_request() -> None:
+    """A request without Host is refused as such."""
+    refusal = host_refusal(None, ())
+    assert refusal is not None
+    assert (refusal.code, refusal.http_status) == ("invalid_header", 400)
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=100)
+def test_no_host_header_breaks_the_check(host: str) -> None:
+    """Every text gets an answer."""
+    answer = host_refusal(host, ())
+    assert answer is None or answer.code == "bad_host"
+
+
+def test_a_web_page_may_not_call() -> None:
+    """Any Origin is refused, `null` too; no Origin is fine."""
+    for origin in ("https://evil.example", "null", "http://localhost:7142"):
+        refusal = origin_refusal({"origin": origin})
+        assert refusal is not None
+        assert refusal.code == "origin_refused"
+    assert origin_refusal({}) is None
+
+
+def test_only_a_plain_local_request_is_local() -> None:
+    """A request of another machine, of a page, or through a proxy is not a local program's."""
+    assert is_plain_local({"host": "localhost"}, "loopback")
+    assert not is_plain_local({}, "private")
+    for name in ("origin", "forwarded", "x-forwarded-for", "x-real-ip", "via"):
+        assert not is_plain_local({name: "x"}, "loopback")
+
+
+def test_headers_of_ours_are_read() -> None:
+    """Session, agent, tags, failover and time-out are taken; the session belongs to the caller."""
+    found = read(session="work", agent="a1", tags="team=x, env = dev", failover="off", timeout_ms="1500", hop="2")
+    assert found == Attribution(
+        session_id="key:a/work",
+        agent_id="a1",
+        tags={"team": "x", "env": "dev"},
+        failover=False,
+        timeout_ms=1_500,
+    )
+    assert read() == Attribution()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("x-palyra-max-cost-usd", "1", "unknown_palyra_header"),
+        ("x-palyra-", "", "unknown_palyra_header"),
+        ("x-palyra-session", "", "invalid_header"),
+        ("x-palyra-session", "x" * 129, "invalid_header"),
+        ("x-palyra-session", "caf\u00e9", "invalid_header"),
+        ("x-palyra-agent", "a\tb", "invalid_header"),
+        ("x-palyra-tags", "a", "invalid_header"),
+        ("x-palyra-tags", "a=1,a=2", "invalid_header"),
+        ("x-palyra-tags", ",".join(f"t{n}=1" for n in range(9)), "invalid_header"),
+        ("x-palyra-failover", "maybe", "invalid_header"),
+        ("x-palyra-timeout-ms", "0", "invalid_header"),
+        ("x-palyra-timeout-ms", "1.5", "invalid_header"),
+        ("x-palyra-timeout-ms", "9" * 10, "invalid_header"),
+        ("x-palyra-timeout-ms", "\u0661", "invalid_header"),
+        ("x-palyra-hop", "x", "invalid_header"),
+        ("x-palyra-hop", "3", "gateway_loop"),
+        ("x-palyra-hop", "1, 2", "invalid_header"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(name: str, value: str, code: str) -> None:
+    """A header of ours that is unknown or cannot be read is refused by name, never skipped."""
+    refusal = read_attribution({name: value}, CALLER)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.code, refusal.param) == (code, name)
+
+
+def test_an_agent_that_is_not_bound_is_refused() -> None:
+    """A caller without agents names none; one with a list only those."""
+    for caller, agent in ((LOCAL_CALLER, "a"), (Caller(principal_id="p", agents=["a"]), "b")):
+        refusal = read_attribution({"x-palyra-agent": agent}, caller)
+        assert isinstance(refusal, Refusal)
+        assert refusal.code == "binding_violation"
+    found = read_attribution({"x-palyra-agent": "a"}, Caller(principal_id="p", agents=["a"]))
+    assert isinstance(found, Attribution)
+    assert found.agent_id == "a"
+
+
+def test_a_session_of_another_program_is_a_hint() -> None:
+    """Sessions named by other programs count where they can be a name and ours is absent."""
+    hints = {"session_id": "s2", "x-claude-code-session-id": "s1"}
+    assert read_attribution(hints, CALLER) == Attribution(session_id="key:a/s1")
+    assert read_attribution({**hints, "x-palyra-session": "mine"}, CALLER) == Attribution(session_id="key:a/mine")
+    assert read_attribution({"session-id": "x" * 129}, CALLER) == Attribution()
+    assert session_of(CALLER, "cach\u00e9") == "key:a/cach\u00e9"
+    assert session_of(CALLER, "a\nb") == session_of(CALLER, "") == ""
