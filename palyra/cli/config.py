@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -137,7 +137,7 @@ def _origin_text(source: Source, hidden: list[Source]) -> str:
     return f"{source}{hides}"
 
 
-def _toml_lines(tree: Mapping[str, Any], path: str, origins: Mapping[str, str]) -> Iterator[list[Piece]]:
+def _toml_lines(tree: Mapping[str, Any], path: str, origins: Mapping[str, str]) -> Iterator[Sequence[Piece]]:
     """Yield the lines of a table: its own values, then the tables inside."""
     inner = {name: value for name, value in tree.items() if _is_table(name, value)}
     for name, value in tree.items():

@@ -13,8 +13,7 @@ from palyra.cli.command import Call
 from palyra.cli.frame import Answer, At, Notice
 from palyra.cli.page import Page
 from palyra.engine.clock import SystemClock
-from palyra.engine.inspection import fold_journal
-from palyra.engine.replay import Folded
+from palyra.engine.replay import Folded, fold_file
 from palyra.errors import JournalUnreadable, PalyraError
 from palyra.journal.lock import LockState, read_lock
 from palyra.journal.reader import JournalReader
@@ -35,7 +34,7 @@ class Journal:
 
     def fold(self) -> Folded:
         """Return the state at the head."""
-        return fold_journal(self.paths.journal)
+        return fold_file(self.paths.journal)
 
     @contextlib.contextmanager
     def rows(self) -> Iterator[JournalReader]:

@@ -303,7 +303,7 @@ _MODEL_KEYS = (
 KEYS: tuple[Key, ...] = (*_ROOT_KEYS, *_PROVIDER_KEYS, *_MODEL_KEYS)
 
 #: Variables that begin like ours and are no keys: where the file is, and what the command line reads itself.
-OTHER_VARIABLES = frozenset(("PALYRA_CONFIG", "PALYRA_URL", "PALYRA_TOKEN", "PALYRA_OUTPUT"))
+OTHER_VARIABLES = frozenset(("PALYRA_CONFIG",))
 
 #: Short flags and the key that each one sets.
 SHORT_FLAGS: Mapping[str, str] = MappingProxyType(

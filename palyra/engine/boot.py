@@ -19,8 +19,8 @@ from palyra.events.config import ConfigSource
 from palyra.events.daemon import DaemonStarted
 from palyra.events.journal import JournalCreated
 from palyra.events.registry import Registry
-from palyra.limits import COMMIT_MAX_COUNT
 from palyra.journal.version import SQLITE_VERSION
+from palyra.limits import COMMIT_MAX_COUNT
 from palyra.projections.state import State
 
 

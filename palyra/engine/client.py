@@ -18,6 +18,9 @@ from palyra.errors import Refusal
 from palyra.events.routing import PlanStep
 from palyra.units import ceil_div, us_to_ms
 
+#: Of what a client wrote and a header repeats.
+_HEADER_MAX_CHARS = 256
+
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """What goes back to the client. `body` is None when the answer was streamed already."""
@@ -151,7 +154,7 @@ class ClientSide:
         headers["x-palyra-model"] = step.model_id
         headers["x-palyra-attempts"] = str(self._attempts_count)
         if self._command.model and self._command.model != step.model_id:
-            headers["x-palyra-requested-model"] = self._command.model
+            headers["x-palyra-requested-model"] = _header_value(self._command.model)
         if self._failover:
             headers["x-palyra-failover"] = self._failover
         if candidate.cap_tokens is not None and candidate.cap_tokens < (self._command.output_max_tokens or 0):
@@ -174,6 +177,11 @@ def _what_came(ended: Ended) -> Mapping[str, str]:
     if ended.facts is not None and ended.facts.usage is None:
         headers["x-palyra-estimated"] = "true"
     return headers
+
+
+def _header_value(text: str) -> str:
+    """Return a text of the client's as it may stand in a header."""
+    return "".join(char if " " <= char <= "~" else "?" for char in text[:_HEADER_MAX_CHARS])
 
 
 def _pair(step: PlanStep) -> str:

@@ -8,7 +8,8 @@ import importlib.resources
 
 import msgspec
 
-from palyra.events.base import Recorded
+from palyra.errors import JournalNewer
+from palyra.events.base import Recorded, UnknownEvent
 from palyra.events.vocabulary import VOCABULARY
 from palyra.journal.port import Row
 
@@ -36,6 +37,18 @@ def to_recorded(row: Row) -> Recorded:
     position, stream, version, name, schema, recorded_at_us, actor, correlation, causation, key, body = row
     fact = VOCABULARY.decode(name, schema, body)
     return Recorded(position, stream, version, recorded_at_us, actor, correlation, causation, key, fact)
+
+
+def to_known(row: Row) -> Recorded:
+    """Return the fact of a row that is to be folded; raises `JournalNewer` for one that only a newer release knows."""
+    recorded = to_recorded(row)
+    if isinstance(recorded.body, UnknownEvent):
+        raise JournalNewer(
+            f"position {recorded.position} holds '{recorded.body.name}' of a newer release; this one can list and"
+            " verify the journal but neither fold nor write it",
+            hint="install the release that wrote it",
+        )
+    return recorded
 
 
 @functools.cache

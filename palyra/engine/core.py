@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Self
 
 from palyra.engine.clock import Clock, SystemClock
-from palyra.engine.codec import state_digest, to_recorded, to_row
+from palyra.engine.codec import state_digest, to_known, to_row
 from palyra.engine.ids import Ids, SystemIds
-from palyra.errors import EngineStopped, JournalNewer, JournalUnwritable
-from palyra.events.base import Draft, Recorded, UnknownEvent
+from palyra.errors import EngineStopped, JournalUnwritable
+from palyra.events.base import Draft, Recorded
 from palyra.journal.port import Journal, Row
 from palyra.limits import PENDING_EVENTS_MAX_COUNT
 from palyra.projections.state import State, decode_state, encode_state, evolve
@@ -209,6 +209,7 @@ class Core:
         if self.last_commit is not None:
             # What is on its way to the disk has to arrive or to fail, or the fold would miss it.
             await asyncio.wait([self.last_commit])
+            self.last_commit = None
         await self.journal.recover()
         self.state = await load_state(self.journal)
         self._failed = False
@@ -240,12 +241,5 @@ async def load_state(journal: Journal) -> State:
     state = State() if snapshot is None else decode_state(snapshot.state)
     async for rows in journal.read(state.position):
         for row in rows:
-            recorded = to_recorded(row)
-            if isinstance(recorded.body, UnknownEvent):
-                raise JournalNewer(
-                    f"position {recorded.position} holds '{recorded.body.name}' of a newer release;"
-                    " this one can read the journal but must not write it",
-                    hint="install the release that wrote it",
-                )
-            evolve(state, recorded)
+            evolve(state, to_known(row))
     return state

@@ -33,6 +33,7 @@ from palyra.wire.openai_chat_stream import ChatStreamMeter
 from palyra.wire.upstream_errors import UpstreamError, UpstreamErrorInBody, read_upstream_error
 
 _RETRY_AFTER_MAX_MS = 3_600_000
+_HEADER_MAX_CHARS = 128
 
 
 class ClientGone(Exception):
@@ -228,7 +229,7 @@ class Exchange:
         content_type = answer.headers.get("content-type", "")
         if b'"error"' in body:
             return self._error_in_body(read_upstream_error(answer.status, body, content_type), "body")
-        message = f"the answer is {content_type or 'untyped'}, not an event stream"
+        message = f"the answer is {_plain(content_type) or 'untyped'}, not an event stream"
         return self._failure("malformed_response", "body", message)
 
     def _upstream_failure(self, error: UpstreamError, phase: str) -> Failure:
@@ -294,10 +295,15 @@ class Exchange:
             first_byte_us=self._first_byte_us,
             duration_us=self._clock.monotonic_us() - self._started_us,
             output_bytes=self._output_bytes,
-            upstream_request_id=(headers.get("x-request-id") or headers.get("request-id") or "")[:128],
+            upstream_request_id=_plain(headers.get("x-request-id") or headers.get("request-id") or ""),
             unparsed_count=0 if self._meter is None else self._meter.unparsed_count,
             outgrown=outgrown,
         )
+
+
+def _plain(text: str) -> str:
+    """Return what a provider wrote into a header, cut; "" for bytes that are no text and fit no journal."""
+    return text[:_HEADER_MAX_CHARS] if text.isascii() and text.isprintable() else ""
 
 
 def read_retry_after_ms(headers: Mapping[str, str], now_us: int) -> int | None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from palyra.engine.questions import Answer
-from palyra.engine.replay import Folded, fold_file, verify_replay
-from palyra.errors import JournalNewer, PalyraError
+from palyra.engine.replay import verify_replay
+from palyra.errors import PalyraError
 from palyra.events.vocabulary import VOCABULARY
 from palyra.journal.findings import Finding
 from palyra.journal.reader import JournalReader
@@ -96,18 +96,6 @@ class CheckAnswer(Answer, frozen=True, kw_only=True):
     #: Findings beyond those that are listed.
     omitted_count: int
     replay: ReplayAnswer | None
-
-
-def fold_journal(path: Path) -> Folded:
-    """Return the state at the head; raises `JournalNewer` where events would be left out of it."""
-    folded = fold_file(path)
-    unknown = [name for name in folded.state.counts if name not in VOCABULARY.entries]
-    if unknown:
-        raise JournalNewer(
-            f"The journal holds events that this release does not know ({', '.join(sorted(unknown))}).",
-            hint="use the release that wrote it; palyra journal show and verify work",
-        )
-    return folded
 
 
 def journal_figures(reader: JournalReader, *, witness_key: bytes | None, now_us: int) -> FiguresAnswer:

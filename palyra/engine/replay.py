@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from palyra.engine.codec import state_digest, to_recorded
+from palyra.engine.codec import state_digest, to_known, to_recorded
 from palyra.events.base import Recorded
 from palyra.journal.port import Head
 from palyra.journal.reader import JournalReader
@@ -51,7 +51,7 @@ def recorded_in(reader: JournalReader, after: int = 0, upto: int | None = None) 
     """Yield the facts with after < position <= upto in order."""
     for rows in reader.rows(after, upto):
         for row in rows:
-            yield to_recorded(row)
+            yield to_known(row)
 
 
 def run_history(path: Path, run_id: str) -> list[Recorded]:
@@ -129,7 +129,7 @@ def _locate(reader: JournalReader, stored: dict[int, bytes], bad: int) -> Diverg
 
 
 def _chapters_that_differ(left: State, right: State) -> list[str]:
-    encode = msgspec.msgpack.Encoder(order="deterministic").encode
+    encode = msgspec.msgpack.Encoder().encode
     return [name for name in State.__struct_fields__ if encode(getattr(left, name)) != encode(getattr(right, name))]
 
 

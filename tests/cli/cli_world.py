@@ -175,9 +175,11 @@ class _Terminal(io.TextIOWrapper):
 class Cli:
     """Runs command lines in this process at a fixed instant, ten seconds after the day ended."""
 
-    def __init__(self, state_dir: Path, now_us: int) -> None:
+    def __init__(self, state_dir: Path, now_us: int, head: int = 0) -> None:
         self.state_dir = state_dir
         self.now_us = now_us
+        #: Position of the last event.
+        self.head = head
 
     def __call__(
         self,

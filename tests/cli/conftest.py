@@ -13,4 +13,4 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """Command lines over the day's journal, ten seconds after its last event."""
     directory = tmp_path_factory.mktemp("day") / "state"
     world = build(directory)
-    return Cli(directory, world.now_us + 10 * US_PER_S)
+    return Cli(directory, world.now_us + 10 * US_PER_S, len(world.history))

@@ -216,8 +216,13 @@ def test_refusals_carry_their_figures(capsys: pytest.CaptureFixture[str]) -> Non
     command.invoke(command.make_context("palyra failing", ["--json"]))
     error = json.loads(capsys.readouterr().out)["error"]
     assert error == {
-        "code": "rate_limited", "message": "Slow.", "hint": "", "exit": 4,
-        "field": "model", "retry_after_ms": 5, "run_id": "01R",
+        "code": "rate_limited",
+        "message": "Slow.",
+        "hint": "",
+        "exit": 4,
+        "field": "model",
+        "retry_after_ms": 5,
+        "run_id": "01R",
     }
 
 

@@ -212,7 +212,7 @@ def test_unknown_variables_are_warned_about(problems: Problems) -> None:
     env = {
         "PALYRA_DAEMON_PRT": "1",
         "PALYRA_BLANK": " ",
-        "PALYRA_URL": "x",
+        "PALYRA_CONFIG": "",
         "PALYRA_KEY": CANARY,
         "PALYRA_OTHER_THING": "x",
         "OTHER": "x",
