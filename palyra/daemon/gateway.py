@@ -108,9 +108,18 @@ class Gateway:
             await self._record_gone(visit)
             raise
         finally:
-            duration_ms = us_to_ms(clock.monotonic_us() - started_us)
-            template = visit.route.template
-            self._log(RequestLine(request.method, template, status, duration_ms, visit.sent_bytes, visit.run_id))
+            if visit.client is not None:
+                visit.sent_bytes += visit.client.sent_bytes
+            self._log(
+                RequestLine(
+                    method=request.method,
+                    route=visit.route.template,
+                    status=status,
+                    duration_ms=us_to_ms(clock.monotonic_us() - started_us),
+                    sent_bytes=visit.sent_bytes,
+                    run_id=visit.run_id,
+                )
+            )
 
     def reject(self, request: web.BaseRequest, refusal: Refusal) -> web.StreamResponse:
         """Answer what could not be read as a request at all."""
@@ -202,7 +211,6 @@ class Gateway:
     async def _deliver(self, visit: Visit, reply: Reply) -> web.StreamResponse:
         if visit.client is None or visit.client.response is None:
             return await self._send(visit, reply.status, reply.headers, reply.body or b"")
-        visit.sent_bytes = visit.client.sent_bytes
         return await visit.client.end()
 
     async def _list_models(self, visit: Visit) -> web.StreamResponse:

@@ -134,6 +134,8 @@ def _read_headers(request: web.BaseRequest) -> dict[str, str]:
     size_bytes = 0
     for name, value in request.headers.items():
         size_bytes += len(name) + len(value)
+        if not value.isascii() and not value.isprintable():
+            raise _refused("invalid_header", f"The header {name} is not text.")
         key = name.lower()
         headers[key] = f"{headers[key]}, {value}" if key in headers else value
     if size_bytes > HEADERS_MAX_BYTES:

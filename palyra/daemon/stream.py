@@ -29,7 +29,10 @@ class StreamClient:
     async def begin(self, headers: Mapping[str, str]) -> None:
         """See `palyra.engine.exchange.Client.begin`."""
         response = web.StreamResponse(status=200, headers={**EVENT_STREAM, **headers})
-        await response.prepare(self._request)
+        try:
+            await response.prepare(self._request)
+        except ConnectionError:
+            raise ClientGone from None
         self.response = response
 
     async def send(self, data: bytes) -> None:

@@ -38,6 +38,12 @@ from palyra.wire.netguard import BaseUrl, validate_base_url_network_policy
 
 FactT = TypeVar("FactT", bound=Fact)
 
+CHAT = "/v1/chat/completions"
+#: Every route that wants a key.
+GUARDED = [CHAT, "/v1/embeddings", "/v1/models", "/v1/models/gpt"]
+#: JSON that breaks off.
+BROKEN = b'{"model": "gpt", "messages": ['
+
 #: One chat model with an alias, one for embeddings that takes two inputs a call; both at the provider `up`.
 OFFER = registry(
     provider("up", max_retries=0, credential_ref="", auth_scheme="none"),
@@ -53,6 +59,7 @@ class House:
     def __init__(self, core: Core, upstream: Upstream) -> None:
         self.core = core
         self.upstream = upstream
+        self.upstream_url = upstream.url
         self.lines: list[RequestLine] = []
         self.bugs: list[str] = []
         self._changed = asyncio.Event()
@@ -68,7 +75,7 @@ class House:
 
     def provider(self, provider_id: str) -> Provider:
         if provider_id not in self._providers:
-            base = validate_base_url_network_policy(self.upstream.url, allow_private=True)
+            base = validate_base_url_network_policy(self.upstream_url, allow_private=True)
             assert isinstance(base, BaseUrl)
             settings = HttpSettings(base=base, allow_private=True, auth_scheme="none")
             self._providers[provider_id] = HttpProvider(settings)
@@ -248,6 +255,17 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
     return Answer(int(lines[0].split(" ")[1]), headers, body)
+
+
+async def over_socket(port: int, data: bytes) -> Answer:
+    """Send bytes as they are and read one answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(data)
+        return await read_answer(reader)
+    finally:
+        writer.close()
+        await writer.wait_closed()
 
 
 def head(house: House, *lines: str, path: str = "/v1/chat/completions", key: str | None = None) -> bytes:
