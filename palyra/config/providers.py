@@ -33,11 +33,11 @@ def resolve_provider(
     reading: Reading, values: Values, own: Listeners
 ) -> tuple[ProviderEntry, Document | None] | None:
     """Return the resolved entry and the script that it names; None where what it is cannot be told."""
-    kind = values.get("kind")
-    if kind is None or values.get("provider_id") is None:
+    kind, name = values.get("kind"), values.get("provider_id")
+    if kind is None:
         return None
     warn_without_effect(reading, values, kind, f"of kind {kind}")
-    values.derive({"display_name": values.get("provider_id")}, Sources.derived(values.key("provider_id")))
+    values.derive({"display_name": name or ""}, Sources.derived(values.key("provider_id")))
     flavor = _resolve_url(reading, values, own) if kind == "openai_compatible" else ""
     values.derive({"flavor": flavor}, Sources.derived(values.key("base_url")) if flavor else NOT_WRITTEN)
     traits = traits_of(kind, flavor)
@@ -52,6 +52,8 @@ def resolve_provider(
     # From here on the entry has the names of what it was resolved to: `credential_ref`, not `api_key_env`.
     values.keep(ProviderEntry.__struct_fields__)
     fields: dict[str, Any] = {name: setting.value for name, setting in values.settings.items()}
+    if name is None:  # refused already; the rest was judged all the same
+        return None
     # A kind that goes nowhere has no URL.
     return ProviderEntry(**{**fields, "base_url": fields["base_url"] or ""}), script
 

@@ -403,3 +403,17 @@ def test_script_must_be_there(written: str, env: dict[str, str], codes: Codes) -
     """A relative name is beside the file that says it; a variable stands in no file."""
     line = f'script = "{written}"' if written else ""
     assert codes(provider("a", line) + model(), env=env) == [("bad_path", f"{P}.script")]
+
+
+def test_an_entry_without_a_valid_name_is_judged_all_the_same(codes: Codes) -> None:
+    """A provider whose id is refused still has its URL judged: all problems at once."""
+    text = """
+[[model_provider.providers]]
+provider_id = "Not An Id"
+kind = "openai_compatible"
+base_url = "http://169.254.169.254/v1"
+"""
+    assert codes(text) == [
+        ("out_of_range", "model_provider.providers[0].provider_id"),
+        ("metadata_address_refused", "model_provider.providers[0].base_url"),
+    ]
