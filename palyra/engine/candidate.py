@@ -28,7 +28,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         """Return one attempt as its provider gets it; the part's body has been prepared."""
         return Call(
             path=surface.path,
-            headers=surface.forwarded_headers(self.provider.forward_headers),
+            headers=surface.headers_for(self.provider),
             body=part.body,
             stream=surface.request.stream,
             connect_timeout_ms=self.provider.connect_timeout_ms,

@@ -40,7 +40,7 @@ def to_recorded(row: Row) -> Recorded:
 
 
 def to_known(row: Row) -> Recorded:
-    """Return the fact of a row that is to be folded; raises `JournalNewer` for one that only a newer release knows."""
+    """Return the fact of a row that is to be folded; raises `JournalNewer` for what only a newer release knows."""
     recorded = to_recorded(row)
     if isinstance(recorded.body, UnknownEvent):
         raise JournalNewer(

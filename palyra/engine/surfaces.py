@@ -13,7 +13,7 @@ import msgspec
 
 from palyra.engine.exchange import Ended
 from palyra.errors import Refusal
-from palyra.events.registry import ModelEntry
+from palyra.events.registry import ModelEntry, ProviderEntry
 from palyra.limits import OFF_LOOP_BYTES
 from palyra.wire.openai_chat import (
     DONE,
@@ -87,8 +87,8 @@ class Surface(Protocol):
 
     def error_body(self, refusal: Refusal, *, run_id: str, attempts: Sequence[dict[str, Any]]) -> bytes: ...
 
-    def forwarded_headers(self, names: Sequence[str]) -> Mapping[str, str]:
-        """Return those headers of the client that a provider's entry lets through."""
+    def headers_for(self, provider: ProviderEntry) -> Mapping[str, str]:
+        """Return what a provider gets beside its own headers: of the client's only what its entry lets through."""
         ...
 
 
@@ -110,9 +110,15 @@ class _OpenAI:
         failure_class = str(attempts[-1]["class"]) if attempts else ""
         return error_body(refusal, run_id=run_id, failure_class=failure_class, attempts=attempts)
 
-    def forwarded_headers(self, names: Sequence[str]) -> Mapping[str, str]:
-        wanted = ["openai-beta", *(name.lower() for name in names)]
-        return {name: self._headers[name] for name in wanted if name in self._headers}
+    def headers_for(self, provider: ProviderEntry) -> Mapping[str, str]:
+        names = ["openai-beta", *provider.forward_headers]
+        if provider.kind == "deterministic":
+            names.append("x-palyra-session")  # a script may tell sessions apart
+        headers = {name: self._headers[name] for name in map(str.lower, names) if name in self._headers}
+        if provider.allow_private_base_url:
+            # What listens on a private address may be a gateway as well; a loop of them ends at the third.
+            headers["x-palyra-hop"] = str(int(self._headers.get("x-palyra-hop", "0")) + 1)
+        return headers
 
 
 class ChatSurface(_OpenAI):

@@ -89,6 +89,7 @@ def _matches(match: Match, asked: Asked) -> bool:
         and match.model in (None, view.model)
         and match.session in (None, asked.session)
         and match.has_tools in (None, "tools" in view.needs)
+        and match.has_image in (None, "vision" in view.needs)
         and match.has_tool_result in (None, asked.has_tool_result)
         and (match.contains is None or match.contains in asked.user_text)
         and (match.regex is None or re.search(match.regex, asked.user_text[:_REGEX_SEEN_CHARS]) is not None)

@@ -34,6 +34,7 @@ class Match(_Part, frozen=True, kw_only=True):
     #: Found in the first 64 KiB of the last user text.
     regex: str | None = None
     has_tools: bool | None = None
+    has_image: bool | None = None
     has_tool_result: bool | None = None
     session: str | None = None
     #: Only the nth request that matches since the start, from 1.

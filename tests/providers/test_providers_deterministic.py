@@ -27,6 +27,9 @@ from palyra.wire.script import parse_rule
 from palyra.wire.tokens import estimate_token_count
 
 USER: list[dict[str, Any]] = [{"role": "user", "content": "Hello brave new world"}]
+PICTURE = [
+    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.test/x.png"}}]}
+]
 TOOL = {
     "type": "function",
     "function": {
@@ -273,6 +276,8 @@ MATCHES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ({"surface": "chat"}, {}, {"path": "/embeddings", "input": "a"}),
     ({"has_tools": True}, {"tools": [TOOL]}, {}),
     ({"has_tools": False}, {}, {"tools": [TOOL]}),
+    ({"has_image": True}, {"messages": PICTURE}, {}),
+    ({"has_image": False}, {}, {"messages": PICTURE}),
     ({"has_tool_result": True}, {"messages": [*USER, {"role": "tool", "content": "x"}]}, {}),
     ({"session": "s1"}, {"headers": {"X-Palyra-Session": "s1"}}, {"headers": {"x-palyra-session": "s2"}}),
     ({"contains": "new"}, {}, {"messages": [{"role": "user", "content": "old"}]}),
@@ -561,3 +566,4 @@ def test_two_processes_say_the_same_bytes() -> None:
     }
     assert len(outputs) == 1
     assert len(outputs.pop()) == 65
+
