@@ -1,10 +1,11 @@
-"""The guarded connector: the only way a socket of this daemon leaves the machine.
+"""The guard: what every socket that leaves the machine has to pass, and aiohttp's connector under it.
 
-The judge sits in the connector's `socket_factory`, which sees every address right before it is dialled: literals,
-answers of the resolver, each of several addresses. No lookup lies between the judgement and the connect, so a name
-that changes its answer (DNS rebinding) gains nothing. The resolver judges too, because one refused address refuses
-the whole name. Whoever dials (providers, OAuth, alerts, tracing) is handed one of these connectors; nobody may
-make a bare one, and nobody may follow a redirect or set `trust_env` (a proxy would dial in the guard's place).
+The judge sits where sockets are made and sees every address right before it is dialled: literals, answers of
+the resolver, each of several addresses. No lookup lies between the judgement and the connect, so a name that
+changes its answer (DNS rebinding) gains nothing. `vet` judges too, because one refused address refuses the whole
+name. Providers are dialled under it by `dial`; whoever speaks HTTP by aiohttp (OAuth, alerts, tracing) is handed
+a guarded connector. Nobody may make a bare one, and nobody may follow a redirect or set `trust_env` (a proxy
+would dial in the guard's place).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from palyra.wire.netguard import (
     AddressClass,
     classify_address,
     is_address_allowed,
+    is_literal,
     is_local_name,
     is_metadata_name,
 )
@@ -92,8 +94,38 @@ async def look_up(host: str) -> list[str]:
     return [str(sockaddr[0]) for _, _, _, _, sockaddr in found]
 
 
+async def vet(guard: Guard, host: str, lookup: Lookup) -> list[str]:
+    """Return at most four addresses of a host, every one judged; one refused address refuses the name.
+
+    Local names are known without asking, metadata names are never asked for. Raises `NameUnresolved`.
+    """
+    addresses = await _addresses(host, lookup)
+    for address in addresses:
+        guard.judge(host, address)
+    return addresses[:DIALLED_ADDRESSES_MAX_COUNT]
+
+
+async def _addresses(host: str, lookup: Lookup) -> list[str]:
+    if is_literal(host):
+        return [host]
+    if is_metadata_name(host):
+        raise AddressBlocked(host, host, "metadata")
+    if is_local_name(host):
+        return ["127.0.0.1", "::1"]
+    try:
+        async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+            addresses = await lookup(host)
+    except TimeoutError:
+        raise NameUnresolved(host, f"no answer within {LOOKUP_TIMEOUT_S:g} s") from None
+    except OSError as exc:
+        raise NameUnresolved(host, exc.strerror or "no answer") from exc
+    if not addresses:
+        raise NameUnresolved(host, "it has no address")
+    return list(dict.fromkeys(addresses))
+
+
 class GuardedResolver(AbstractResolver):
-    """Resolves names under a guard. Local names are known without asking, metadata names are never asked for."""
+    """Resolves names for aiohttp, under a guard."""
 
     def __init__(self, guard: Guard, lookup: Lookup = look_up) -> None:
         self._guard = guard
@@ -102,10 +134,7 @@ class GuardedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Return at most four addresses of a name, every one judged; one refused address refuses the name."""
-        addresses = await self._addresses(host)
-        for address in addresses:
-            self._guard.judge(host, address)
+        """Return the vetted addresses of a name."""
         return [
             ResolveResult(
                 hostname=host,
@@ -115,24 +144,8 @@ class GuardedResolver(AbstractResolver):
                 proto=socket.IPPROTO_TCP,
                 flags=socket.AI_NUMERICHOST,
             )
-            for address in addresses[:DIALLED_ADDRESSES_MAX_COUNT]
+            for address in await vet(self._guard, host, self._lookup)
         ]
-
-    async def _addresses(self, host: str) -> Sequence[str]:
-        if is_metadata_name(host):
-            raise AddressBlocked(host, host, "metadata")
-        if is_local_name(host):
-            return ("127.0.0.1", "::1")
-        try:
-            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
-                addresses = await self._lookup(host)
-        except TimeoutError:
-            raise NameUnresolved(host, f"no answer within {LOOKUP_TIMEOUT_S:g} s") from None
-        except OSError as exc:
-            raise NameUnresolved(host, exc.strerror or "no answer") from exc
-        if not addresses:
-            raise NameUnresolved(host, "it has no address")
-        return tuple(dict.fromkeys(addresses))
 
     async def close(self) -> None:
         """Hold nothing, so there is nothing to close."""

@@ -61,7 +61,7 @@ class Provider(Protocol):
 
         Every failure is a `TransportFailed` with class and phase: `timeout_connect network_unavailable dns_failed
         tls_failed netguard_blocked` in phase connect; `timeout_first_byte timeout_total redirect_refused
-        response_too_large stream_truncated network_unavailable` in phase headers; `timeout_idle timeout_total
+        response_too_large stream_truncated network_unavailable malformed_response` in phase headers; `timeout_idle timeout_total
         stream_truncated malformed_response response_too_large` in phase body. Cancellation closes the socket.
         """
         ...

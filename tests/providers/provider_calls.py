@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from palyra.providers.guard import Guard, GuardedConnector, Lookup, look_up
+from palyra.providers.guard import Lookup, look_up
 from palyra.providers.http import HttpProvider, HttpSettings
 from palyra.providers.port import Call
 from palyra.wire.netguard import BaseUrl, validate_base_url_network_policy
@@ -47,13 +47,9 @@ async def provider_at(
 ) -> AsyncIterator[HttpProvider]:
     """Open a provider, with a resolver of the test's own if it gives one."""
 
-    def connector(settings: HttpSettings, tls: Any) -> GuardedConnector:
-        guard = Guard(scheme=settings.base.scheme, allow_private=settings.allow_private)
-        return GuardedConnector(guard, lookup=lookup, tls=tls)
-
     where = base_of(base) if isinstance(base, str) else base
     made = HttpSettings(base=where, allow_private=allow_private, **settings)
-    provider = HttpProvider(made, connector_factory=connector)
+    provider = HttpProvider(made, lookup=lookup)
     try:
         yield provider
     finally:

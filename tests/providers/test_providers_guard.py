@@ -1,4 +1,4 @@
-"""The guarded connector: what is dialled, and that nothing else is."""
+"""The guard, under the transport of the providers and under aiohttp: what is dialled, and that nothing else is."""
 
 from __future__ import annotations
 
@@ -210,15 +210,25 @@ async def test_a_connector_speaks_one_scheme() -> None:
         assert up.connections_made_count == 0
 
 
-async def test_connections_have_an_age(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connectors_connections_have_an_age(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection is reused while it is young and replaced when it is not."""
-    async with Upstream() as up, provider_at(up.url) as provider:
+    connector = GuardedConnector(Guard(scheme="http", allow_private=True))
+    async with Upstream() as up, aiohttp.ClientSession(connector=connector) as session:
         for expected in (1, 1, 2, 3):
-            answer = await provider.send(call(), None)
-            assert await answer.body(10_000)
+            async with session.get(f"{up.url}/models") as answer:
+                assert await answer.read()
             assert up.connections_made_count == expected
             if len(up.requests) == 2:
                 monkeypatch.setattr(guard_module, "CONNECTION_AGE_MAX_S", 0.0)
+
+
+async def test_a_connector_asks_its_resolver() -> None:
+    """Names that aiohttp dials are vetted like those of providers."""
+    connector = GuardedConnector(Guard(scheme="http", allow_private=True), lookup=Answers(["169.254.169.254"]))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        with pytest.raises(aiohttp.ClientConnectorError) as caught:
+            await session.get("http://inner.example/")
+    assert isinstance(caught.value.os_error, AddressBlocked)
 
 
 async def test_the_system_resolver_is_asked() -> None:

@@ -319,7 +319,7 @@ async def test_a_trust_root_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 async def test_no_failure_tells_the_secret() -> None:
-    """Neither a failure nor anything it hangs on shows the secret, although aiohttp's own errors hold it."""
+    """Neither a failure nor anything it hangs on shows the secret, also where the upstream has echoed it."""
     behaviours = [
         Behaviour(head=CUT),
         Behaviour(head=RESET),
