@@ -18,6 +18,8 @@ COMMIT_MAX_COUNT = 256
 PENDING_EVENTS_MAX_COUNT = 20_000
 #: Longest stored body of one event; ours stay below 16 KiB, the rest is room for adopted configuration.
 EVENT_BODY_MAX_BYTES = 1 << 20
+#: A capsule, which is one run with what its decisions read: small enough to be sent with a report.
+CAPSULE_MAX_BYTES = 5 << 20
 #: How long a command key answers a repeat (24 h).
 COMMAND_KEY_TTL_US = 24 * 3_600 * 1_000_000
 
@@ -41,7 +43,6 @@ SSE_LINE_MAX_BYTES = 8 << 20
 UPSTREAM_ERROR_MAX_BYTES = 64 * 1024
 TOOL_ARGUMENTS_MAX_BYTES = 4 << 20
 #: What is held back of a stream until its first content, so that a failure before it can be replaced.
-PREAMBLE_MAX_COUNT = 64
 PREAMBLE_MAX_BYTES = 256 * 1024
 #: A client that takes nothing for this long is gone.
 CLIENT_STALL_MS = 60_000

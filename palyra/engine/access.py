@@ -9,14 +9,16 @@ from typing import Literal, Protocol
 import msgspec
 
 from palyra.auth.keyfiles import read_client_key, write_key_file
-from palyra.auth.keys import make_key
+from palyra.auth.keys import NewKey, make_key
 from palyra.decisions.arrivals import is_plain_local
 from palyra.decisions.keys import DEFAULT_SCOPES, Caller, KeyKind, authenticate, presented_key, recognize
+from palyra.engine.clock import due_us
 from palyra.engine.core import SYSTEM, Batch, Core
 from palyra.errors import Refusal
 from palyra.events.base import Draft
 from palyra.events.keys import AccessDenied, ClientKeyIssued, ClientKeyRevoked
 from palyra.projections.keys import live_keys
+from palyra.redaction import Secret
 from palyra.units import US_PER_S
 from palyra.wire.netguard import classify_address
 
@@ -85,16 +87,15 @@ class Access:
         key = make_key(kind)
         lost = [old.key_id for old in live_keys(self._core.state, kind) if old.display_name == path.name]
         write_key_file(path, key.secret)
-        issued = ClientKeyIssued(
-            kind=kind,
-            display_name=path.name,
-            verifier=key.verifier,
-            principal_id=f"key:{key.key_id}",
-            scopes=list(DEFAULT_SCOPES[kind]),
-        )
         revoked = [Draft(f"key-{key_id}", ClientKeyRevoked(reason="file_lost")) for key_id in lost]
-        await self._core.record([Draft(f"key-{key.key_id}", issued), *revoked])
+        await self._core.record([_issued(key, path.name), *revoked])
         return IssuedKey(kind=kind, key_id=key.key_id, path=path)
+
+    async def issue(self, kind: KeyKind, display_name: str) -> Secret:
+        """Issue a key that no file holds, and return it: nobody else has it."""
+        key = make_key(kind)
+        await self._core.record([_issued(key, display_name)])
+        return key.secret
 
     def identify(self, headers: Mapping[str, str], peer_address: str) -> Caller | Refusal:
         """Return who sent a request with these headers (names in lower case)."""
@@ -129,7 +130,11 @@ class Access:
 
     def _turn_windows(self, now_us: int) -> None:
         """Record the kinds whose minute is over and count on; forget those that have stopped."""
-        over = [kind for kind, tally in self._tallies.items() if now_us - tally.window_start_us >= WINDOW_US]
+        over = [
+            kind
+            for kind, tally in self._tallies.items()
+            if due_us(tally.window_start_us, WINDOW_US, now_us) <= now_us
+        ]
         counted = [kind for kind in over if self._tallies[kind].count]
         self._record(counted)
         for kind in over:
@@ -153,3 +158,14 @@ class Access:
                 batch.add([Draft("access", denied)])
                 tally.count = 0
         return batch
+
+
+def _issued(key: NewKey, display_name: str) -> Draft:
+    issued = ClientKeyIssued(
+        kind=key.kind,
+        display_name=display_name,
+        verifier=key.verifier,
+        principal_id=f"key:{key.key_id}",
+        scopes=list(DEFAULT_SCOPES[key.kind]),
+    )
+    return Draft(f"key-{key.key_id}", issued)

@@ -38,6 +38,7 @@ async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
 
     From then on the core closes by itself what a failed commit leaves open.
     """
+    core.catch_up_with_clock()
     with core.batch() as batch:
         if core.state.position == 0:
             created = JournalCreated(journal_id=core.journal.journal_id, release=palyra.__version__)
@@ -68,6 +69,7 @@ async def recover(core: Core, boot_id: str) -> dict[str, int]:
 
     All of it is decided before the first wait, so nothing new can come in between.
     """
+    core.catch_up_with_clock()
     counts = open_work(core.state)
     for run in list(core.state.runs.open.values()):
         # A commit a run: closing 10,000 runs at once must not make one huge one.

@@ -44,6 +44,7 @@ class ClientSide:
         self._surface = surface
         self._client = client
         self._has_begun = False
+        self._is_ending = False
         self._beginning = asyncio.Lock()
         self._candidate: Candidate | None = None
         self._attempts_count = 0
@@ -100,13 +101,13 @@ class ClientSide:
 
     @property
     def is_waiting(self) -> bool:
-        """Return whether a client waits for the bytes of a stream."""
-        return self._client is not None and not self.is_gone
+        """Return whether a client waits for more bytes of a stream; it gets none behind the last."""
+        return self._client is not None and not self.is_gone and not self._is_ending
 
     async def give_sign(self) -> None:
         """Show the client of a silent stream that its request is alive; raises `ClientGone`."""
         await self.begin()
-        if self._client is not None:
+        if self._client is not None and self.is_waiting:
             await self._client.send(self._surface.keepalive)
 
     # -- the end
@@ -127,6 +128,8 @@ class ClientSide:
         """Tell the client why there is no answer: by the reply, or within the stream once that has begun."""
         run_id = self._command.run_id
         body = self._surface.error_body(refusal, run_id=run_id, attempts=self._attempt_rows)
+        async with self._beginning:
+            pass  # a sign of life may be on its way, and the stream begin with it
         if self._has_begun:
             await self._close_stream(self._surface.stream_error(body))
         return Reply(
@@ -138,6 +141,7 @@ class ClientSide:
         )
 
     async def _close_stream(self, data: bytes) -> None:
+        self._is_ending = True
         try:
             await self.begin()
             await self.send(data)

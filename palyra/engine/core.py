@@ -5,6 +5,9 @@ runs without `await`, so what one step decides still holds when the next one is 
 handed to the journal as one commit. Memory may be ahead of the disk by the commits in flight. If one of them fails,
 memory is wrong: the core takes no more facts, tells its watchers, and folds its state anew from the disk
 (fail-stop).
+
+Instants are compared with what is recorded, so a wall clock that leaves the time that passes is a fact of its own,
+recorded before anything that is stamped after it: every decision then sees deadlines that fit its `now_us`.
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
-from palyra.engine.clock import Clock, SystemClock
+from palyra.decisions.clock import STEP_MIN_US, Reading, step_between, step_while_away
+from palyra.engine.clock import Clock, SystemClock, asleep_us
 from palyra.engine.codec import state_digest, to_known, to_row
 from palyra.engine.ids import Ids, SystemIds
-from palyra.errors import EngineStopped, JournalUnwritable
+from palyra.errors import EngineStopped, JournalUnwritable, Refusal
 from palyra.events.base import Draft, Recorded
+from palyra.events.daemon import DaemonClockStepped
 from palyra.journal.port import Journal, Row
 from palyra.limits import PENDING_EVENTS_MAX_COUNT
 from palyra.projections.state import State, decode_state, encode_state, evolve
@@ -33,7 +38,6 @@ class Batch:
 
     def __init__(self, core: Core, actor: str, *, lazy: bool = False) -> None:
         self.now_us = core.clock.now_us()
-        self.recorded: list[Recorded] = []
         self._core = core
         self._actor = actor
         self._lazy = lazy
@@ -61,7 +65,6 @@ class Batch:
             )
             self._rows.append(to_row(recorded))
             evolve(state, recorded)
-            self.recorded.append(recorded)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -110,6 +113,7 @@ class Core:
         clock: Clock | None = None,
         ids: Ids | None = None,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        is_read_only: bool = False,
     ) -> None:
         self.journal = journal
         self.state = state
@@ -117,13 +121,22 @@ class Core:
         self.ids: Ids = ids or SystemIds()
         #: Awaited when a commit has failed: whoever acts on the state lets go of it before it is folded anew.
         self.on_failure: Callable[[], Awaitable[None]] | None = None
+        #: Awaited before each try to open the journal again: whatever may help the disk to take it.
+        self.make_room: Callable[[], Awaitable[None]] | None = None
         #: Awaited after that, before anybody else can record: it closes everything that was open.
         self.on_rebuilt: Callable[[], Awaitable[object]] | None = None
         #: Told what keeps the state from being folded anew, after each try.
         self.on_trouble: Callable[[Exception], None] | None = None
         #: Told after each commit that is durable.
         self.on_commit: Callable[[], None] | None = None
+        #: Told after each step of the clock that was recorded.
+        self.on_clock_step: Callable[[], None] | None = None
+        #: Why no new run is taken although facts can be recorded; None while runs are taken.
+        self.shortage: Refusal | None = None
+        self.asleep_us = asleep_us
+        self._reading = self._read_clocks()
         self._pause = pause
+        self._is_read_only = is_read_only
         self._failed = False
         self._stopped = False
         self._rebuilding: asyncio.Task[None] | None = None
@@ -132,7 +145,11 @@ class Core:
 
     @property
     def is_writable(self) -> bool:
-        return not (self._failed or self._stopped)
+        return not (self._failed or self._stopped or self._is_read_only)
+
+    @property
+    def takes_runs(self) -> bool:
+        return self.is_writable and self.shortage is None
 
     @property
     def is_busy(self) -> bool:
@@ -143,12 +160,42 @@ class Core:
         """Raise what keeps facts from being recorded."""
         if self._stopped:
             raise EngineStopped
+        if self._is_read_only:
+            raise JournalUnwritable("the daemon was started with --read-only and records nothing")
         if self._failed:
             raise JournalUnwritable("the journal cannot be written; it is being opened again")
 
     def batch(self, actor: str = SYSTEM, *, lazy: bool = False) -> Batch:
         """Return a new batch; `lazy` facts ride with the next commit instead of asking for one."""
+        last = self._reading
+        drift_us = self.clock.now_us() - last.wall_us - (self.clock.monotonic_us() - last.monotonic_us)
+        if not -STEP_MIN_US <= drift_us <= STEP_MIN_US:
+            self.watch_clock()
         return Batch(self, actor, lazy=lazy)
+
+    def watch_clock(self) -> None:
+        """Read the clocks, and record it if the wall clock has left the time that passed since they were read last.
+
+        While nothing can be recorded they are left for later.
+        """
+        if self.is_writable:
+            last, self._reading = self._reading, self._read_clocks()
+            self._record_step(step_between(last, self._reading))
+
+    def catch_up_with_clock(self) -> None:
+        """Compare the clock with the newest fact that is on the disk, which cannot be later."""
+        self._record_step(step_while_away(self.state.recorded_at_us, self.clock.now_us()))
+
+    def _record_step(self, stepped: DaemonClockStepped | None) -> None:
+        if stepped is None:
+            return
+        with Batch(self, SYSTEM) as batch:
+            batch.add([Draft("daemon", stepped)])
+        if self.on_clock_step is not None:
+            self.on_clock_step()
+
+    def _read_clocks(self) -> Reading:
+        return Reading(self.clock.now_us(), self.clock.monotonic_us(), self.asleep_us())
 
     async def record(self, drafts: Sequence[Draft], actor: str = SYSTEM) -> None:
         """Record facts that were decided already, and wait until they are durable."""
@@ -173,8 +220,6 @@ class Core:
         return durable
 
     def _on_commit(self, durable: asyncio.Future[None]) -> None:
-        if durable.cancelled():
-            return
         if durable.exception() is not None:
             self.fail()
         elif self.on_commit is not None:
@@ -210,6 +255,8 @@ class Core:
             # What is on its way to the disk has to arrive or to fail, or the fold would miss it.
             await asyncio.wait([self.last_commit])
             self.last_commit = None
+        if self.make_room is not None:
+            await self.make_room()
         await self.journal.recover()
         self.state = await load_state(self.journal)
         self._failed = False
@@ -218,6 +265,7 @@ class Core:
 
     async def snapshot(self) -> int:
         """Keep the state as it is now for a quick start, once the disk has come as far; returns its position."""
+        self.check_writable()  # or the state may hold what the disk never took
         position, data = self.state.position, encode_state(self.state)
         await self.durable()
         await self.journal.save_snapshot(position, state_digest(), data)
@@ -232,14 +280,16 @@ class Core:
         await self.journal.close()
 
 
-async def load_state(journal: Journal) -> State:
-    """Return the state at the journal's head: newest usable snapshot, then the tail.
+async def load_state(journal: Journal, upto: int | None = None) -> State:
+    """Return the state after a position (default: the journal's head): newest usable snapshot, then what follows.
 
+    The loop goes on between two batches, also where a journal answers at once.
     Raises `JournalNewer` when the log holds names of a newer release: it must not be written past.
     """
-    snapshot = await journal.load_snapshot(state_digest())
+    snapshot = await journal.load_snapshot(state_digest(), upto)
     state = State() if snapshot is None else decode_state(snapshot.state)
-    async for rows in journal.read(state.position):
+    async for rows in journal.read(state.position, upto):
         for row in rows:
             evolve(state, to_known(row))
+        await asyncio.sleep(0)
     return state

@@ -122,7 +122,7 @@ class Exchange:
         except TransportFailed as error:
             return self._end(failure=self._cut(error))
         except UpstreamErrorInBody as error:
-            return self._end(failure=self._error_in_body(error.error, "body"))
+            return self._end(failure=self._upstream_failure(error.error, "body"))
         except Malformed as error:
             return self._end(failure=self._failure(error.code, "body", str(error)))
         finally:
@@ -193,7 +193,7 @@ class Exchange:
             elif out:
                 await relay.send(out)
             if meter.error is not None:
-                return self._end(failure=self._error_in_body(meter.error, self._phase))
+                return self._end(failure=self._upstream_failure(meter.error, self._phase))
             if meter.outgrown:
                 return self._end(outgrown=True)
             if meter.done or (not chunk and meter.finished):
@@ -228,7 +228,7 @@ class Exchange:
         body = await answer.body(UPSTREAM_ERROR_MAX_BYTES)
         content_type = answer.headers.get("content-type", "")
         if b'"error"' in body:
-            return self._error_in_body(read_upstream_error(answer.status, body, content_type), "body")
+            return self._upstream_failure(read_upstream_error(answer.status, body, content_type), "body")
         message = f"the answer is {_plain(content_type) or 'untyped'}, not an event stream"
         return self._failure("malformed_response", "body", message)
 
@@ -252,13 +252,6 @@ class Exchange:
             retry_after_ms=retry_after_ms,
             should_retry=None if should_retry not in ("true", "false") else should_retry == "true",
         )
-
-    def _error_in_body(self, error: UpstreamError, phase: str) -> Failure:
-        """Return the failure of an error object that came under status 200."""
-        failure = self._upstream_failure(error, phase)
-        if failure.failure_class != "malformed_response":
-            return failure
-        return msgspec.structs.replace(failure, failure_class="transient_upstream")
 
     def _cut(self, error: TransportFailed) -> Failure:
         # A transport knows nothing of content.

@@ -113,8 +113,21 @@ def events_at(reader: JournalReader, name: str) -> list[Row]:
     return found
 
 
+def newest_run(reader: JournalReader) -> str:
+    """Return the id of the run that was admitted or refused last; raises `run_not_found`."""
+    newest = last_events(reader, reader.head().position, 1, Wanted(names=("run.admitted", "run.refused")))
+    if not newest:
+        raise PalyraError("No request was made yet.", hint="palyra serve, then ask it", code="run_not_found")
+    return newest[0].stream[4:]
+
+
 def find_run(reader: JournalReader, name: str) -> str:
-    """Return the id of the run that `name` is, or is the unique beginning of; raises `run_not_found`."""
+    """Return the id of the run that `name` is, or is the unique beginning of; `last` is the newest.
+
+    Raises `run_not_found`.
+    """
+    if name == "last":
+        return newest_run(reader)
     found: dict[str, None] = {}
     if name and not _GLOB_CHARS & set(name):
         for rows in reader.stream(f"run-{name}*"):
@@ -294,7 +307,7 @@ def _report(view: RunView, history: Sequence[Recorded], now_us: int) -> RunRepor
         agent_id=admitted.agent_id if admitted is not None else "",
         tags=admitted.tags if admitted is not None else {},
         model_requested=asked.model_requested if asked is not None else "",
-        needs=admitted.needs if admitted is not None else [],
+        needs=asked.needs if asked is not None else [],
         config_generation=admitted.config_generation if admitted is not None else None,
         body_bytes=admitted.body_bytes if admitted is not None else None,
         estimated_tokens=admitted.tokens.estimated if admitted is not None else None,

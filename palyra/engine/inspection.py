@@ -47,7 +47,7 @@ class WitnessAnswer(Answer, frozen=True, kw_only=True):
 
 
 class FiguresAnswer(Answer, frozen=True, kw_only=True):
-    """The journal as a file."""
+    """The journal as a file. Of an earlier moment are its log's figures; those of the files are of now."""
 
     journal_id: str
     file: str
@@ -142,7 +142,8 @@ def file_bytes(path: Path) -> int:
 def _witness_answer(reader: JournalReader, key: bytes | None) -> WitnessAnswer:
     path = reader.path.with_name(WITNESS_FILE)
     note = _note(path)
-    findings = check_witness(path, reader, key)
+    with JournalReader(reader.path) as whole:
+        findings = check_witness(path, whole, key)
     return WitnessAnswer(
         position=note.position if note is not None else None,
         at_us=note.at_us if note is not None else None,

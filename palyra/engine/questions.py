@@ -261,12 +261,6 @@ def runs_answer(state: State, *, now_us: int, limit: int, is_open: bool = False)
     return sorted(runs, key=lambda run: (run.admitted_us, run.run_id), reverse=True)[:limit]
 
 
-def newest_run_id(state: State) -> str | None:
-    """Return the run that was admitted or refused last, or None."""
-    runs = runs_answer(state, now_us=state.recorded_at_us, limit=1)
-    return runs[0].run_id if runs else None
-
-
 def _open_run(state: State, run: Run, now_us: int) -> RunAnswer:
     input_tokens, output_tokens = state.runs.consumed.get(run.run_id, (0, 0))
     return RunAnswer(

@@ -83,22 +83,22 @@ class ReplayReport(NamedTuple):
 def verify_replay(path: Path, progress: Progress | None = None) -> ReplayReport:
     """Fold from the first event, and compare byte for byte with every snapshot on the way.
 
-    Two full folds run side by side, one of them taken apart to bytes and put together again at each snapshot, so
-    that a state which does not survive its own encoding is found as well.
+    A second fold goes on from each snapshot to the next one and to the head, so that a state which does not survive
+    its own encoding is found as well.
     """
     with JournalReader(path) as reader:
         end = reader.head().position
         stored = _snapshots(path, reader, end)
-        state = State()
+        full, resumed = State(), State()
         for recorded in recorded_in(reader, 0, end):
-            evolve(state, recorded)
+            evolve(full, recorded)
+            evolve(resumed, recorded)
             position = recorded.position
-            if position in stored:
-                mine, theirs = encode_state(state), stored[position]
-                if mine != theirs:
-                    divergence = _locate(reader, stored, position)
-                    return ReplayReport(position, len(stored), divergence)
-                state = decode_state(mine)
+            if position in stored or position == end:
+                here = encode_state(full)
+                if here != encode_state(resumed) or here != stored.get(position, here):
+                    return ReplayReport(position, len(stored), _locate(reader, stored, position))
+                resumed = decode_state(here)
             if progress is not None and position % 10_000 == 0:
                 progress(position, end)
         return ReplayReport(end, len(stored), None)

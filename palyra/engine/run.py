@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from palyra.decisions.attempts import StartAttempt, reach_content, start_attempt
+from palyra.decisions.base import Decision
 from palyra.decisions.failures import Failure
 from palyra.decisions.routing import unready
-from palyra.decisions.runs import AdmitRun, admit, cancel_run, fail_run
+from palyra.decisions.runs import AdmitRun, admit, refusal_draft
 from palyra.engine.candidate import Candidate, candidate_of
 from palyra.engine.client import ClientSide, Reply, refusal_headers
 from palyra.engine.core import Batch
 from palyra.engine.exchange import Client, ClientGone, Ended, Exchange
-from palyra.engine.settlement import Following, RunEnd, Settlement
+from palyra.engine.settlement import Following, Settlement
 from palyra.engine.slots import SlotRefused
 from palyra.engine.surfaces import Part, Surface
 from palyra.errors import EngineStopped, JournalUnwritable, PalyraError, Refusal
@@ -71,6 +72,8 @@ class RunTask:
         #: The attempt on the wire.
         self._exchange: Exchange | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
+        #: Of a run that is cancelled.
+        self._settled: asyncio.Future[None] | None = None
         self._cancel_reason: CancelReason | None = None
         self._cancelled_by = ""
         self._is_under_way = False
@@ -90,32 +93,37 @@ class RunTask:
         else:
             self.cancel("client")
 
-    def cancel(self, reason: CancelReason, by: str = "") -> bool:
-        """End the run now; return whether there was anything to end. It is settled before its task ends.
+    def cancel(self, reason: CancelReason, by: str = "") -> asyncio.Future[None] | None:
+        """End the run now; return what is done once it is settled, which may be before its client has been told.
 
-        A run whose end is recorded has only its last bytes to hand over, and is left to it.
+        None where there is nothing to end: a run whose end is recorded has only its last bytes to hand over, and is
+        left to it.
         """
-        if self._cancel_reason is not None or (self._is_under_way and not self._is_open):
-            return False
-        self._cancel_reason, self._cancelled_by = reason, by
-        if self._is_under_way:
-            self.task.cancel()
-        return True
+        if self._is_under_way and self.run_id not in self._core.state.runs.open:
+            return None
+        if self._settled is None:
+            self._settled = asyncio.get_running_loop().create_future()
+            self._cancel_reason, self._cancelled_by = reason, by
+            if self._is_under_way:
+                self.task.cancel()
+        return self._settled
 
-    @property
-    def _is_open(self) -> bool:
-        return self.run_id in self._core.state.runs.open
+    def let_go(self) -> None:
+        """Free what an ended run still has, and tell those who cancelled it."""
+        self._release_slot()
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
 
     # -- the way
 
     async def _run(self) -> Reply:
         try:
             refusal = await self._serve_or_settle()
-            return await (self.client.finish() if refusal is None else self.client.refuse(refusal))
         finally:
-            self._release_slot()
-            if self._drain_timer is not None:
-                self._drain_timer.cancel()
+            self.let_go()
+        return await (self.client.finish() if refusal is None else self.client.refuse(refusal))
 
     async def _serve_or_settle(self) -> Refusal | None:
         """Serve; whatever stops it on the way is settled. Return what the client is told instead of an answer."""
@@ -129,7 +137,7 @@ class RunTask:
             except Exception:
                 self._runs.on_bug(self.run_id)
                 refusal = Refusal(code="internal", message="Something went wrong here.")
-                await self._close("cancelled", lambda run, now_us: [fail_run(run, refusal, "", now_us)])
+                await self._settlement.fail(self._exchange, refusal)
                 return refusal
         except (JournalUnwritable, EngineStopped) as error:
             return Refusal(code=error.code, message=str(error), retry_after_ms=1_000)
@@ -149,7 +157,11 @@ class RunTask:
     async def _admit(self) -> Refusal | None:
         """Record admission and plan, together with the first start when there is nothing to wait for."""
         with self._core.batch(self._command.principal_id) as batch:
-            decision = admit(self._core.state, self._command, batch.now_us)
+            shortage = self._core.shortage
+            if shortage is None:
+                decision = admit(self._core.state, self._command, batch.now_us)
+            else:
+                decision = Decision([refusal_draft(self._command, shortage)], shortage)
             batch.add(decision.drafts)
             self._is_under_way = True
             if decision.refusal is None:
@@ -269,24 +281,11 @@ class RunTask:
 
     async def _settle_cancelled(self) -> Refusal:
         """Close what is open of a run that was cancelled, whatever it was doing."""
-        reason, by = self._cancel_reason or "client", self._cancelled_by
-        policy = ""
-        if self._exchange is not None:
-            policy = self._at_hand().provider.on_client_disconnect if reason == "client" else "cancel"
-        await self._close(
-            "client_disconnected" if reason == "client" else "cancelled",
-            lambda run, now_us: cancel_run(run, reason=reason, by=by, policy=policy, now_us=now_us),
-        )
+        reason = self._cancel_reason or "client"
+        drains = self._exchange is not None and self._at_hand().provider.on_client_disconnect == "drain"
+        await self._settlement.cancel(self._exchange, reason=reason, by=self._cancelled_by, drains=drains)
         code = {"client": "client_disconnected", "shutdown": "draining"}.get(reason, "cancelled")
         return Refusal(code=code, message=f"The run was cancelled ({reason}).")
-
-    async def _close(self, failure_class: str, end: RunEnd) -> None:
-        ended = Ended(failure=Failure(failure_class=failure_class, phase="connect"))
-        if self._exchange is not None:
-            ended = self._exchange.given_up(failure_class)
-        batch = self._settlement.close(ended, end)
-        if batch is not None:
-            await batch.durable()
 
     # -- where it stands
 

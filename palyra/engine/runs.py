@@ -44,13 +44,14 @@ class Runs:
         """Start a run; its task ends with the reply. `client` takes the bytes of a stream."""
         run = RunTask(self, command, surface, client)
         self.open[command.run_id] = run
-        run.task.add_done_callback(lambda task: self._forget(command.run_id))
+        run.task.add_done_callback(lambda task: self._forget(run))
         self._watch.wake()
         return run
 
-    def _forget(self, run_id: str) -> None:
-        self.open.pop(run_id, None)
-        self._watch.forget(run_id)
+    def _forget(self, run: RunTask) -> None:
+        run.let_go()
+        self.open.pop(run.run_id, None)
+        self._watch.forget(run.run_id)
 
     async def refuse(self, command: AdmitRun, refusal: Refusal) -> None:
         """Record a request that was refused before it could become a run."""
@@ -63,10 +64,14 @@ class Runs:
             batch.add([Draft("requests", fact)])
 
     async def cancel_all(self, reason: CancelReason) -> int:
-        """Cancel and settle every open run; returns how many there were."""
-        cancelled = [run.task for run in self.open.values() if run.cancel(reason)]
-        await asyncio.gather(*cancelled, return_exceptions=True)
-        return len(cancelled)
+        """Cancel every open run and wait until all are settled; returns how many there were.
+
+        It does not wait for clients, which may take long to hear of it.
+        """
+        settled = [done for run in self.open.values() if (done := run.cancel(reason)) is not None]
+        if settled:
+            await asyncio.wait(settled)
+        return len(settled)
 
     async def wait_until_idle(self) -> None:
         """Wait until no run is open."""

@@ -1,6 +1,6 @@
 """How an attempt and its run end: the facts of commit (c), each end in one batch that nothing can interrupt.
 
-Whoever calls waits until the batch is durable before anybody is told.
+Nobody is told before the batch is durable. Where one is returned there is something to let go of before that wait.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import msgspec
 from palyra.decisions.attempts import AnswerEnd, FailureEnd, fail_attempt, succeed_attempt
 from palyra.decisions.failures import Failure
 from palyra.decisions.health import transition
-from palyra.decisions.runs import after_failure, cancel_run, complete_run
+from palyra.decisions.runs import after_failure, cancel_run, complete_run, fail_run
 from palyra.engine.beats import clear_beat
 from palyra.engine.core import Batch, Core
-from palyra.engine.exchange import Ended
+from palyra.engine.exchange import Ended, Exchange
 from palyra.errors import Refusal
 from palyra.events.base import Draft
+from palyra.events.runs import CancelReason
 from palyra.projections.runs import Attempt, Run
 from palyra.units import us_to_ms
 
@@ -80,17 +81,34 @@ class Settlement:
             following = self._move_on(batch, run, candidate, failure)
         return batch, following
 
-    def close(self, ended: Ended, end: RunEnd) -> Batch | None:
-        """Settle the open attempt as `ended` and end the run; None when it has ended already, or never began."""
+    async def cancel(self, exchange: Exchange | None, *, reason: CancelReason, by: str, drains: bool) -> None:
+        """End a run that was cancelled, with the attempt that is on the wire or has not left yet."""
+        policy = "" if exchange is None else "drain" if reason == "client" and drains else "cancel"
+        await self._close(
+            exchange,
+            "client_disconnected" if reason == "client" else "cancelled",
+            lambda run, now_us: cancel_run(run, reason=reason, by=by, policy=policy, now_us=now_us),
+        )
+
+    async def fail(self, exchange: Exchange | None, refusal: Refusal) -> None:
+        """End a run that cannot go on because of a mistake of ours."""
+        await self._close(exchange, "cancelled", lambda run, now_us: [fail_run(run, refusal, "", now_us)])
+
+    async def _close(self, exchange: Exchange | None, failure_class: str, end: RunEnd) -> None:
+        """Settle the open attempt, end the run and wait; a run that has ended, or never began, is left alone."""
         run = self._core.state.runs.open.get(self._run_id)
         if run is None:
-            return None
+            return
+        ended = Ended(failure=Failure(failure_class=failure_class, phase="connect"))
+        if exchange is not None:
+            ended = exchange.given_up(failure_class)
         with self._core.batch(self._principal_id) as batch:
             if run.attempt is not None:
-                drafts, _ = fail_attempt(self._core.state, run, _failure_end(ended), batch.now_us, may_retry=False)
+                settled = _failure_end(ended)
+                drafts, _ = fail_attempt(self._core.state, run, settled, batch.now_us, may_retry=False)
                 batch.add(drafts)
             self._end_run(batch, end(run, batch.now_us))
-        return batch
+        await batch.durable()
 
     def _succeed(self, batch: Batch, run: Run, attempt: Attempt, ended: Ended, completes: bool) -> Following:
         end = _answer_end(ended)

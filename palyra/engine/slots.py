@@ -25,9 +25,9 @@ class Slots:
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
     def try_take(self, provider: ProviderEntry) -> bool:
-        """Take a slot if one is free and nobody waits for it."""
+        """Take a slot if one is free: nobody waits then, because a slot that is given back goes to the first."""
         used = self._used.get(provider.provider_id, 0)
-        if used >= provider.max_concurrency or self._waiting.get(provider.provider_id):
+        if used >= provider.max_concurrency:
             return False
         self._used[provider.provider_id] = used + 1
         return True

@@ -10,7 +10,10 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from palyra.engine.clock import due_us
 from palyra.engine.core import Core
+from palyra.errors import JournalUnwritable
+from palyra.journal.failures import cause_of
 from palyra.journal.sqlite import SqliteJournal
 from palyra.journal.witness import make_witness, write_witness
 from palyra.units import ms_to_us
@@ -33,7 +36,9 @@ class SnapshotChore:
         new_count = self._core.state.position - self._position
         if new_count <= 0:
             return None
-        return 0 if new_count >= self._every_count else self._done_us + self._every_us
+        if new_count >= self._every_count:
+            return 0
+        return due_us(self._done_us, self._every_us, self._core.clock.now_us())
 
     async def do(self) -> None:
         self._position = await self._core.snapshot()
@@ -56,13 +61,16 @@ class WitnessChore:
     def due_at_us(self) -> int | None:
         if self._core.journal.head.position == self._position:
             return None
-        return self._done_us + self._every_us
+        return due_us(self._done_us, self._every_us, self._core.clock.now_us())
 
     async def do(self) -> None:
         head, now_us = self._core.journal.head, self._core.clock.now_us()
         witness = make_witness(self._core.journal.journal_id, head, now_us, self._key)
         for path in self._paths:
-            await asyncio.to_thread(write_witness, path, witness)
+            try:
+                await asyncio.to_thread(write_witness, path, witness)
+            except OSError as exc:
+                raise JournalUnwritable(f"The note {path} cannot be written: {cause_of(exc)}.") from exc
         self._position, self._done_us = head.position, now_us
 
 
@@ -76,7 +84,9 @@ class CheckpointChore:
 
     def due_at_us(self) -> int | None:
         head = self._journal.head
-        return None if head.position == self._position else head.recorded_at_us + ms_to_us(_QUIET_MS)
+        if head.position == self._position:
+            return None
+        return due_us(head.recorded_at_us, ms_to_us(_QUIET_MS), self._core.clock.now_us())
 
     async def do(self) -> None:
         position = self._journal.head.position

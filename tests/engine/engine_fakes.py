@@ -1,9 +1,10 @@
-"""What stands in for time, disk and network where a test must decide each step: all of it follows the real ports."""
+"""What stands in for time, disk and network where a test must decide each step; all of it follows the ports."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -135,7 +136,8 @@ class ScriptedProvider:
         self.calls: list[Call] = []
         self.answers: list[ScriptedAnswer] = []
         self._scripts = deque(scripts)
-        self._default = default or good_answer
+        #: Answers when no script is left.
+        self.default = default or good_answer
 
     def script(self, *scripts: Script) -> None:
         """Queue scripts for the next calls."""
@@ -143,7 +145,7 @@ class ScriptedProvider:
 
     async def send(self, call: Call, secret: Secret | None) -> Answer:
         self.calls.append(call)
-        script = self._scripts.popleft() if self._scripts else self._default(call)
+        script = self._scripts.popleft() if self._scripts else self.default(call)
         await asyncio.sleep(0)
         if script.head is not None:
             await script.head.wait()
@@ -222,3 +224,43 @@ async def until(holds: Callable[[], object]) -> None:
     """Let the loop turn until this holds; what it waits for must come without the passing of time."""
     while not holds():
         await asyncio.sleep(0)
+
+
+class BrittleJournal(MemoryJournal):
+    """A journal whose n-th commit fails, with or without its rows being kept, as a disk may do."""
+
+    def __init__(self, nth: int = 0, *, is_kept: bool = False, failures_count: int = 1) -> None:
+        super().__init__(journal_id="01TEST", now_us=1)
+        self.commits_count = 0
+        self._nth = nth
+        self._is_kept = is_kept
+        self._failures_count = failures_count
+        self._write = self._memory.write
+        self._memory.write = self._write_or_fail  # type: ignore[method-assign]
+
+    async def _write_or_fail(self, rows: list[Row], links: list[bytes]) -> None:
+        self.commits_count += 1
+        await asyncio.sleep(0)
+        if self.commits_count == self._nth:
+            self.fail_next_commits(self._failures_count, is_kept=self._is_kept)
+        await self._write(rows, links)
+
+
+def brittle_connection(nth: int, *, is_done_before: bool = False) -> type[sqlite3.Connection]:
+    """Return the class of connections whose n-th INSERT fails, before or after it did its work."""
+    count = 0
+
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+            nonlocal count
+            count += sql.startswith("INSERT INTO event")
+            is_failing = sql.startswith("INSERT INTO event") and count == nth
+            if is_failing and not is_done_before:
+                raise sqlite3.OperationalError("disk I/O error")
+            cursor = super().execute(sql, *arguments)
+            if is_failing:
+                cursor.close()
+                raise sqlite3.OperationalError("disk I/O error")
+            return cursor
+
+    return Connection

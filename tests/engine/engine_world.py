@@ -120,9 +120,7 @@ def one(base_url: str = "", *, of_model: Mapping[str, Any] | None = None, **chan
     return registry(provider("a", base_url, **changes), model("m", "a", **(of_model or {})))
 
 
-def two(
-    url_a: str = "", url_b: str = "", *, of_model: Mapping[str, Any] | None = None, **changes: Any
-) -> Registry:
+def two(url_a: str = "", url_b: str = "", *, of_model: Mapping[str, Any] | None = None, **changes: Any) -> Registry:
     """Return model `m` at providers `a` and `b`, tried in this order; the changes are those at `a`."""
     return registry(
         provider("a", url_a, **changes),
@@ -366,12 +364,9 @@ class Taker:
     @property
     def text(self) -> str:
         """Return the text that the stream's content deltas make up."""
-        pieces = []
-        for line in self.data.decode().splitlines():
-            if line.startswith("data: {"):
-                for choice in json.loads(line[6:]).get("choices", []):
-                    pieces.append(choice.get("delta", {}).get("content") or "")
-        return "".join(pieces)
+        lines = [line for line in self.data.decode().splitlines() if line.startswith("data: {")]
+        choices = [choice for line in lines for choice in json.loads(line[6:]).get("choices", [])]
+        return "".join(choice.get("delta", {}).get("content") or "" for choice in choices)
 
     @property
     def is_complete(self) -> bool:

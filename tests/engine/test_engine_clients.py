@@ -25,7 +25,7 @@ from upstream import HANG, Behaviour, Upstream
 
 from palyra.events.attempts import AttemptFailed, AttemptStarted
 from palyra.events.budgets import BudgetReleased
-from palyra.events.runs import RunCancelled
+from palyra.events.runs import RunCancelled, RunCompleted
 from palyra.events.usage import UsageRecorded
 
 POLICIES = ["drain", "cancel"]
@@ -43,49 +43,70 @@ def the_end(world: World) -> RunCancelled:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("leaves_after", range(6))
+@pytest.mark.parametrize("leaves_after", range(5))
 async def test_client_leaves_after_each_send(policy: str, leaves_after: int) -> None:
-    """Whichever event is the first that nobody takes: one end, the usage of what was seen, the circuit untouched."""
-    gates = [asyncio.Event() for _ in range(6)]
-    steps = {n: gate for n, gate in enumerate(gates)}
-    async with Upstream() as up:
-        up.reply_with(Behaviour(chunks=WORDS, after=steps))  # type: ignore[arg-type]
-        async with house(one(up.url, on_client_disconnect=policy)) as world:
-            taker = Taker(leaves_after)
-            run = world.start_chat(client=taker, stream=True)
-            await up.request_arrived()
-            for gate in gates:
-                sends = run.client.sends_count
-                gate.set()
-                await until(lambda sends=sends: run.client.sends_count > sends or run.client.is_gone or gate is gates[0])
-                for _ in range(20):
-                    await asyncio.sleep(0)
-            reply = await run.task
-            assert reply.status == 499
-            ended = the_end(world)
-            assert (ended.policy, ended.drained) == (policy, policy == "drain")
-            (row,) = world.facts(UsageRecorded)
-            if policy == "drain":
-                assert (row.source, row.billed, row.usage.output_tokens) == ("provider", "yes", 5)
-            else:
-                (failed,) = world.facts(AttemptFailed)
-                assert failed.failure_class == "client_disconnected"
-                assert (row.source, row.billed) == ("estimated", "yes")
-                await up.connections_closed()
-            assert not taker.is_complete
+    """Whichever event is the first that nobody takes: one end, usage of what was seen, circuit untouched."""
+    fake = ScriptedProvider(stream("One ", "two ", "three ", "four."))
+    async with house(one(on_client_disconnect=policy), extra={"a": fake}) as world:
+        taker = Taker(leaves_after)
+        reply = await world.chat(client=taker, stream=True)
+        assert (reply.status, reply.body) == (499, None)
+        assert taker.sends == leaves_after
+        ended = the_end(world)
+        assert (ended.policy, ended.drained) == (policy, policy == "drain")
+        (row,) = world.facts(UsageRecorded)
+        if policy == "drain":
+            assert (row.source, row.billed, row.usage.output_tokens) == ("provider", "yes", 5)
+        else:
+            (failed,) = world.facts(AttemptFailed)
+            assert (failed.failure_class, failed.phase) == ("client_disconnected", "content")
+            assert (row.source, row.billed) == ("estimated", "yes")
+        assert fake.answers[0].is_closed
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+async def test_client_leaves_when_all_has_arrived(policy: str) -> None:
+    """The rule holds also where nothing would be left to wait for; what the provider counted is recorded."""
+    whole = b"".join(piece for piece in stream("One.").pieces if isinstance(piece, bytes))
+    fake = ScriptedProvider(Script(whole, headers=EVENTS))
+    async with house(one(on_client_disconnect=policy), extra={"a": fake}) as world:
+        assert (await world.chat(client=Taker(0), stream=True)).status == 499
+        ended = the_end(world)
+        assert (ended.policy, ended.drained) == (policy, policy == "drain")
+        (row,) = world.facts(UsageRecorded)
+        assert (row.usage.input_tokens, row.usage.output_tokens, row.billed) == (11, 5, "yes")
+        assert row.source == ("provider" if policy == "drain" else "partial")
 
 
 async def test_client_that_leaves_at_the_very_end_gets_a_completed_run() -> None:
     """When only the last event could not be handed over, the answer is complete."""
-    async with Upstream() as up, house(one(up.url)) as world:
-        up.reply_with(Behaviour(text="Short."))
-        taker = Taker()
-        run = world.start_chat(client=taker, stream=True)
-        await taker.got(b"stop")
-        taker._leaves_after = 0
-        reply = await run.task
-        assert reply.status == 200
-        assert world.names()[-2] == "run.completed"
+    fake = ScriptedProvider(stream("One ", "two ", "three ", "four."))
+    async with house(one(), extra={"a": fake}) as world:
+        taker = Taker(leaves_after=5)
+        assert (await world.chat(client=taker, stream=True)).status == 200
+        assert not taker.is_complete
+        assert len(world.facts(RunCompleted)) == 1
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+async def test_connection_of_a_client_that_leaves(policy: str) -> None:
+    """By rule `cancel` upstream is closed at once; by rule `drain` its connection is kept for the next call."""
+    gate = asyncio.Event()
+    async with Upstream() as up:
+        up.reply_with(Behaviour(after={2: gate}))
+        async with house(one(up.url, on_client_disconnect=policy)) as world:
+            taker = Taker()
+            run = world.start_chat(client=taker, stream=True)
+            await taker.got(b"Hello ")
+            run.leave()
+            if policy == "cancel":
+                await run.task
+                await up.connections_closed()
+            gate.set()
+            await run.task
+            assert (await world.chat()).status == 200
+            assert up.connections_made_count == (1 if policy == "drain" else 2)
+        await up.connections_closed()
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -225,33 +246,31 @@ async def test_drain_is_bounded_in_tokens() -> None:
         assert (ended.policy, ended.drained) == ("drain", False)
 
 
-@pytest.mark.parametrize("ending", ["cut", "error", "unfinished", "finished"])
+DRAINED: dict[str, tuple[Any, ...]] = {
+    "cut": (cut(),),
+    "error": (b'data: {"error": {"message": "boom"}}\n\n', asyncio.Event()),
+    "unfinished": (),
+    "finished": (event({}, "stop"),),
+}
+
+
+@pytest.mark.parametrize("ending", DRAINED)
 async def test_drained_stream_ends_as_it_ends(ending: str) -> None:
-    """Nobody being there changes nothing about whether the answer was complete."""
-    last: tuple[Any, ...] = {
-        "cut": (cut(),),
-        "error": (b'data: {"error": {"message": "boom"}}\n\n', event({"content": "more"})),
-        "unfinished": (),
-        "finished": (event({}, "stop"),),
-    }[ending]
+    """Nobody being there changes nothing about whether the answer was complete, and after an error it is over."""
     gate = asyncio.Event()
-    fake = ScriptedProvider(Script(ROLE, event({"content": "One "}), gate, *last, headers=EVENTS))
+    one_piece, two_piece = event({"content": "One "}), event({"content": "two"})
+    fake = ScriptedProvider(Script(ROLE, one_piece, gate, two_piece, *DRAINED[ending], headers=EVENTS))
     async with house(one(max_retries=3), extra={"a": fake}) as world:
         taker = Taker()
         run = world.start_chat(client=taker, stream=True)
         await taker.got(b"One ")
-        taker._leaves_after = 0
+        run.leave()
         gate.set()
-        if ending == "cut":
-            run.leave()
-        elif ending == "error":
-            fake.answers[0]._pieces.insert(1, event({"content": "two"}))
-        elif ending == "unfinished":
-            fake.answers[0]._pieces.append(event({"content": "two"}))
         assert (await run.task).status == 499
         (ended,) = world.facts(RunCancelled)
         assert (ended.policy, ended.drained) == ("drain", ending == "finished")
         assert len(fake.calls) == 1
+        assert len(fake.answers[0]._pieces) == (1 if ending == "error" else 0)
 
 
 async def test_attempt_that_fails_after_the_client_left_is_not_repeated() -> None:

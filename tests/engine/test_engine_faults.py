@@ -1,4 +1,4 @@
-"""Every fault of an upstream at every point, over real sockets: what the client sees, what is recorded, what is left."""
+"""Every fault of an upstream at every point, over real sockets: what the client sees and what is recorded."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "cut after the head": Fault(Behaviour(after={0: CUT}), "stream_truncated", "body", 502, usage=UNKNOWN),
     "reset after the head": Fault(Behaviour(after={0: RESET}), "stream_truncated", "body", 502, usage=UNKNOWN),
-    "cut in the body": Fault(
-        Behaviour(after={1: CUT}), "stream_truncated", "body", 502, usage=UNKNOWN
-    ),
+    "cut in the body": Fault(Behaviour(after={1: CUT}), "stream_truncated", "body", 502, usage=UNKNOWN),
     "hang in the body": Fault(
         Behaviour(after={1: HANG}), "timeout_total", "body", 504, usage=UNKNOWN, streams=(False,), **HANGING
     ),
@@ -129,7 +127,12 @@ FAULTS: dict[str, Fault] = {
     "409": Fault(Behaviour.error(409), "conflict", "headers", 409, counted=False, fails_over=False),
     "429": Fault(Behaviour.error(429), "rate_limited", "headers", 429, counted=False),
     "429 quota": Fault(
-        Behaviour.error(429, "insufficient_quota"), "quota_exceeded", "headers", 502, "upstream_quota", counted=False
+        Behaviour.error(429, "insufficient_quota"),
+        "quota_exceeded",
+        "headers",
+        502,
+        "upstream_quota",
+        counted=False,
     ),
     "500": Fault(Behaviour.error(500), "transient_upstream", "headers", 502),
     "503": Fault(Behaviour.error(503), "transient_upstream", "headers", 502),
@@ -245,7 +248,7 @@ AFTER_CONTENT: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("step", AFTER_CONTENT)
 async def test_fault_after_content_is_never_covered_up(step: str) -> None:
-    """After content there is no other candidate: the stream ends with an error event, and what was seen is billed."""
+    """After content there is no other candidate: an error event ends the stream, and what was seen is billed."""
     fault, failure_class = AFTER_CONTENT[step]
     gate = asyncio.Event()
     async with Upstream() as bad, Upstream() as good:

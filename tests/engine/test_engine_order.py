@@ -9,7 +9,11 @@ from engine_fakes import GatedJournal, Script, ScriptedProvider, error, turn, un
 from engine_world import HAPPY, Taker, house, model, one, registry, two
 from upstream import Behaviour, Upstream
 
+from palyra.decisions.runs import AdmitRun
+from palyra.errors import Refusal
+from palyra.events.runs import RunRefused
 from palyra.events.usage import UsageRecorded
+from palyra.limits import PENDING_EVENTS_MAX_COUNT
 
 A = ["run.admitted", "routing.decided"]
 B = ["budget.reserved", "attempt.started"]
@@ -71,7 +75,7 @@ async def test_last_event_of_a_stream_waits_for_its_settlement() -> None:
 
 
 async def test_run_that_waits_holds_nothing() -> None:
-    """A run without a slot is admitted in a commit of its own; its start is decided and recorded when it is its turn."""
+    """A run without a slot is admitted alone; its start is decided and recorded when it is its turn."""
     journal, fake = GatedJournal(), ScriptedProvider()
     async with house(one(max_concurrency=1), journal=journal, extra={"a": fake}) as world:
         journal.hold()
@@ -182,3 +186,36 @@ async def test_bytes_of_the_request_arrive_as_they_were_sent() -> None:
         started = next(row for row in world.rows() if row.name == "attempt.started")
         assert b'"edits":["model","stream_options.include_usage"]' in started.body
         assert reply.headers["x-palyra-model"] == "m"
+
+
+async def test_refusal_before_a_run_is_recorded() -> None:
+    """A request that is refused at the door leaves the same fact, durable before it is told."""
+    journal = GatedJournal()
+    async with house(one(), journal=journal) as world:
+        command = AdmitRun(
+            run_id="01X", principal_id="key:test", endpoint="chat", raw_tokens=0, body_digest="", body_bytes=0
+        )
+        journal.hold()
+        refusal = Refusal(code="draining", message="", retry_after_ms=5)
+        told = asyncio.ensure_future(world.runs.refuse(command, refusal))
+        assert await journal.begun(1) == ["run.refused"]
+        await turn(5)
+        assert not told.done()
+        journal.let_go()
+        await told
+        (refused,) = world.facts(RunRefused)
+        assert (refused.code, refused.http_status, refused.retry_after_ms) == ("draining", 503, 5)
+
+
+async def test_engine_is_busy_when_too_much_waits_for_the_disk() -> None:
+    """The count of facts that are not durable yet says when to refuse work."""
+    journal = GatedJournal()
+    async with house(one(), journal=journal) as world:
+        journal.hold()
+        assert not world.core.is_busy
+        for _ in range(PENDING_EVENTS_MAX_COUNT + 1):
+            world.runs.served(endpoint="models", principal_id="key:test", http_status=200)
+        assert world.core.is_busy
+        journal.let_go()
+        await world.core.durable()
+        assert not world.core.is_busy

@@ -15,7 +15,7 @@ from engine_fakes import (
     cut,
     error,
     event,
-    stream,
+    good_answer,
     turn,
     unary,
     until,
@@ -49,9 +49,8 @@ async def test_waits_are_recorded_and_kept() -> None:
 
 async def test_retry_that_succeeds_is_one_clean_answer() -> None:
     """After a retry the client sees one answer, two attempts and no failover."""
-    fake = ScriptedProvider(stream("Lost", ending=(cut(),)), Script(ROLE, cut(), headers=EVENTS))
+    fake = ScriptedProvider(Script(ROLE, cut(), headers=EVENTS))
     async with house(one(max_retries=1), extra={"a": fake}) as world:
-        fake._scripts.popleft()
         taker = Taker()
         reply = await world.chat(client=taker, stream=True)
         assert reply.status == 200
@@ -128,8 +127,9 @@ def outage() -> ScriptedProvider:
     return ScriptedProvider(default=lambda call: error(500))
 
 
-async def heal(fake: ScriptedProvider) -> None:
-    fake._default = lambda call: stream("Well.") if call.stream else unary("Well.")
+def heal(fake: ScriptedProvider) -> None:
+    """Let it answer well from now on."""
+    fake.default = good_answer
 
 
 def broken(threshold: int = 3) -> Registry:
@@ -151,7 +151,7 @@ async def test_outage_reaches_upstream_threshold_times() -> None:
         reasons = [opened.reason for opened in world.facts(CircuitOpened)]
         assert reasons == ["threshold", "trial_failed"]
         clock.pass_ms(COOLDOWN_MS)
-        await heal(fake)
+        heal(fake)
         assert (await world.chat()).status == 200
         assert world.state.circuits.by_provider["a"].status == "closed"
         assert (await world.chat()).status == 200
@@ -191,7 +191,7 @@ async def test_trial_closes_its_circuit_with_the_first_content() -> None:
         for _ in range(3):
             await world.chat()
         clock.pass_ms(COOLDOWN_MS)
-        await heal(fake)
+        heal(fake)
         gate = asyncio.Event()
         fake.script(Script(ROLE, event({"content": "One"}), gate, cut(), headers=EVENTS))
         taker = Taker()
@@ -220,7 +220,7 @@ async def test_trial_that_says_nothing_is_void() -> None:
         trial.cancel("operator")
         assert (await trial.task).status == 499
         assert [opened.reason for opened in world.facts(CircuitOpened)] == ["threshold", "trial_void", "trial_void"]
-        await heal(fake)
+        heal(fake)
         assert (await world.chat()).status == 200
         assert len(world.facts(CircuitHalfOpened)) == 3
 
@@ -324,9 +324,8 @@ async def test_model_that_fails_alone_is_left_out_alone() -> None:
     def answer(call: Any) -> Script:
         return error(500) if b'"bad"' in call.body else unary()
 
-    config = registry(
-        provider("a", circuit_breaker_failure_threshold=2), model("m", "a"), model("bad", "a"), failover_enabled=False
-    )
+    alone = provider("a", circuit_breaker_failure_threshold=2)
+    config = registry(alone, model("m", "a"), model("bad", "a"), failover_enabled=False)
     fake = ScriptedProvider(default=answer)
     async with house(config, extra={"a": fake}) as world:
         for _ in range(2):

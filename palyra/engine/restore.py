@@ -1,0 +1,172 @@
+"""A backup in the place of a state: checked first, refused where it would lose events unless a person accepts that.
+
+The state that was there is kept beside the new one and never deleted. The journal says what happened to it:
+`backup.restored`, and `journal.history_forked` where events were left behind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from palyra.auth.keyfiles import witness_key
+from palyra.config.state import StatePaths, prepare_state_dir
+from palyra.engine.offline import (
+    Progress,
+    Replaced,
+    carry,
+    new_id,
+    record_offline,
+    take_lock,
+    take_place,
+    witnessed_position,
+)
+from palyra.errors import JournalDamaged, JournalError, PalyraError
+from palyra.events.base import Draft
+from palyra.events.journal import BackupRestored, HistoryForked
+from palyra.journal.backup import CONFIG_FILE, JOURNAL_FILE, Manifest, check_backup_journal, read_backup
+from palyra.journal.reader import JournalReader
+from palyra.journal.staging import copy_private, refuse_without_space, staging
+
+
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
+    """What a state has that a backup has not."""
+
+    #: How far the present journal, or its witness, has come; None: there is no journal.
+    known_position: int | None = None
+    #: Last position that both have.
+    common_position: int = 0
+    #: None where it cannot be counted.
+    events_count: int | None = 0
+    runs_count: int | None = 0
+
+    @property
+    def is_any(self) -> bool:
+        return self.events_count != 0
+
+
+def restore(
+    paths: StatePaths, source: Path, *, is_replacing: bool, is_loss_accepted: bool, progress: Progress | None = None
+) -> Replaced:
+    """Put a backup in the place of the state, which is kept beside it.
+
+    The backup is checked first. Raises `conflict` where there is a journal and not `is_replacing`, and where that
+    knows events that the backup lacks and not `is_loss_accepted`; the message says how many.
+    """
+    manifest = read_backup(source)
+    prepare_state_dir(paths)
+    if paths.directory.is_mount():
+        raise PalyraError(
+            f"{paths.directory} is a mount point, so nothing can be put in its place.",
+            hint="--state-dir names a directory below it",
+            code="bad_path",
+        )
+    with take_lock(paths):
+        is_same = _journal_id(paths) in (None, manifest.journal_id)
+        key_files = (source / "vault.key", *([paths.vault_key] if is_same else []))
+        key_file = next((path for path in key_files if path.exists()), source / "vault.key")
+        check_backup_journal(source, manifest, witness_key(key_file, create=False), progress)
+        loss = _loss(paths, source, manifest)
+        _refuse_loss(paths, loss, is_replacing=is_replacing, is_loss_accepted=is_loss_accepted)
+        with staging(paths.directory, new_id()) as staged:
+            refuse_without_space(staged, sum(file.size_bytes for file in manifest.files))
+            _unpack(source, manifest, staged)
+            if is_same:
+                carry(paths.directory, staged)
+            head = record_offline(StatePaths(staged), _facts(manifest, loss))
+            is_empty = all(path.name == paths.lock.name for path in paths.directory.iterdir())
+            replaced = take_place(staged, paths)
+        if is_empty:
+            # Nothing but the lock that was taken above.
+            (replaced / paths.lock.name).unlink()
+            replaced.rmdir()
+    return Replaced(
+        journal_id=manifest.journal_id,
+        position=manifest.position,
+        head_position=head.position,
+        replaced_position=loss.known_position,
+        lost_events_count=loss.events_count,
+        lost_runs_count=loss.runs_count,
+        replaced_directory=None if is_empty else str(replaced),
+    )
+
+
+def _journal_id(paths: StatePaths) -> str | None:
+    """Return whose journal the state has, None where there is none or it does not say."""
+    try:
+        with JournalReader(paths.journal) as reader:
+            return reader.journal_id
+    except JournalError:
+        return None
+
+
+def _loss(paths: StatePaths, source: Path, manifest: Manifest) -> Loss:
+    if not paths.journal.exists():
+        return Loss()
+    witnessed = witnessed_position(paths)
+    try:
+        with JournalReader(paths.journal) as present, JournalReader(source / JOURNAL_FILE) as backup:
+            head = present.head().position
+            common = _common_position(present, backup)
+            runs = sum(len(rows) for rows in present.rows(common, names=["run.admitted"]))
+    except JournalError:
+        # How far a journal had come that cannot be read is known to its witness alone.
+        known = witnessed or None
+        return Loss(known_position=known, common_position=manifest.position, events_count=None, runs_count=None)
+    known = max(head, witnessed)
+    return Loss(known_position=known, common_position=common, events_count=known - common, runs_count=runs)
+
+
+def _common_position(one: JournalReader, other: JournalReader) -> int:
+    """Return the last position at which two journals are the same, by bisection: links differ from there on."""
+    low, high = 0, min(one.head().position, other.head().position)
+    if one.journal_id != other.journal_id:
+        return 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one.link(middle) == other.link(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _refuse_loss(paths: StatePaths, loss: Loss, *, is_replacing: bool, is_loss_accepted: bool) -> None:
+    if not is_replacing and paths.journal.exists():
+        raise PalyraError(
+            f"{paths.directory} has a journal already.",
+            hint="--replace puts the backup in its place; what is there is kept beside it",
+            code="conflict",
+        )
+    if loss.is_any and not is_loss_accepted:
+        raise PalyraError(
+            loss_sentence(loss.events_count, loss.runs_count),
+            hint="--accept-loss goes on all the same; the journal that is there is kept beside the new one",
+            code="conflict",
+        )
+
+
+def loss_sentence(events_count: int | None, runs_count: int | None) -> str:
+    """Return what a restore or a fork leaves behind, for a person."""
+    if events_count is None:
+        return "The present journal cannot be read, so what it knows and the backup does not is not known."
+    runs = "" if runs_count is None else f", {runs_count:,} of them requests that were let in"
+    return f"The present journal has {events_count:,} events that the backup does not have{runs}."
+
+
+def _unpack(source: Path, manifest: Manifest, staged: Path) -> None:
+    """Copy what belongs into a state; the configuration has its own place and stays in the backup."""
+    for file in manifest.files:
+        if file.name != CONFIG_FILE and copy_private(source / file.name, staged / file.name).sha256 != file.sha256:
+            raise JournalDamaged(f"The backup's file {file.name} changed while it was read.")
+
+
+def _facts(manifest: Manifest, loss: Loss) -> list[Draft]:
+    facts: list[HistoryForked | BackupRestored] = []
+    if loss.is_any and loss.known_position is not None:
+        facts.append(HistoryForked(kind="restore", before=loss.known_position, after=loss.common_position))
+    restored = BackupRestored(
+        backup_ref=manifest.backup_id, position=manifest.position, replaced_position=loss.known_position
+    )
+    return [Draft("journal", fact) for fact in [*facts, restored]]
