@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import io
 import os
 import signal
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
 
 from palyra.app import Daemon
 from palyra.config.load import LoadedConfig
 from palyra.daemon.logs import Log
+from palyra.readonly import ReadOnlyDaemon
+
+AnyDaemon = TypeVar("AnyDaemon", Daemon, ReadOnlyDaemon)
 
 
 def serve(loaded: LoadedConfig, announce: Callable[[Daemon], None]) -> int:
@@ -21,45 +26,76 @@ def serve(loaded: LoadedConfig, announce: Callable[[Daemon], None]) -> int:
     The first SIGTERM or SIGINT drains, the second cancels and settles what is still open, the third ends at once.
     `announce` is told when the daemon is ready.
     """
+    return _run(loaded, Daemon, announce)
+
+
+def serve_read_only(loaded: LoadedConfig, announce: Callable[[ReadOnlyDaemon], None]) -> int:
+    """Run a daemon that writes nothing until a signal ends it; returns the exit status."""
+    return _run(loaded, ReadOnlyDaemon, announce)
+
+
+def _run(loaded: LoadedConfig, kind: type[AnyDaemon], announce: Callable[[AnyDaemon], None]) -> int:
+    _fill_standard_descriptors()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(loaded, announce))
+        return runner.run(_serve(loaded, kind, announce))
 
 
-async def _serve(loaded: LoadedConfig, announce: Callable[[Daemon], None]) -> int:
+def _fill_standard_descriptors() -> None:
+    """Open what is closed of input, output and error: uvloop aborts when it closes a socket of such a number."""
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
+
+
+async def _serve(loaded: LoadedConfig, kind: type[AnyDaemon], announce: Callable[[AnyDaemon], None]) -> int:
     settings = loaded.config.observability
     log = Log(
         level=settings.log_level,
         log_format=settings.log_format,
         file=Path(settings.log_file) if settings.log_file else None,
     )
-    daemon = Daemon(loaded, log=log)
-    signals = _Signals(log)
+    log.become_default()
+    daemon = kind(loaded, log=log)
+    signals = _Signals(daemon, log)
     try:
         await daemon.start()
-        announce(daemon)
-        # What start-up made lives as long as the process; the collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
-        asked = asyncio.ensure_future(signals.stop.wait())
-        await asyncio.wait([asked, daemon.finished], return_when=asyncio.FIRST_COMPLETED)
-        is_fault = not signals.stop.is_set()
-        if is_fault:
-            log.error("supervision_died")
-        asked.cancel()
-        await daemon.stop("fault" if is_fault else "signal", hurry=signals.hurry)
-        return 1 if is_fault else 0
+        return await _serve_until_stopped(daemon, signals, log, announce)
     finally:
         signals.remove()
         log.close()
 
 
+async def _serve_until_stopped(
+    daemon: AnyDaemon, signals: _Signals, log: Log, announce: Callable[[AnyDaemon], None]
+) -> int:
+    """Serve until a signal or a fault; the daemon is stopped in either case."""
+    asked = asyncio.ensure_future(signals.stop.wait())
+    try:
+        announce(daemon)
+        # What start-up made lives as long as the process; the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        await asyncio.wait([asked, daemon.finished], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        asked.cancel()
+        is_fault = not signals.stop.is_set()
+        try:
+            await daemon.stop("fault" if is_fault else "signal", hurry=signals.hurry)
+        except Exception as error:
+            is_fault = True
+            log.error("daemon_failed", exc_info=error)
+    return 1 if is_fault else 0
+
+
 class _Signals:
     """What the process is asked by signals. Installed before trio's guest starts."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, daemon: Daemon | ReadOnlyDaemon, log: Log) -> None:
         self.stop = asyncio.Event()
         self.hurry = asyncio.Event()
+        self._daemon = daemon
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._stopping = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -74,13 +110,23 @@ class _Signals:
 
     def _on_stacks(self) -> None:
         for task in asyncio.all_tasks(self._loop):
-            stack = io.StringIO()
-            task.print_stack(file=stack)
-            self._log.info("task_stack", task=task.get_name(), stack=stack.getvalue())
+            self._log.info("task_stack", loop="asyncio", task=task.get_name(), stack=_stack_of(task))
+        for name, text in self._daemon.loop_stacks():
+            self._log.info("task_stack", loop="trio", task=name, stack=text)
 
     def remove(self) -> None:
         for number in (*self._stopping, signal.SIGUSR1):
             self._loop.remove_signal_handler(number)
+
+
+def _stack_of(task: asyncio.Task[Any]) -> str:
+    """Return where a task stands, down to what it waits for; asyncio itself tells the outermost frame alone."""
+    frames: list[tuple[FrameType, int]] = []
+    awaited: Any = task.get_coro()
+    while frame := getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None):
+        frames.append((frame, frame.f_lineno))
+        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+    return "".join(traceback.StackSummary.extract(iter(frames)).format())
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -240,7 +240,7 @@ class Gateway:
         return await self._send(visit, 200, JSON, ALIVE)
 
     async def _ready(self, visit: Visit) -> web.StreamResponse:
-        status, body = readiness(is_draining=self.is_draining, is_writable=self._core.is_writable)
+        status, body = readiness(is_draining=self.is_draining, is_writable=self._core.takes_runs)
         return await self._send(visit, status, JSON, body)
 
     # -- the way out

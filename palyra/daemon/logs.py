@@ -6,33 +6,49 @@ costs lines, which are counted, and nothing else.
 
 from __future__ import annotations
 
+import functools
+import io
 import os
+import select
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import msgspec
 import structlog
 
-from palyra.redaction import redact_text
+from palyra.redaction import REDACTED, is_sensitive_key, redact, redact_text
 
 _BUFFERED_COUNT = 10_000
-_LINE_MAX_CHARS = 8_192
+#: Of a JSON line, without its end.
+_LINE_MAX_BYTES = 8_191
 #: Lines are collected for this long before they are written together.
 _LINGER_S = 0.05
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F)}
+#: Control characters and those that turn the direction of text; a newline is escaped where a line is made.
+_HIDDEN_CODES = (
+    *range(0x0A),
+    *range(0x0B, 0x20),
+    *range(0x7F, 0xA0),
+    *range(0x202A, 0x202F),
+    *range(0x2066, 0x206A),
+)
+_CONTROL = {code: f"\\x{code:02x}" for code in _HIDDEN_CODES}
 
 
 class BufferedSink:
-    """Writes lines from a thread of its own; `write` never waits."""
+    """Writes lines from a thread of its own; `write` never waits.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    The file is unbuffered: a buffer of Python's would be locked by a write that hangs, and the end of the process
+    would wait for that lock and abort.
+    """
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
         self._lines: deque[str] = deque()
         self._wake = threading.Event()
         self._is_closed = False
@@ -63,12 +79,21 @@ class BufferedSink:
             self._wake.clear()
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
             try:
-                self._stream.write("".join(f"{line}\n" for line in lines))
-                self._stream.flush()
-            except (OSError, ValueError):
+                self._write_whole("".join(f"{line}\n" for line in lines).encode(errors="replace"))
+            except OSError:
                 self.dropped_count += len(lines)
             if self._is_closed and not self._lines:
+                self._file.close()
                 return
+
+    def _write_whole(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            written_count = self._file.write(left)
+            if written_count is None:  # somebody made the terminal or pipe that we share non-blocking
+                select.select([], [self._file], [])
+            else:
+                left = left[written_count:]
 
 
 class Log:
@@ -80,29 +105,39 @@ class Log:
         level: str = "info",
         log_format: Literal["auto", "console", "json"] = "auto",
         file: Path | None = None,
-        boot_id: str = "",
     ) -> None:
-        stream = sys.stderr if file is None else _open_private(file)
-        is_console = log_format == "console" or (log_format == "auto" and stream.isatty())
+        stream = _standard_error() if file is None else _open_private(file)
+        is_terminal = stream.isatty()
+        self._is_console = log_format == "console" or (log_format == "auto" and is_terminal)
+        self._is_default = False
         self.sink = BufferedSink(stream)
-        processors: list[Any] = [
+        colors = is_terminal and "NO_COLOR" not in os.environ
+        self._processors: list[Any] = [
             structlog.processors.add_log_level,
             _place_of_exception,
             _redacted,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+            structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="ts") if self._is_console else _json,
         ]
-        if is_console:
-            processors.append(
-                structlog.dev.ConsoleRenderer(colors="NO_COLOR" not in os.environ, timestamp_key="ts")
-            )
-        else:
-            processors.append(_json)
+        self._wrapper = structlog.make_filtering_bound_logger(_LEVELS[level])
         self._logger = structlog.wrap_logger(
-            _Lines(self.sink),
-            processors=processors,
-            wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-            cache_logger_on_first_use=True,
-        ).bind(**({"boot_id": boot_id} if boot_id and not is_console else {}))
+            _Lines(self.sink), processors=self._processors, wrapper_class=self._wrapper
+        ).bind()
+
+    def name_boot(self, boot_id: str) -> None:
+        """Have every JSON line from now on say which process it is of."""
+        if not self._is_console:
+            self._logger = self._logger.bind(boot_id=boot_id)
+
+    def become_default(self) -> None:
+        """Take the lines of modules that log by themselves. Only for a process that is all ours."""
+        self._is_default = True
+        structlog.configure(
+            processors=self._processors,
+            wrapper_class=self._wrapper,
+            logger_factory=lambda *names: _Lines(self.sink),
+            cache_logger_on_first_use=False,
+        )
 
     def debug(self, event: str, **fields: Any) -> None:
         self._logger.debug(event, **fields)
@@ -118,6 +153,8 @@ class Log:
 
     def close(self) -> None:
         """Write what is left."""
+        if self._is_default:
+            structlog.reset_defaults()
         if self.sink.dropped_count:
             self.warning("log_lines_dropped", count=self.sink.dropped_count)
         self.sink.close()
@@ -135,8 +172,13 @@ class _Lines:
     debug = info = warning = error = critical = msg
 
 
-def _open_private(path: Path) -> TextIO:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8")
+def _standard_error() -> io.FileIO:
+    # Without one, descriptor 2 may be any file that was opened since.
+    return io.FileIO(os.devnull, "w") if sys.__stderr__ is None else io.FileIO(2, "w", closefd=False)
+
+
+def _open_private(path: Path) -> io.FileIO:
+    return io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w")
 
 
 def _place_of_exception(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -144,6 +186,8 @@ def _place_of_exception(logger: Any, method: str, event: MutableMapping[str, Any
     error = event.pop("exc_info", None)
     if error is True:
         error = sys.exc_info()[1]
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     if isinstance(error, BaseException):
         places = []
         trace = error.__traceback__
@@ -159,11 +203,33 @@ def _place_of_exception(logger: Any, method: str, event: MutableMapping[str, Any
 
 def _redacted(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        if isinstance(value, str):
-            text = redact_text(value)
-            event[key] = text if text.isprintable() else text.translate(_CONTROL)[:_LINE_MAX_CHARS]
+        if value is None or isinstance(value, (bool, int, float)):
+            continue
+        text = REDACTED if _is_sensitive(key) else _text(value)
+        event[key] = text if text.isprintable() else text.translate(_CONTROL)
     return event
 
 
+#: Names of fields are few and ours.
+_is_sensitive = functools.lru_cache(maxsize=256)(is_sensitive_key)
+
+
+def _text(value: Any) -> str:
+    """Return a value without secrets: text as it is, anything else as the text or the JSON that it makes."""
+    if isinstance(value, str):
+        return redact_text(value)
+    plain = msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=str, str_keys=True)
+    return redact_text(plain) if isinstance(plain, str) else msgspec.json.encode(redact(plain)).decode()
+
+
 def _json(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
-    return msgspec.json.encode(event, enc_hook=str).decode()[:_LINE_MAX_CHARS]
+    ordered = {"ts": event.pop("ts"), "level": event.pop("level"), "event": event.pop("event"), **event}
+    line = msgspec.json.encode(ordered)
+    while len(line) > _LINE_MAX_BYTES:
+        longest = max(ordered, key=lambda key: len(str(ordered[key])))
+        text = str(ordered[longest])
+        if not text:
+            break
+        ordered[longest] = text[: max(0, len(text) - (len(line) - _LINE_MAX_BYTES))]
+        line = msgspec.json.encode(ordered)
+    return line.decode()

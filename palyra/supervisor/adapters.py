@@ -53,6 +53,8 @@ class EngineStallWatch:
         self._bases_ms = bases_ms
 
     def stalls(self, now_us: int) -> Stalls:
+        # A machine that slept must not be taken for work that hung.
+        self._core.watch_clock()
         return judge(self._core.state, now_us, self._bases_ms)
 
     async def report_stall(self, stall: Stall) -> None:
@@ -63,9 +65,7 @@ class EngineStallWatch:
         await _record(self._guest, self._core, decide)
 
     async def resolve_stall(self, stall: Stall) -> None:
-        await _record(
-            self._guest, self._core, lambda now_us: resolve(self._core.state, stall, now_us=now_us)
-        )
+        await _record(self._guest, self._core, lambda now_us: resolve(self._core.state, stall, now_us=now_us))
 
 
 class EngineLoopLog:
@@ -90,9 +90,7 @@ class EngineLoopLog:
             )
             drafts = [Draft("daemon", crashed)]
             if crash.slow_lane:
-                stall = Stall(
-                    kind="loop_down", stage="hung", subject_kind="loop", subject_id=crash.loop_name
-                )
+                stall = Stall(kind="loop_down", stage="hung", subject_kind="loop", subject_id=crash.loop_name)
                 incident_id = self._core.ids.ulid(now_us)
                 drafts += report(self._core.state, stall, incident_id=incident_id, now_us=now_us)
             return drafts

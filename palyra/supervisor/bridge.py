@@ -14,6 +14,9 @@ What a call that crosses may rely on:
   somebody else, or shut down together with its side, is `CrossingClosed`.
 - Exceptions keep their type and both sides' frames; context variables cross.
 
+A thread can have one trio run (trio's rule), so the guests of a loop share theirs, each in a scope of its own: what
+one of them dies of is its own death. No signal handler is installed; interrupts are the host's business.
+
 Synchronous trio calls (`Event.set`, `CancelScope.cancel`) are legal from asyncio code and cost no crossing.
 """
 
@@ -21,11 +24,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+import signal
+import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, Self, TypeVar, TypeVarTuple
+from weakref import WeakValueDictionary
 
 import msgspec
 import outcome
@@ -85,8 +92,58 @@ class BridgeStatus(msgspec.Struct, frozen=True, kw_only=True):
     p99_us: int | None
 
 
+class _SharedRun:
+    """The trio run of a thread. Guests come and go; it ends with the last of them."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.finished: asyncio.Future[outcome.Outcome[None]] = loop.create_future()
+        self._guests_count = 0
+        self._has_none_left = trio.Event()
+        on_interrupt = signal.getsignal(signal.SIGINT)
+        trio.lowlevel.start_guest_run(
+            self._has_none_left.wait,
+            done_callback=self._end,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            run_sync_soon_not_threadsafe=loop.call_soon,
+            host_uses_signal_set_wakeup_fd=True,
+        )
+        if signal.getsignal(signal.SIGINT) is not on_interrupt:  # trio has put its own in place of Python's
+            signal.signal(signal.SIGINT, on_interrupt)
+
+    @staticmethod
+    async def join(guest: Callable[[], Awaitable[object]]) -> _SharedRun:
+        """Start a guest in this thread's run, which is begun if there is none."""
+        thread_id = threading.get_ident()
+        while (run := _runs.get(thread_id)) is not None and run.is_ending:
+            await asyncio.wait([run.finished])
+        if run is None:
+            run = _runs[thread_id] = _SharedRun()
+        run._guests_count += 1
+        trio.lowlevel.spawn_system_task(guest)
+        return run
+
+    def leave(self) -> None:
+        """Count a guest out. Called in trio."""
+        self._guests_count -= 1
+        if not self._guests_count:
+            self._has_none_left.set()
+
+    def _end(self, result: outcome.Outcome[None]) -> None:
+        _runs.pop(threading.get_ident(), None)
+        self.finished.set_result(result)
+
+    @property
+    def is_ending(self) -> bool:
+        return self._has_none_left.is_set()
+
+
+#: By the thread's id. Something global, because trio's own run is.
+_runs: WeakValueDictionary[int, _SharedRun] = WeakValueDictionary()
+
+
 class TrioGuest:
-    """A trio run inside the running asyncio loop: `async with TrioGuest() as guest`.
+    """A part of trio inside the running asyncio loop, with its own end: `async with TrioGuest() as guest`.
 
     Leaving the block is `stop()`. Whoever owns the process waits for `finished` beside its signals: a tree that
     crashed must end the daemon, not die silently while HTTP goes on answering.
@@ -106,17 +163,12 @@ class TrioGuest:
     async def __aenter__(self) -> Self:
         self._loop = loop = asyncio.get_running_loop()
         self._outcome: asyncio.Future[outcome.Outcome[None]] = loop.create_future()
-        ready: asyncio.Future[outcome.Outcome[None]] = loop.create_future()
-        trio.lowlevel.start_guest_run(
-            self._root,
-            ready,
-            done_callback=self._outcome.set_result,
-            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
-            run_sync_soon_not_threadsafe=loop.call_soon,
-            host_uses_signal_set_wakeup_fd=True,
-        )
+        self._started: asyncio.Future[Any] = loop.create_future()
+        self._run = await _SharedRun.join(self._live)
+        self._run.finished.add_done_callback(self._end_with_run)
         try:
-            await asyncio.wait([ready, self._outcome], return_when=asyncio.FIRST_COMPLETED)
+            waits: list[asyncio.Future[Any]] = [self._started, self._outcome]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             await self.stop()
             raise
@@ -127,15 +179,35 @@ class TrioGuest:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.stop()
 
-    async def _root(self, ready: asyncio.Future[outcome.Outcome[None]]) -> None:
+    async def _live(self) -> None:
+        result: outcome.Outcome[None] | None = None
+        try:
+            await self._root()
+            result = outcome.Value(None)
+        except trio.Cancelled:
+            raise
+        except BaseException as exc:
+            result = outcome.Error(exc)
+        finally:
+            self._run.leave()
+            if result is not None:
+                self._outcome.set_result(result)
+            del result  # an exception's traceback holds this frame
+
+    async def _root(self) -> None:
         with self._scope:
             async with trio.open_nursery() as self._nursery:
-                ready.set_result(outcome.Value(None))
+                self._started.set_result(None)
                 await trio.sleep_forever()
+
+    def _end_with_run(self, finished: asyncio.Future[outcome.Outcome[None]]) -> None:
+        """Say what the guest died of where trio itself broke down around it."""
+        if not self._outcome.done():
+            self._outcome.set_result(finished.result())
 
     @property
     def finished(self) -> asyncio.Future[outcome.Outcome[None]]:
-        """The outcome of the whole trio run. Each access gives a future of its own: cancelling it harms nobody."""
+        """The outcome of all that is in it. Each access gives a future of its own: cancelling it harms nobody."""
         return asyncio.shield(self._outcome)
 
     async def stop(self) -> None:
@@ -146,9 +218,9 @@ class TrioGuest:
         """
         self._scope.cancel()
         cancelled: asyncio.CancelledError | None = None
-        while not self._outcome.done():
+        while waits := [future for future in self._ends() if not future.done()]:
             try:
-                await asyncio.wait([self._outcome])
+                await asyncio.wait(waits)
             except asyncio.CancelledError as exc:
                 cancelled = exc
         try:
@@ -159,6 +231,10 @@ class TrioGuest:
                 raise cancelled
         finally:
             del cancelled  # its traceback holds this frame
+
+    def _ends(self) -> list[asyncio.Future[outcome.Outcome[None]]]:
+        """Return what has to happen until nothing of the guest is left."""
+        return [self._outcome, self._run.finished] if self._run.is_ending else [self._outcome]
 
     def status(self) -> BridgeStatus:
         durations_us = sorted(self._durations_us)
@@ -171,6 +247,14 @@ class TrioGuest:
             orphaned=self._orphaned,
             p99_us=durations_us[(len(durations_us) - 1) * 99 // 100] if durations_us else None,
         )
+
+    def stacks(self) -> Iterator[tuple[str, str]]:
+        """Yield name and stack of each task of the guest, for a person who asks why nothing moves."""
+        tasks = [] if self._nursery is None else list(self._nursery.child_tasks)
+        while tasks:
+            task = tasks.pop()
+            tasks += (child for nursery in task.child_nurseries for child in nursery.child_tasks)
+            yield task.name, "".join(traceback.StackSummary.extract(task.iter_await_frames()).format())
 
     # asyncio -> trio
 

@@ -24,8 +24,10 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     log: LoopLog
     stalls: StallWatch
     snapshots: Chore
-    witness: Chore
-    checkpoints: Chore
+    #: None where the journal has no file.
+    witness: Chore | None
+    checkpoints: Chore | None
+    machine: Chore
 
 
 class Loop(NamedTuple):
@@ -42,11 +44,11 @@ def loop_table(ports: Ports) -> tuple[Loop, ...]:
     def chore(name: str, port: Chore) -> Loop:
         return Loop(name, ("journal", "clock"), partial(keep_doing, chore=port, clock=ports.clock))
 
+    chores = {"snapshots": ports.snapshots, "witness": ports.witness, "checkpoints": ports.checkpoints}
     return (
         Loop("watchdog", ("beats", "clock"), partial(watch, port=ports.stalls, clock=ports.clock)),
-        chore("snapshots", ports.snapshots),
-        chore("witness", ports.witness),
-        chore("checkpoints", ports.checkpoints),
+        *(chore(name, port) for name, port in chores.items() if port is not None),
+        chore("machine", ports.machine),
     )
 
 

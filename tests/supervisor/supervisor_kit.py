@@ -141,6 +141,7 @@ class World:
         self.snapshots = Upkeep(self.clock)
         self.witness = Upkeep(self.clock)
         self.checkpoints = Upkeep(self.clock)
+        self.machine = Upkeep(self.clock)
 
     def tree(self, *loops: Loop) -> Tree:
         """A tree of these loops, of the product's own without any."""
@@ -151,6 +152,7 @@ class World:
             snapshots=self.snapshots,
             witness=self.witness,
             checkpoints=self.checkpoints,
+            machine=self.machine,
         )
         return Tree(loops or loop_table(ports), self.clock, self.log)
 

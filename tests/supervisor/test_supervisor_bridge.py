@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import random
+import signal
 import sys
 import traceback
 import types
@@ -558,7 +559,7 @@ def test_a_guest_that_dies_at_its_start_raises_there(run: Run) -> None:
     """The start does not wait for a guest that is dead already; it raises what it died of."""
 
     class Stillborn(TrioGuest):
-        async def _root(self, ready: object) -> None:
+        async def _root(self) -> None:
             raise ZeroDivisionError
 
     async def main() -> None:
@@ -569,15 +570,61 @@ def test_a_guest_that_dies_at_its_start_raises_there(run: Run) -> None:
     run(main())
 
 
-def test_a_second_guest_is_refused_at_its_start(run: Run) -> None:
-    """One loop hosts one guest; the first one lives on."""
+def test_guests_of_one_loop_share_a_run_and_nothing_else(run: Run) -> None:
+    """A thread has one trio run; of two guests on it, one dies or stops while the other lives on."""
 
     async def main() -> None:
+        async def crashes() -> None:
+            raise ZeroDivisionError
+
         async with TrioGuest() as guest:
-            with pytest.raises(RuntimeError):
-                async with TrioGuest():
-                    raise AssertionError
+            crashed = await TrioGuest().__aenter__()
+            crashed.start_soon(crashes)
+            assert isinstance(await crashed.finished, outcome.Error)
+            with pytest.RaisesGroup(ZeroDivisionError):
+                await crashed.stop()
+            with pytest.raises(CrossingClosed):
+                await crashed.run_trio(trio.sleep, 0)
+            async with TrioGuest() as other:
+                assert await asyncio.gather(other.run_trio(_number, 1), guest.run_trio(_number, 2)) == [1, 2]
+            assert not guest.finished.done()
             await guest.run_trio(trio.sleep, 0)
+
+    run(main())
+
+
+async def _number(number: int) -> int:
+    await trio.lowlevel.checkpoint()
+    return number
+
+
+def test_a_guest_that_comes_while_the_last_one_leaves_gets_a_new_run(run: Run) -> None:
+    """It waits for the end of the run before it, so that guests may follow one another without a gap."""
+
+    async def main() -> None:
+        async def visit() -> None:
+            async with TrioGuest() as guest:
+                await guest.run_trio(trio.sleep, 0)
+
+        for _ in range(20):
+            first = await TrioGuest().__aenter__()
+            await asyncio.gather(first.stop(), visit(), visit())
+
+    run(main())
+
+
+def test_no_signal_handler_is_installed(run: Run) -> None:
+    """trio would take interrupts from a host that leaves them to Python; the host keeps them."""
+
+    async def main() -> None:
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            async with TrioGuest() as guest:
+                await guest.run_trio(trio.sleep, 0)
+                assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     run(main())
 
@@ -725,7 +772,7 @@ def test_a_bell_rings_across_without_a_crossing(run: Run) -> None:
             tree.ring("journal")
             assert await guest.run_trio(tree.drain) == ()
             assert guest.status().crossings == 2
-        assert len(tree.status()) == 4
+        assert len(tree.status()) == 5
 
     run(main())
 

@@ -33,7 +33,13 @@ async def test_loops_start_in_the_order_of_the_table(autojump_clock: MockClock) 
         async with running(world.tree(*(telling(name, story) for name in "abcde"))):
             assert story == [f"{name} starts" for name in "abcde"]
     async with running(World().tree()) as tree:
-        assert [status.name for status in tree.status()] == ["watchdog", "snapshots", "witness", "checkpoints"]
+        assert [status.name for status in tree.status()] == [
+            "watchdog",
+            "snapshots",
+            "witness",
+            "checkpoints",
+            "machine",
+        ]
 
 
 async def test_a_drain_at_rest_is_immediate_and_the_first_loop_ends_last(autojump_clock: MockClock) -> None:
