@@ -9,19 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
-import palyra
-from palyra.auth.keyfiles import witness_key
+from palyra.api import LiveJournal
 from palyra.auth.references import ReferenceSource
 from palyra.config.effective import recordable_registry, recordable_tree
-from palyra.config.load import LoadedConfig
-from palyra.config.state import StatePaths, find_state_dir, prepare_state_dir
+from palyra.config.load import LoadedConfig, load_given
+from palyra.config.state import StatePaths, find_state_dir
 from palyra.config.tree import Config
 from palyra.daemon.gateway import Gateway, RequestLine
 from palyra.daemon.logs import Log
@@ -32,72 +31,93 @@ from palyra.engine.boot import Adoptable, boot
 from palyra.engine.clock import SystemClock
 from palyra.engine.core import Core, load_state
 from palyra.engine.ids import SystemIds
+from palyra.engine.machine import MachineChore
 from palyra.engine.run import RunSettings
 from palyra.engine.runs import Runs
-from palyra.engine.upkeep import CheckpointChore, SnapshotChore, WitnessChore
-from palyra.errors import JournalDamaged
+from palyra.engine.upkeep import SnapshotChore
+from palyra.errors import JournalDamaged, StateError
 from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
-from palyra.events.registry import ProviderEntry
-from palyra.journal.lock import Holder, JournalLock, this_process
-from palyra.journal.reader import JournalReader
-from palyra.journal.sqlite import SqliteJournal
-from palyra.journal.verify import verify
-from palyra.journal.witness import check_witness
-from palyra.journal.writer import JournalOptions
-from palyra.providers.deterministic import DeterministicSettings
-from palyra.providers.http import HttpSettings
-from palyra.providers.port import Provider
-from palyra.providers.registry import ProviderSet, ProviderSettings
-from palyra.redaction import Secret
+from palyra.home import WAY_OUT, DiskHome, Home, MemoryHome
+from palyra.journal.port import Journal
+from palyra.outside import Outside, provider_settings
+from palyra.projections.state import State
+from palyra.providers.registry import ProviderSet
 from palyra.supervisor.adapters import CrossingChore, EngineLoopLog, EngineStallWatch
-from palyra.supervisor.bridge import TrioGuest
+from palyra.supervisor.bridge import CrossingClosed, TrioGuest
 from palyra.supervisor.loops import Ports, loop_table
 from palyra.supervisor.tree import Tree
-from palyra.units import ms_to_us
-from palyra.wire.netguard import BaseUrl, validate_base_url_network_policy
-from palyra.wire.script import parse_rule
+from palyra.units import ms_to_us, us_to_ms
 
 _SETTLE_S = 4.0
-
-
-class Outside:
-    """Providers and secrets, as runs ask for them."""
-
-    def __init__(self, providers: ProviderSet, references: ReferenceSource) -> None:
-        self._providers = providers
-        self._references = references
-
-    def provider(self, provider_id: str) -> Provider:
-        return self._providers[provider_id]
-
-    def secret(self, credential_ref: str) -> Secret | None:
-        return self._references.get(credential_ref) if credential_ref else None
+#: What stands for a key where a program that embeds a gateway writes nothing.
+_EMBEDDED = {"daemon.port": 0}
 
 
 class Daemon:
-    """One gateway over one state directory. `async with Daemon(loaded) as daemon:` or `start` and `stop`."""
+    """A gateway inside the running asyncio program: `async with Daemon(config) as daemon:`, or `start` and `stop`.
+
+    `config` is what to serve with:
+
+    - None: the defaults, where a built-in deterministic provider answers without key and network;
+    - a mapping, shaped and checked as the configuration file is: `{"daemon": {"port": 8080}}`;
+    - the path of such a file;
+    - a `LoadedConfig`, taken as it stands, as `palyra serve` does: its port, and the user's state directory.
+
+    To the first three the program's environment adds nothing. They get any free port of the loopback address where
+    they write none, and a temporary state directory, removed at the end, where neither they nor `state_dir` name
+    one. `journal=":memory:"` keeps everything in memory and writes no file at all. `environ` (the process's by
+    default) is where credentials are looked up that the configuration refers to.
+
+    No signal handler is installed. Several may run in one process and in one loop, each over a state of its own. A
+    program that is cancelled while the daemon starts or stops is cancelled when the daemon is down, with its open
+    runs cancelled and settled.
+
+    Making one raises `ConfigProblems` (of `palyra.config.problems`) with all problems at once, or its parent
+    `ConfigInvalid` for a file that is not there. Starting it raises `StateError` (a directory that others can read,
+    a port that is taken, a journal that another process writes) or `JournalError`.
+    """
 
     def __init__(
         self,
-        loaded: LoadedConfig,
+        config: LoadedConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None,
         *,
-        paths: StatePaths | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
+        journal: Literal[":memory:"] | None = None,
         environ: Mapping[str, str] | None = None,
         log: Log | None = None,
         started_us: int | None = None,
     ) -> None:
         self.environ = os.environ if environ is None else environ
-        self.loaded = loaded
-        self.paths = paths or find_state_dir(loaded.config.daemon.state_dir, self.environ)
+        self.loaded = config if isinstance(config, LoadedConfig) else _load(config, self.environ)
         #: What boot recovery closed, and how the journal was found: new, clean or recovered.
         self.recovered: dict[str, int] = {}
         self.found = "clean"
+        #: From being made to being ready.
+        self.took_ms = 0
         self._clock = SystemClock()
         self._ids = SystemIds()
         self._started_us = started_us or self._clock.now_us()
         self._log = log
+        self._home = self._find_home(state_dir, journal, is_embedded=self.loaded is not config)
+        self._has_started = self._is_up = False
+        self._hurry = asyncio.Event()
         self._stack = contextlib.AsyncExitStack()
+
+    def _find_home(
+        self, state_dir: str | os.PathLike[str] | None, journal: str | None, *, is_embedded: bool
+    ) -> Home:
+        if journal not in (None, ":memory:") or (journal and state_dir is not None):
+            raise ValueError("journal is ':memory:', which takes no state_dir, or left out")
+        settings, configured = self.config.journal, self.config.daemon.state_dir
+        if journal:
+            return MemoryHome(settings, self._clock, self._ids)
+        paths: StatePaths | None = None
+        if state_dir is not None:
+            paths = StatePaths(Path(state_dir).expanduser().absolute())
+        elif configured or not is_embedded:
+            paths = find_state_dir(configured, self.environ)
+        return DiskHome(paths, settings, self._clock, self._ids)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -106,96 +126,118 @@ class Daemon:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            self._hurry.set()
         await self.stop()
 
     @property
     def config(self) -> Config:
+        """The effective configuration."""
         return self.loaded.config
 
     @property
+    def paths(self) -> StatePaths:
+        """Where the files are. Raises `ValueError` in memory, and before a temporary directory has been made."""
+        return self._home.paths
+
+    @property
     def url(self) -> str:
-        """Where the API is served, without a path."""
+        """Where the API is served, without a path: `http://127.0.0.1:54321`."""
         return self.server.url
+
+    @property
+    def base_url(self) -> str:
+        """What OpenAI's clients take as `base_url`."""
+        return f"{self.url}/v1"
+
+    @property
+    def client_key(self) -> str:
+        """What they take as `api_key`."""
+        return self._client_key.reveal()
+
+    @property
+    def journal(self) -> LiveJournal:
+        """The journal, for reading: `async for recorded in daemon.journal`."""
+        return LiveJournal(self.core.journal)
+
+    async def state_at(self, position: int | None = None) -> State:
+        """Return everything that was true after a position of the journal, by default after its last event.
+
+        Raises `JournalError` (`position_not_found`).
+        """
+        return await self.journal.state_at(position)
 
     @property
     def finished(self) -> asyncio.Future[Any]:
         """Done when the supervision tree has died, which must end the daemon."""
         return self.guest.finished
 
+    def loop_stacks(self) -> Iterator[tuple[str, str]]:
+        """Yield name and stack of each supervised loop; none before they have started."""
+        return self.guest.stacks() if hasattr(self, "guest") else iter(())
+
     # -- start
 
     async def start(self) -> None:
-        """Come up in order; what was started is taken down again when a step fails."""
+        """Come up in order; what was started is taken down again when a step fails. A daemon starts once."""
+        if self._has_started:
+            raise RuntimeError("this daemon was started before; make another one")
+        self._has_started = True
+        try:
+            await _see_through(self._start_or_fall())
+        except asyncio.CancelledError:
+            self._hurry.set()
+            await self.stop()
+            raise
+
+    async def _start_or_fall(self) -> None:
         try:
             await self._start()
         except BaseException:
             await self._stack.aclose()
             raise
+        self._is_up = True
 
     async def _start(self) -> None:
-        prepare_state_dir(self.paths)
-        holder = this_process(release=palyra.__version__, started_at_us=self._started_us)
-        self._lock = self._stack.enter_context(JournalLock.acquire(self.paths.lock, holder))
         self.boot_id = self._ids.ulid(self._clock.now_us())
+        if self._log is not None:
+            self._log.name_boot(self.boot_id)
         await self._open_journal()
         self.recovered = await boot(self.core, self.boot_id, _adoptable(self.loaded))
         if self.recovered:
             self.found = "recovered"
         await self._compose()
+        await self._machine.do()
         await self._start_tree()
-        await self.server.start()
+        try:
+            await self.server.start()
+        except StateError:
+            await self._close_books(forced_count=0)  # a port that is taken is not a crash
+            raise
         self._stack.push_async_callback(self.server.stop)
-        self._lock.describe(_with_url(holder, self.url))
-        took_ms = (self._clock.now_us() - self._started_us) // 1_000
-        ready = DaemonReady(boot_id=self.boot_id, recovered=self.recovered, took_ms=took_ms)
+        self._home.announce(self.url)
+        self.took_ms = us_to_ms(self._clock.now_us() - self._started_us)
+        ready = DaemonReady(boot_id=self.boot_id, recovered=self.recovered, took_ms=self.took_ms)
         await self.core.record([Draft("daemon", ready)])
 
     async def _open_journal(self) -> None:
-        settings = self.config.journal
-        is_new = not self.paths.journal.exists()
-        self._witness_key = witness_key(self.paths.vault_key, create=is_new)
-        journal = await SqliteJournal.open(
-            self.paths.journal,
-            options=JournalOptions(
-                durability=settings.durability,
-                commit_max_count=settings.commit_max_count,
-                lazy_append_ms=settings.lazy_append_ms,
-                wal_checkpoint_bytes=settings.wal_checkpoint_bytes,
-            ),
-            new_journal_id=self._ids.ulid(self._clock.now_us()),
-            now_us=self._clock.now_us(),
-        )
-        self._stack.push_async_callback(journal.close)
-        self.found = "new" if is_new else "clean"
-        if not is_new:
-            await asyncio.to_thread(self._check_journal, settings.verify_at_start)
-        state = await load_state(journal)
-        self.core = Core(journal, state, clock=self._clock, ids=self._ids)
-        self._journal = journal
-        self._witness = WitnessChore(
-            self.core,
-            self.paths.head,
-            key=self._witness_key,
-            every_ms=settings.witness_every_ms,
-            copies=[Path(copy) for copy in settings.witness_copies],
-        )
-        if is_new:
+        journal = await self._home.open(self._stack, self._started_us)
+        self.found = "new" if self._home.is_new else "clean"
+        self.core = Core(journal, await self._load_state(journal), clock=self._clock, ids=self._ids)
+        self._stack.push_async_callback(self.core.stop)
+        self.core.on_trouble = self._on_trouble
+        self._machine = MachineChore(self.core, self._home.room(self.core))
+        self._witness = self._home.witness(self.core)
+        if self._home.is_new and self._witness is not None:
             await self._witness.do()
 
-    def _check_journal(self, how: str) -> None:
-        """Refuse a journal that contradicts itself or its witness."""
-        with JournalReader(self.paths.journal) as reader:
-            findings = check_witness(self.paths.head, reader, self._witness_key)
-        if how == "full":
-            report = verify(self.paths.journal, witness_key=self._witness_key, witness_path=self.paths.head)
-            findings = list(report.findings)
-        bad = [finding for finding in findings if finding.severity != "info"]
-        if bad:
-            where = f" at position {bad[0].position}" if bad[0].position is not None else ""
-            raise JournalDamaged(
-                f"the journal fails its check: {bad[0].code}{where}. {bad[0].meaning}",
-                hint=f"{bad[0].next_step} `palyra journal verify` shows all of it.",
-            )
+    async def _load_state(self, journal: Journal) -> State:
+        try:
+            return await load_state(journal)
+        except msgspec.DecodeError as exc:
+            message = f"the journal holds a row that cannot be read: {exc}"
+            hint = f"`palyra journal verify` names its position. {WAY_OUT}"
+            raise JournalDamaged(message, hint=hint) from exc
 
     async def _compose(self) -> None:
         config = self.config
@@ -210,8 +252,9 @@ class Daemon:
             settings=RunSettings(sse_keepalive_ms=config.model_provider.sse_keepalive_ms),
             on_bug=self._on_bug,
         )
+        self._stack.push_async_callback(self.runs.cancel_all, "shutdown")
         self.access = Access(self.core, anonymous=config.auth.anonymous_client)
-        await self.access.ensure_keys(self.paths)
+        self._client_key = await self._home.client_key(self.access)
         self.gateway = Gateway(
             core=self.core,
             runs=self.runs,
@@ -240,17 +283,20 @@ class Daemon:
         )
         stalls = self.config.self_healing.stalls_after_ms
         log = EngineLoopLog(self.guest, self.core, self.boot_id)
+        checkpoints = self._home.checkpoints(self.core)
         ports = Ports(
             clock=self._clock,
             log=log,
             stalls=EngineStallWatch(self.guest, self.core, {"run": stalls.run, "loop": stalls.loop}),
             snapshots=CrossingChore(self.guest, self._snapshots),
-            witness=CrossingChore(self.guest, self._witness),
-            checkpoints=CrossingChore(self.guest, CheckpointChore(self.core, self._journal)),
+            witness=self._witness and CrossingChore(self.guest, self._witness),
+            checkpoints=checkpoints and CrossingChore(self.guest, checkpoints),
+            machine=CrossingChore(self.guest, self._machine),
         )
         self.tree = Tree(loop_table(ports), self._clock, log)
         self.guest.start_soon(self.tree.run)
         self.core.on_commit = self._ring
+        self.core.on_clock_step = lambda: self.tree.ring("clock")
 
     def _ring(self) -> None:
         self.tree.ring("journal")
@@ -265,6 +311,10 @@ class Daemon:
     def _on_bug(self, run_id: str) -> None:
         if self._log is not None:
             self._log.error("internal_error", run_id=run_id, exc_info=True)
+
+    def _on_trouble(self, error: Exception) -> None:
+        if self._log is not None:
+            self._log.error("journal_unwritable", reason=str(error))
 
     # -- end
 
@@ -286,19 +336,38 @@ class Daemon:
         return await self.runs.cancel_all("shutdown")
 
     async def stop(self, reason: str = "operator", *, hurry: asyncio.Event | None = None) -> None:
-        """Drain, take the tree down, write the last facts, the snapshot and the witness, and close."""
-        forced_count = await self.drain(reason, hurry=hurry)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SETTLE_S):
-                await self.guest.run_trio(self.tree.drain)
-        if self.core.is_writable:
-            stopped = DaemonStopped(boot_id=self.boot_id, forced_count=forced_count)
-            await self.access.flush()
-            await self.core.record([Draft("daemon", stopped)])
-            await self._snapshots.do()
-            await self._witness.do()
-        await self.core.stop()
-        await self._stack.aclose()
+        """Drain, take the tree down, write the last facts, the snapshot and the witness, and close.
+
+        Setting `hurry` ends the wait for open runs; being cancelled does too. Does nothing where nothing runs.
+        """
+        if self._is_up:
+            self._is_up = False
+            self._hurry = hurry or self._hurry
+            await _see_through(self._stop(reason), self._hurry.set)
+
+    async def _stop(self, reason: str) -> None:
+        try:
+            forced_count = await self.drain(reason, hurry=self._hurry)
+            with contextlib.suppress(TimeoutError, CrossingClosed):  # closed: the tree has died before
+                async with asyncio.timeout(_SETTLE_S):
+                    await self.guest.run_trio(self.tree.drain)
+            await self._close_books(forced_count)
+        finally:
+            self._stack.push_async_callback(self.core.stop)  # first of all: the last fact stays the last
+            await self._stack.aclose()
+
+    async def _close_books(self, forced_count: int) -> None:
+        """Write the last facts, then what makes the next start quick and sure; without those it is only slower."""
+        if not self.core.is_writable:
+            return
+        await self.access.flush()
+        await self.core.record([Draft("daemon", DaemonStopped(boot_id=self.boot_id, forced_count=forced_count))])
+        for chore in () if self._witness is None else (self._snapshots, self._witness):
+            try:
+                await chore.do()
+            except Exception:
+                if self._log is not None:
+                    self._log.error("last_chore_failed", chore=type(chore).__name__, exc_info=True)
 
 
 def _adoptable(loaded: LoadedConfig) -> Adoptable:
@@ -310,22 +379,27 @@ def _adoptable(loaded: LoadedConfig) -> Adoptable:
     )
 
 
-def provider_settings(entry: ProviderEntry) -> ProviderSettings:
-    """Return what a provider is made of."""
-    if entry.kind == "deterministic":
-        return DeterministicSettings(rules=tuple(parse_rule(rule) for rule in entry.rules))
-    base = validate_base_url_network_policy(entry.base_url, allow_private=entry.allow_private_base_url)
-    assert isinstance(base, BaseUrl), "configuration has checked the base URL"
-    return HttpSettings(
-        base=base,
-        allow_private=entry.allow_private_base_url,
-        auth_scheme=entry.auth_scheme,
-        headers=entry.headers,
-        ca_file=entry.ca_file,
-        user_agent=f"palyra/{palyra.__version__}",
-        max_connections=entry.max_concurrency,
-    )
+def _load(config: Mapping[str, Any] | str | os.PathLike[str] | None, environ: Mapping[str, str]) -> LoadedConfig:
+    given = config if config is None or isinstance(config, Mapping) else Path(config).expanduser()
+    return load_given(given, environ, _EMBEDDED)
 
 
-def _with_url(holder: Holder, url: str) -> Holder:
-    return msgspec.structs.replace(holder, http=url)
+async def _see_through(work: Coroutine[Any, Any, None], on_cancel: Callable[[], object] = lambda: None) -> None:
+    """Do work to its end, however often we are cancelled meanwhile: `on_cancel` is told, and it is raised at last.
+
+    What the work itself raises goes first.
+    """
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+            on_cancel()
+    try:
+        task.result()
+        if cancelled is not None:
+            raise cancelled
+    finally:
+        del cancelled, task  # their tracebacks hold this frame

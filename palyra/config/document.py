@@ -1,4 +1,7 @@
-"""Finding and reading a configuration file: bytes, text, tree and places. Nothing here knows a key."""
+"""Finding and reading a configuration file: bytes, text, tree and places. Nothing here knows a key.
+
+A tree that a program gives is read like the tree of a file; only its places are not known.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
+import msgspec
+
 from palyra.config.positions import Places, find_positions, place_of
 from palyra.config.problems import Findings, Path, Source
 from palyra.errors import ConfigInvalid
@@ -26,10 +31,12 @@ _SYNTAX = re.compile(
 
 
 class Document:
-    """A TOML file that could be read."""
+    """A TOML file that could be read, or a program's tree in its place."""
 
     def __init__(self, file: str, digest: str, text: str, tree: dict[str, Any]) -> None:
+        #: "" for a program's tree.
         self.file = file
+        self.kind: Literal["file", "program"] = "file" if file else "program"
         #: SHA-256 of its bytes, hex.
         self.digest = digest
         self.tree = tree
@@ -43,7 +50,7 @@ class Document:
     def source(self, path: Path) -> Source:
         """Return the place of a key, or of the nearest table around it."""
         line, column = place_of(self._places, path)
-        return Source(kind="file", file=self.file, line=line, column=column)
+        return Source(kind=self.kind, file=self.file, line=line, column=column)
 
 
 def user_directory(kind: Literal["config", "state"], environ: Mapping[str, str]) -> FilePath:
@@ -85,6 +92,12 @@ def locate(
         return file
     candidates = (user_directory("config", environ) / _FILE_NAME, system_file)
     return next((file for file in candidates if os.path.exists(file)), None)
+
+
+def given_document(tree: Mapping[str, Any]) -> Document:
+    """Return a program's tree as a document of its own; raises `TypeError` for what is no data (paths are)."""
+    data = msgspec.json.encode(dict(tree), enc_hook=os.fspath, order="sorted")
+    return Document("", hashlib.sha256(data).hexdigest(), "", msgspec.json.decode(data))
 
 
 def read_document(file: FilePath, findings: Findings) -> Document | None:

@@ -131,6 +131,8 @@ _ROOT_KEYS = (
             path="witness_copies", type="paths", default=[], high=8,
             meaning="files on other disks that get a copy of the head note",
         ),
+        _int("min_free_bytes", 512 * _MIB, 64 * _MIB, 1_024 * _GIB, "room on the disk below which no run is taken"),
+        _int("ballast_bytes", 16 * _MIB, 0, _GIB, "room kept for the facts of a full disk; 0 = none", reload="R"),
         _choice("verify_at_start", "quick", "quick full off", "what is verified before the daemon answers"),
     ),
     *_table(

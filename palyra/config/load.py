@@ -15,13 +15,14 @@ from typing import Any
 
 import msgspec
 
-from palyra.config.document import SYSTEM_FILE, Document, home_of, locate, read_document
+from palyra.config.document import SYSTEM_FILE, Document, given_document, home_of, locate, read_document
 from palyra.config.effective import config_digest
 from palyra.config.layers import read_environment, read_file, read_flags
 from palyra.config.problems import ConfigProblems, Findings, Problem, Source
 from palyra.config.registry import resolve_registry
 from palyra.config.tree import Config, ModelProviderConfig
-from palyra.config.values import Reading, Sources
+from palyra.config.values import NOT_WRITTEN, Reading, Sources
+from palyra.errors import ConfigInvalid
 from palyra.events.config import ConfigSource
 from palyra.events.registry import Registry
 
@@ -39,7 +40,7 @@ class LoadedConfig:
         self.warnings: tuple[Problem, ...] = reading.findings.sorted()
         #: Files (scripts too) with the digest of their bytes; variables and flags without one.
         self.sources = [
-            *(ConfigSource(kind="file", name=file.file, digest=file.digest) for file in files),
+            *(ConfigSource(kind=file.kind, name=file.file, digest=file.digest) for file in files),
             *(ConfigSource(kind=kind, name=name) for kind, name in reading.names),
         ]
         self._tables = (reading.root, *reading.all_entries())
@@ -79,20 +80,53 @@ def load_config(
     """
     findings = Findings()
     file = locate(environ, config_file, system_file)
-    document = read_document(file, findings) if file else None
-    if file and document is None:
-        raise ConfigProblems(findings.sorted())
+    document = _read(file, findings) if file else None
     reading = Reading(findings, home_of(environ))
     if document is not None:
         _read_version(reading, document)
         read_file(reading, document)
     read_environment(reading, environ)
     read_flags(reading, short_flags, sets)
+    return _resolve(reading, document)
+
+
+def load_given(
+    given: Mapping[str, Any] | FilePath | None, environ: Mapping[str, str], defaults: Mapping[str, Any]
+) -> LoadedConfig:
+    """Return the configuration that a program gives: a tree, a file, or nothing but defaults.
+
+    The environment is the program's own: of `environ` only the home directory is looked up, no variable and no
+    other file is read. `defaults` holds keys (`daemon.port`) with what stands for them where nothing is written.
+    Raises as `load_config` does, and `TypeError` for a tree that is no data.
+    """
+    findings = Findings()
+    document = given_document(given) if isinstance(given, Mapping) else None
+    if isinstance(given, FilePath):
+        if not given.exists():
+            raise ConfigInvalid(f"there is no file {given}", code="config_not_found")
+        document = _read(given, findings)
+    reading = Reading(findings, home_of(environ))
+    if document is not None:
+        _read_version(reading, document)
+        read_file(reading, document)
+    reading.root.derive(defaults, NOT_WRITTEN)
+    return _resolve(reading, document)
+
+
+def _read(file: FilePath, findings: Findings) -> Document:
+    document = read_document(file, findings)
+    if document is None:
+        raise ConfigProblems(findings.sorted())
+    return document
+
+
+def _resolve(reading: Reading, document: Document | None) -> LoadedConfig:
+    """Check what the keys say about each other, and return the whole; raises `ConfigProblems`."""
     reading.require()
     _check_sizes(reading)
     registry, scripts = resolve_registry(reading, _own_listeners(reading))
-    if findings.has_errors:
-        raise ConfigProblems(findings.sorted())
+    if reading.findings.has_errors:
+        raise ConfigProblems(reading.findings.sorted())
     return LoadedConfig(_build(reading, registry), reading, [document, *scripts] if document else scripts)
 
 

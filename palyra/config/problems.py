@@ -17,12 +17,13 @@ from palyra.errors import ConfigInvalid
 from palyra.limits import CONFIG_PROBLEMS_SHOWN_COUNT
 from palyra.redaction import redact_text
 
-SourceKind = Literal["default", "file", "env", "flag", "derived"]
+#: program: given by the program that embeds a gateway.
+SourceKind = Literal["default", "file", "program", "env", "flag", "derived"]
 #: A place in a TOML tree: names of tables and keys, indexes of arrays.
 Path = tuple[str | int, ...]
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
-_ORDER = {"file": 0, "env": 1, "flag": 2, "derived": 3, "default": 4}
+_ORDER = {"file": 0, "program": 0, "env": 1, "flag": 2, "derived": 3, "default": 4}
 #: Suggestions for longer names than this are not worth their time.
 _SUGGEST_MAX_CHARS = 64
 

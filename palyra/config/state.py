@@ -43,6 +43,7 @@ STATE_FILES: tuple[StateFile, ...] = (
     StateFile("admin.token", "key of the operator"),
     StateFile("client.key", "key of local programs"),
     StateFile("vault.key", "key that signs the note of the journal's head"),
+    StateFile("ballast", "space that is given back when the disk is full"),
     StateFile("log", "log files", is_directory=True),
 )
 
@@ -81,6 +82,10 @@ class StatePaths(NamedTuple):
         return self.directory / "vault.key"
 
     @property
+    def ballast(self) -> FilePath:
+        return self.directory / "ballast"
+
+    @property
     def log_dir(self) -> FilePath:
         return self.directory / "log"
 
@@ -108,7 +113,8 @@ def prepare_state_dir(paths: StatePaths) -> None:
         except FileExistsError as exc:
             raise StateError(f"{directory} is not a directory", code="bad_path") from exc
         except OSError as exc:
-            raise StateError(f"{directory} cannot be made: {exc.strerror}", code="bad_path") from exc
+            hint = "make it yourself, or name another place with --state-dir"
+            raise StateError(f"{directory} cannot be made: {exc.strerror}", hint=hint, code="bad_path") from exc
     check_state_dir(paths)
 
 

@@ -39,6 +39,8 @@ class JournalConfig(_Table, frozen=True, kw_only=True):
     wal_checkpoint_bytes: int
     witness_every_ms: int
     witness_copies: list[str]
+    min_free_bytes: int
+    ballast_bytes: int
     verify_at_start: Literal["quick", "full", "off"]
 
 

@@ -33,7 +33,7 @@ class Sources:
 
     @property
     def kind(self) -> SourceKind:
-        return "file" if self._document else self._fixed.kind
+        return self._document.kind if self._document else self._fixed.kind
 
     def at(self, inside: Path = ()) -> Source:
         return self._document.source((*self.path, *inside)) if self._document else self._fixed
@@ -82,7 +82,7 @@ class Values:
                 self.settings[name] = Setting(value, origin)
 
     def is_written(self, name: str) -> bool:
-        return name in self.settings and self.settings[name].sources.kind in ("file", "env", "flag")
+        return name in self.settings and self.settings[name].sources.kind not in ("default", "derived")
 
     def get(self, name: str) -> Any:
         """Return the effective value; None where nothing is set and the key has no default."""

@@ -1,0 +1,232 @@
+"""Where a daemon's journal and keys live: in a state directory, or in memory.
+
+A home knows how both are made ready, looked after and let go of. It must never know what they are used for; and one
+in memory leaves nothing on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+import palyra
+from palyra.auth.keyfiles import read_key_file, witness_key
+from palyra.config.state import StatePaths, prepare_state_dir
+from palyra.config.tree import JournalConfig
+from palyra.engine.access import Access
+from palyra.engine.clock import Clock
+from palyra.engine.core import Core
+from palyra.engine.ids import Ids
+from palyra.engine.machine import Room, free_bytes
+from palyra.engine.upkeep import CheckpointChore, WitnessChore
+from palyra.errors import JournalDamaged, StateError
+from palyra.journal.failures import refused
+from palyra.journal.lock import JournalLock, this_process
+from palyra.journal.memory import MemoryJournal
+from palyra.journal.port import Journal
+from palyra.journal.sqlite import SqliteJournal
+from palyra.journal.verify import verify
+from palyra.journal.witness import read_witness, was_begun
+from palyra.journal.writer import JournalOptions
+from palyra.redaction import Secret
+
+WAY_OUT = (
+    "Keep a copy of the state directory and put a backup in its place, or go on with the journal as it is:"
+    " palyra serve --set 'journal.verify_at_start=\"off\"', or only look: palyra serve --read-only"
+)
+
+
+class Home(Protocol):
+    """What the daemon asks of the place it lives in."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the journal was made by this start; known once it is open."""
+        ...
+
+    @property
+    def paths(self) -> StatePaths:
+        """Where the files are; raises `ValueError` where there are none."""
+        ...
+
+    async def open(self, stack: contextlib.AsyncExitStack, started_us: int) -> Journal:
+        """Return the journal, checked and ours alone; `stack` takes what lets go of it."""
+        ...
+
+    def witness(self, core: Core) -> WitnessChore | None:
+        """Return what notes the journal's head outside the journal."""
+        ...
+
+    def checkpoints(self, core: Core) -> CheckpointChore | None:
+        """Return what empties the write-ahead log."""
+        ...
+
+    def room(self, core: Core) -> Room | None:
+        """Return what watches the disk that the journal is on."""
+        ...
+
+    async def client_key(self, access: Access) -> Secret:
+        """See to it that local programs have a key, and return it."""
+        ...
+
+    def announce(self, url: str) -> None:
+        """Tell the programs of this machine where the daemon listens."""
+        ...
+
+
+class DiskHome:
+    """A state directory; without paths a temporary one, which is removed at the end."""
+
+    def __init__(self, paths: StatePaths | None, settings: JournalConfig, clock: Clock, ids: Ids) -> None:
+        self.is_new = False
+        self._paths = paths
+        self._is_temporary = paths is None
+        self._settings = settings
+        self._clock = clock
+        self._ids = ids
+
+    @property
+    def paths(self) -> StatePaths:
+        if self._paths is None:
+            raise ValueError("The temporary state directory is made when the daemon starts.")
+        return self._paths
+
+    async def open(self, stack: contextlib.AsyncExitStack, started_us: int) -> Journal:
+        if self._paths is None:
+            directory = tempfile.mkdtemp(prefix="palyra-")
+            stack.push_async_callback(asyncio.to_thread, shutil.rmtree, directory)
+            self._paths = StatePaths(Path(directory))
+        try:
+            return await self._open(stack, started_us)
+        except OSError as exc:
+            raise refused(f"The state directory {self.paths.directory} cannot be used", exc) from exc
+        except JournalDamaged as exc:
+            exc.hint = exc.hint or WAY_OUT
+            raise
+
+    async def _open(self, stack: contextlib.AsyncExitStack, started_us: int) -> Journal:
+        prepare_state_dir(self.paths)
+        self._holder = this_process(release=palyra.__version__, started_at_us=started_us)
+        self._lock = stack.enter_context(JournalLock.acquire(self.paths.lock, self._holder))
+        self._witness_key = witness_key(self.paths.vault_key, create=not self.paths.journal.exists())
+        # Before anything writes to it: what is damaged stays as it was found.
+        await asyncio.to_thread(self._check_journal)
+        self._journal = await SqliteJournal.open(
+            self.paths.journal,
+            options=_options(self._settings),
+            new_journal_id=self._ids.ulid(self._clock.now_us()),
+            now_us=self._clock.now_us(),
+        )
+        stack.push_async_callback(self._journal.close)
+        self.is_new = self._journal.head.position == 0 and not self.paths.head.exists()
+        return self._journal
+
+    def _check_journal(self) -> None:
+        """Refuse a journal that contradicts itself or its witness: all of it, or what the note has not seen yet."""
+        how = self._settings.verify_at_start
+        if how == "off" or not was_begun(self.paths.journal, self.paths.head):
+            return
+        after = 0
+        with contextlib.suppress(msgspec.DecodeError):
+            witness = read_witness(self.paths.head) if how == "quick" else None
+            after = witness.position if witness is not None else 0
+        was_unclean = self.paths.journal.with_name(f"{self.paths.journal.name}-wal").exists()
+        report = verify(
+            self.paths.journal,
+            after=after,
+            is_structure_checked=how == "full" or was_unclean,
+            witness_key=self._witness_key,
+            witness_path=self.paths.head,
+        )
+        bad = [finding for finding in report.findings if finding.severity != "info"]
+        if bad:
+            where = f" at position {bad[0].position}" if bad[0].position is not None else ""
+            raise JournalDamaged(
+                f"the journal fails its check: {bad[0].code}{where}. {bad[0].meaning}",
+                hint=f"`palyra journal verify` shows all of it. {WAY_OUT}",
+            )
+
+    def witness(self, core: Core) -> WitnessChore:
+        return WitnessChore(
+            core,
+            self.paths.head,
+            key=self._witness_key,
+            every_ms=self._settings.witness_every_ms,
+            copies=[Path(copy) for copy in self._settings.witness_copies],
+        )
+
+    def checkpoints(self, core: Core) -> CheckpointChore:
+        return CheckpointChore(core, self._journal)
+
+    def room(self, core: Core) -> Room | None:
+        if self._is_temporary:  # what is removed at the end needs no space kept for it
+            return None
+        return Room(
+            core,
+            self.paths.ballast,
+            functools.partial(free_bytes, self.paths.directory),
+            min_free_bytes=self._settings.min_free_bytes,
+            ballast_bytes=self._settings.ballast_bytes,
+        )
+
+    async def client_key(self, access: Access) -> Secret:
+        await access.ensure_keys(self.paths)
+        key = read_key_file(self.paths.client_key)
+        if key is None:
+            raise StateError(f"{self.paths.client_key} is gone again", hint="start once more")
+        return key
+
+    def announce(self, url: str) -> None:
+        self._lock.describe(msgspec.structs.replace(self._holder, http=url))
+
+
+class MemoryHome:
+    """Nothing but memory; it ends with the daemon, so there is nothing to check and nothing to look after."""
+
+    is_new = True
+
+    def __init__(self, settings: JournalConfig, clock: Clock, ids: Ids) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._ids = ids
+
+    @property
+    def paths(self) -> StatePaths:
+        raise ValueError("A daemon in memory has no files.")
+
+    async def open(self, stack: contextlib.AsyncExitStack, started_us: int) -> Journal:
+        now_us = self._clock.now_us()
+        journal = MemoryJournal(journal_id=self._ids.ulid(now_us), now_us=now_us, options=_options(self._settings))
+        stack.push_async_callback(journal.close)
+        return journal
+
+    def witness(self, core: Core) -> None:
+        return None
+
+    def checkpoints(self, core: Core) -> None:
+        return None
+
+    def room(self, core: Core) -> None:
+        return None
+
+    async def client_key(self, access: Access) -> Secret:
+        return await access.issue("client", "client.key")
+
+    def announce(self, url: str) -> None:
+        """Nobody looks for it here."""
+
+
+def _options(settings: JournalConfig) -> JournalOptions:
+    return JournalOptions(
+        durability=settings.durability,
+        commit_max_count=settings.commit_max_count,
+        lazy_append_ms=settings.lazy_append_ms,
+        wal_checkpoint_bytes=settings.wal_checkpoint_bytes,
+    )
