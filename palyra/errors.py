@@ -39,7 +39,7 @@ _CODES: dict[tuple[int, int], str] = {
         " conflicting_credentials context_window_exceeded max_model_tokens_per_event_exceeded"
         " content_policy_blocked"
         " unsupported_feature capability_missing model_role_mismatch as_of_in_future bad_path bad_plan"
-        " invalid_query unknown_field usage_error import_damaged"
+        " invalid_query unknown_field usage_error import_damaged import_partial"
     ),
     (401, 3): "missing_client_key invalid_client_key expired_client_key wrong_key_kind",
     (402, 6): "budget_request_too_large budget_approval_required budget_approval_denied budget_unpriced",
@@ -51,7 +51,8 @@ _CODES: dict[tuple[int, int], str] = {
     (405, 5): "method_not_allowed",
     (409, 7): (
         "idempotency_in_progress idempotency_result_gone conflict run_already_ended journal_locked"
-        " address_in_use insecure_permissions unsupported_filesystem vault_key_missing"
+        " address_in_use insecure_permissions unsupported_filesystem vault_key_missing needs_space"
+        " capsule_too_large capsule_differs"
     ),
     (413, 2): "body_too_large",
     (415, 2): "unsupported_media_type",

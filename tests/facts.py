@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 from palyra.events.base import Fact, Recorded, UnknownEvent
 from palyra.events.vocabulary import VOCABULARY
 
-WORDS = ["", "a", "b", "gpt", "r1", "r2", "chat", "circuit_open", "netguard_blocked", "provider"]
+WORDS = [
+    "", "a", "b", "gpt", "r1", "r2", "chat", "circuit_open", "netguard_blocked", "provider", "unknown", "closed",
+    "open", "http",
+]  # fmt: skip
 #: Where facts of a family belong; the rest of them are on the journal's own streams.
 STREAMS = {
     **dict.fromkeys(("run", "routing", "attempt", "usage", "budget"), ("run-r1", "run-r2")),

@@ -22,7 +22,7 @@ FLOORS = {
     **dict.fromkeys(["journal", "providers", "auth", "memory", "skills", "config"], 2),
     "engine": 3,
     **dict.fromkeys(["daemon", "supervisor", "doctor", "console"], 4),
-    **dict.fromkeys(["app", "service", "cli", "__init__", "__main__"], 5),
+    **dict.fromkeys(["api", "app", "home", "outside", "readonly", "service", "cli", "__init__", "__main__"], 5),
 }
 #: What a room may import of the rooms on its own floor. Rooms of floor 2 do not know each other.
 NEIGHBOURS = {
@@ -78,6 +78,7 @@ MAY_REVEAL = {
     "auth.keys": "digests a key to recognise it",
     "auth.references": "reads what a reference leads to",
     "cli.env": "prints the user's own client key when asked to",
+    "app": "hands the program that embeds it the client key of its own daemon",
 }
 
 

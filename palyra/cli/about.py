@@ -15,6 +15,7 @@ from palyra.errors import CODES
 
 #: Topic -> its line in the list of topics; the texts lie in `topics/`.
 TOPICS = {
+    "as-of": "how to ask about an earlier moment",
     "config": "where the configuration is, what wins, how keys are set",
     "exit-codes": "what an exit status means, and which codes lead to it",
     "journal": "what is recorded, how to read it, how to check it",

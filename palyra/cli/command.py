@@ -44,6 +44,8 @@ class Call:
         self.is_verbose: bool = options.pop("is_verbose", False)
         self.config_file: str | None = options.pop("config_file", None)
         self.sets: Sequence[str] = options.pop("sets", ())
+        #: The moment that is asked about, as it was written; None for now.
+        self.as_of: str | None = options.pop("as_of", None)
         given = {flag: options.pop(flag[2:].replace("-", "_"), None) for flag in _SHORT_FLAGS}
         self.short_flags = {flag: text for flag, text in given.items() if text is not None}
         self._loaded: LoadedConfig | None = None
@@ -115,11 +117,15 @@ class Command(Helped):
         examples: Sequence[Example],
         exits: Sequence[int] = (0, 2),
         is_configured: bool = True,
+        takes_as_of: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
         self.examples = examples
         self.exits = exits
+        if takes_as_of:
+            help_ = "Answer as it was then: a position, an instant, -2h; palyra help as-of."
+            self.params.append(click.Option(["--as-of"], metavar="WHEN", help=help_))
         self.params.extend(_common_options(is_configured))
 
     def invoke(self, ctx: click.Context) -> int:

@@ -106,14 +106,23 @@ def _show_problems(page: Page, problems: tuple[Problem, ...], file: str | None) 
     examples=[
         ("palyra config show", "every effective value, as TOML"),
         ("palyra config show --origin", "and where each comes from"),
+        ("palyra config show --as-of boot", "what the daemon adopted, from the journal"),
     ],
     exits=(0, 2, 5, 8),
+    takes_as_of=True,
 )
 @click.option("--origin", "has_origins", is_flag=True, help="Name the source of each value, and what it hides.")
 def show(call: Call, has_origins: bool) -> Answer:
-    """Show every effective value as TOML. Where credentials are is not shown."""
+    """Show every effective value as TOML. Where credentials are is not shown.
+
+    With --as-of it is the configuration that was in force then, as it was recorded.
+    """
     from palyra.config.effective import effective_tree
 
+    if call.as_of is not None:
+        if has_origins:
+            raise click.UsageError("origins are not recorded: --origin or --as-of", click.get_current_context())
+        return _show_adopted(call)
     loaded = call.loaded
     tree = effective_tree(loaded.config)
     data: dict[str, Any] = {"effective": tree}
@@ -130,6 +139,23 @@ def show(call: Call, has_origins: bool) -> Answer:
             page.line(*line)
 
     return Answer(data, show_tree)
+
+
+def _show_adopted(call: Call) -> Answer:
+    from palyra.cli.reading import Journal
+
+    journal = Journal(call)
+    folded = journal.fold()
+    adopted = folded.state.config
+
+    def show_tree(page: Page) -> None:
+        if not adopted.generation:
+            page.line(Styled("No configuration was adopted yet.", "dim"))
+        for line in _toml_lines(adopted.effective, "", {}):
+            page.line(*line)
+
+    data = {"effective": adopted.effective, "generation": adopted.generation}
+    return journal.answer(folded.journal_id, folded.state.position, data, show_tree)
 
 
 def _origin_text(source: Source, hidden: list[Source]) -> str:

@@ -7,12 +7,23 @@ from typing import TYPE_CHECKING
 import click
 
 from palyra.cli.command import Call, Command
-from palyra.cli.frame import Answer
+from palyra.cli.frame import Answer, to_plain
 from palyra.cli.page import Column, Page, Piece, Styled, Text
 from palyra.cli.render import ago, count, counted, duration, instant, ms_text
-from palyra.cli.words import CANCELLED, FAILOVER, READINESS, RESOLVED, VIA, exclusion_words, state_word, where
+from palyra.cli.words import (
+    CANCELLED,
+    FAILOVER,
+    READINESS,
+    RESOLVED,
+    VIA,
+    circuit_words,
+    exclusion_words,
+    state_word,
+    where,
+)
 
 if TYPE_CHECKING:
+    from palyra.engine.hindsight import SeenAnswer
     from palyra.engine.history import AttemptAnswer, FailoverAnswer, RoutingAnswer, RunReport
 
 _EDITS = {"model": "model name", "stream_options.include_usage": "usage asked for", "max_tokens": "output maximum"}
@@ -22,13 +33,16 @@ _EDITS = {"model": "model name", "stream_options.include_usage": "usage asked fo
     cls=Command,
     examples=[
         ("palyra explain last", "the newest run"),
+        ("palyra explain last --state", "with circuits, health and holds as they were"),
         ("palyra explain last --json", "the same for a program"),
         ("palyra explain 01JD", "the one run whose id begins so"),
     ],
     exits=(0, 2, 5, 7, 8),
+    takes_as_of=True,
 )
 @click.argument("run", metavar="RUN")
-def explain(call: Call, run: str) -> Answer:
+@click.option("--state", "has_state", is_flag=True, help="Add the state that was decided from, folded again.")
+def explain(call: Call, run: str, has_state: bool) -> Answer:
     """Tell why a request was served the way it was. RUN is its id, the beginning of it, or `last`.
 
     Shown is what was recorded when it was decided: how the name was understood, the plan with the health of each
@@ -36,10 +50,18 @@ def explain(call: Call, run: str) -> Answer:
     """
     from palyra.cli.reading import Journal
     from palyra.cli.runs import read_report
+    from palyra.engine.hindsight import seen_by
 
     journal = Journal(call)
     report, journal_id, position = read_report(journal, run)
-    return journal.answer(journal_id, position, report, lambda page: _show(page, report, journal.now_us))
+    seen = seen_by(journal.paths.journal, report) if has_state else None
+
+    def show(page: Page) -> None:
+        _show(page, report, journal.now_us)
+        if seen is not None:
+            _show_seen(page, seen, report)
+
+    return journal.answer(journal_id, position, {**to_plain(report), "seen": seen}, show)
 
 
 def headline(page: Page, report: RunReport) -> None:
@@ -215,3 +237,38 @@ def _show_failover(page: Page, failover: FailoverAnswer, report: RunReport) -> N
     for one in failover.skipped:
         why = exclusion_words(one.excluded_by, one.figures, report.admitted_us, page.zone)
         page.line(f"passed over {where(one.provider_id, one.model_id)}: {why}", indent=5)
+
+
+def _show_seen(page: Page, seen: SeenAnswer, report: RunReport) -> None:
+    page.title("What the decision saw")
+    held = f" · {counted(seen.held_tokens, 'token')} held" if seen.held_tokens else ""
+    runs = counted(seen.open_runs_count, "open run")
+    page.line(f"position {count(seen.position)} · generation {seen.config_generation} · {runs}{held}", indent=2)
+    if not seen.candidates:
+        page.line(Styled("No candidate was looked at.", "dim"), indent=2)
+        return
+    columns = [
+        Column("PROVIDER / MODEL", is_cut=True),
+        Column("HEALTH"),
+        Column("CIRCUIT"),
+        Column("FAILURES", align="right", spare=1),
+        Column("MODEL OUT", spare=2),
+        Column("CALIBRATION", align="right", spare=4),
+        Column("OPEN", align="right", spare=3),
+        Column("HELD", align="right", spare=3),
+    ]
+    now_us = report.admitted_us
+    rows = [
+        (
+            where(one.provider_id, one.model_id),
+            state_word(one.health),
+            circuit_words(one.circuit, one.circuit_until_us, now_us),
+            f"{one.failures_count} of {one.failures_threshold_count}" if one.failures_count else "",
+            f"{one.excluded_reason}, back {ago(one.excluded_until_us, now_us)}" if one.excluded_until_us else "",
+            f"{one.calibration_bp / 10_000:.2f} to {one.upper_bp / 10_000:.2f}",
+            count(one.open_attempts_count) if one.open_attempts_count else "",
+            count(one.held_tokens) if one.held_tokens else "",
+        )
+        for one in seen.candidates
+    ]
+    page.table(columns, rows, indent=2)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from palyra.cli.page import Page, Styled
-from palyra.cli.render import clean, clock, count
+from palyra.cli.render import clean, clock, count, instant
 from palyra.errors import CODES, PalyraError, Refused
 from palyra.redaction import redact_text
 
@@ -61,6 +61,8 @@ class Answer(NamedTuple):
     warnings: Sequence[Notice] = ()
     #: A report with findings: it is printed whole, then this decides the exit status.
     failure: PalyraError | None = None
+    #: It is about a moment that was asked for, and not about now.
+    is_past: bool = False
 
 
 def print_answer(answer: Answer, page: Page, *, command: str, as_json: bool) -> int:
@@ -74,14 +76,16 @@ def print_answer(answer: Answer, page: Page, *, command: str, as_json: bool) -> 
         answer.show(page)
         if answer.at is not None:
             page.line()
-            page.line(Styled(_foot(answer.at, answer.origin, page), "dim"))
+            page.line(Styled(_foot(answer.at, answer.origin, page, is_past=answer.is_past), "dim"))
         if failure is not None:
             page.stream.flush()
             print_error(failure)
     return 0 if failure is None else failure.exit_code
 
 
-def _foot(at: At, origin: str, page: Page) -> str:
+def _foot(at: At, origin: str, page: Page, *, is_past: bool) -> str:
+    if is_past:
+        return f"as of position {count(at.position)} · {instant(at.as_of_us, page.zone)} · {origin}"
     return f"position {count(at.position)} · {clock(at.as_of_us, page.zone)} · {origin}"
 
 
@@ -114,7 +118,12 @@ def print_line_object(value: Any) -> None:
 
 def to_json(value: Any, indent: int | None = None) -> str:
     """Return Structs and plain data as JSON text."""
-    return json.dumps(msgspec.to_builtins(value), sort_keys=True, indent=indent)
+    return json.dumps(to_plain(value), sort_keys=True, indent=indent)
+
+
+def to_plain(value: Any) -> Any:
+    """Return Structs as plain data."""
+    return msgspec.to_builtins(value)
 
 
 def error_object(error: PalyraError) -> dict[str, Any]:

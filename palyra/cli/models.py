@@ -35,8 +35,10 @@ def models() -> None:
     examples=[
         ("palyra models list", "names, windows, what they can do"),
         ("palyra models list --json", "the same for a program"),
+        ("palyra models list --as-of boot", "those of the last start"),
     ],
     exits=(0, 2, 5, 7),
+    takes_as_of=True,
 )
 def list_models(call: Call) -> Answer:
     """Show every configured model.
@@ -51,8 +53,10 @@ def list_models(call: Call) -> Answer:
     examples=[
         ("palyra models status", "health, circuits, problems"),
         ("palyra models status --json", "the same for a program"),
+        ("palyra models status --as-of run:last", "when the newest run ended"),
     ],
     exits=(0, 2, 5, 7),
+    takes_as_of=True,
 )
 def status(call: Call) -> Answer:
     """Show how providers and models are doing."""

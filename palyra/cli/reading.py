@@ -1,6 +1,7 @@
 """Where answers about the past and the present come from: the journal file, read-only and without a lock.
 
-It is the same file beside a live daemon and without one, so an answer says which of the two it was.
+It is the same file beside a live daemon and without one, so an answer says which of the two it was. An answer as of
+an earlier moment is read as if the journal ended there.
 """
 
 from __future__ import annotations
@@ -12,35 +13,59 @@ from typing import Any
 from palyra.cli.command import Call
 from palyra.cli.frame import Answer, At, Notice
 from palyra.cli.page import Page
+from palyra.cli.progress import Progress
+from palyra.cli.render import find_zone
 from palyra.engine.clock import SystemClock
+from palyra.engine.moments import Moment, lock_then, parse_as_of, resolve_as_of
 from palyra.engine.replay import Folded, fold_file
 from palyra.errors import JournalUnreadable, PalyraError
 from palyra.journal.lock import LockState, read_lock
 from palyra.journal.reader import JournalReader
+from palyra.projections.state import State
 
 
 class Journal:
-    """One journal file, and who writes it."""
+    """One journal file at the moment that is asked about, and who writes it."""
 
     def __init__(self, call: Call) -> None:
         self.paths = call.paths
-        self.now_us = SystemClock().now_us()
+        self.asked_us = self.now_us = SystemClock().now_us()
         if not self.paths.journal.exists():
             raise JournalUnreadable(
                 f"There is no journal at {self.paths.journal}.",
                 hint="palyra serve makes one; --state-dir names another place",
             )
         self.lock: LockState = read_lock(self.paths.lock)
+        #: None for the head, now.
+        self.moment: Moment | None = None
+        if call.as_of is not None:
+            as_of = parse_as_of(call.as_of, find_zone(call.loaded.config.cli.timezone))
+            with self.rows() as reader:
+                self.moment = resolve_as_of(reader, as_of, self.asked_us)
+            self.now_us = self.moment.as_of_us
 
     def fold(self) -> Folded:
-        """Return the state at the head."""
-        return fold_file(self.paths.journal)
+        """Return the state of the moment."""
+        with Progress() as progress:
+            return fold_file(
+                self.paths.journal,
+                upto=self._upto,
+                progress=lambda done, total: progress("folding", done, total),
+            )
 
     @contextlib.contextmanager
     def rows(self) -> Iterator[JournalReader]:
-        """Give the rows."""
-        with JournalReader(self.paths.journal) as reader:
+        """Give the rows up to the moment."""
+        with JournalReader(self.paths.journal, upto=self._upto) as reader:
             yield reader
+
+    def lock_of(self, state: State) -> LockState:
+        """Return who wrote the journal at the moment."""
+        return self.lock if self.moment is None else lock_then(state)
+
+    @property
+    def _upto(self) -> int | None:
+        return None if self.moment is None else self.moment.position
 
     @property
     def origin(self) -> str:
@@ -62,4 +87,7 @@ class Journal:
     ) -> Answer:
         """Return an answer that is true of this journal at a position."""
         at = At(journal_id=journal_id, position=position, as_of_us=self.now_us, source="journal_file")
-        return Answer(data, show, at, self.origin, warnings, failure)
+        if self.moment is not None and self.moment.position == 0:
+            warnings = [*warnings, Notice(code="before_first_event", message="The journal had no event yet.")]
+        is_past = self.moment is not None
+        return Answer(data, show, at, self.origin, warnings, failure, is_past)

@@ -36,8 +36,10 @@ def runs() -> None:
         ("palyra runs list", "the newest twenty"),
         ("palyra runs list --open", "those that are not done"),
         ("palyra runs list --limit 100 --json", "a hundred for a program"),
+        ("palyra runs list --open --as-of -5m", "what was open five minutes ago"),
     ],
     exits=(0, 2, 5, 7),
+    takes_as_of=True,
 )
 @click.option("--limit", type=click.IntRange(1, 250), default=20, help="How many at most; 20 by default.")
 @click.option("--open", "is_open", is_flag=True, help="Only runs that have not ended.")
@@ -70,6 +72,7 @@ def list_runs(call: Call, limit: int, is_open: bool) -> Answer:
         ("palyra runs show 01JD", "the one run whose id begins so"),
     ],
     exits=(0, 2, 5, 7, 8),
+    takes_as_of=True,
 )
 @click.argument("run", metavar="RUN")
 def show_run(call: Call, run: str) -> Answer:
@@ -84,14 +87,7 @@ def show_run(call: Call, run: str) -> Answer:
 def read_report(journal: Journal, name: str) -> tuple[RunReport, str, int]:
     """Return the story of the run that a name means, the journal's id and its head."""
     from palyra.engine.history import find_run, run_report
-    from palyra.engine.questions import newest_run_id
-    from palyra.errors import PalyraError
 
-    if name == "last":
-        newest = newest_run_id(journal.fold().state)
-        if newest is None:
-            raise PalyraError("No request was made yet.", hint="palyra serve, then ask it", code="run_not_found")
-        name = newest
     with journal.rows() as reader:
         report = run_report(reader, find_run(reader, name), journal.now_us)
         return report, reader.journal_id, reader.head().position

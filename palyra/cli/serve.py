@@ -21,6 +21,7 @@ from palyra.cli.render import count
 
 if TYPE_CHECKING:
     from palyra.app import Daemon
+    from palyra.readonly import ReadOnlyDaemon
 
 _HELLO = (
     'curl -s "$OPENAI_BASE_URL/chat/completions" \\',
@@ -34,6 +35,7 @@ _HELLO = (
     examples=[
         ("palyra serve", "with the configuration file, or with defaults"),
         ("palyra serve --port 0", "on any free port, which is printed"),
+        ("palyra serve --read-only", "beside a journal that cannot or must not be written"),
         ("palyra serve --set 'journal.durability=\"relaxed\"'", "with another value of a key"),
     ],
     exits=(0, 1, 2, 5, 7),
@@ -41,7 +43,8 @@ _HELLO = (
 @click.option("--host", metavar="ADDRESS", help="Loopback address to listen on.")
 @click.option("--port", metavar="PORT", help="Port to listen on; 0 takes any free one.")
 @click.option("--log-level", metavar="LEVEL", help="Least severe line that is logged.")
-def serve(call: Call) -> int:
+@click.option("--read-only", "is_read_only", is_flag=True, help="Write nothing: refuse what would be recorded.")
+def serve(call: Call, is_read_only: bool) -> int:
     """Run the gateway in this terminal.
 
     It stops on Ctrl-C or SIGTERM: open requests may finish, then the journal is closed. A second signal cancels and
@@ -50,6 +53,8 @@ def serve(call: Call) -> int:
     loaded = call.loaded
     from palyra import service
 
+    if is_read_only:
+        return service.serve_read_only(loaded, lambda daemon: print_line_object(_facts_of_file(daemon)))
     is_for_people = sys.stdout.isatty() and not call.as_json
 
     def announce(daemon: Daemon) -> None:
@@ -62,6 +67,20 @@ def serve(call: Call) -> int:
     return service.serve(loaded, announce)
 
 
+def _facts_of_file(daemon: ReadOnlyDaemon) -> dict[str, object]:
+    return {
+        **versions(),
+        "event": "daemon_ready",
+        "read_only": True,
+        "config_file": file_of(daemon.loaded),
+        "state_dir": str(daemon.paths.directory),
+        "journal_id": daemon.journal_id,
+        "position": daemon.position,
+        "trouble": daemon.trouble,
+        "url": daemon.url,
+    }
+
+
 def _facts(daemon: Daemon) -> dict[str, object]:
     state = daemon.core.state
     return {
@@ -72,6 +91,7 @@ def _facts(daemon: Daemon) -> dict[str, object]:
         "position": state.position,
         "found": daemon.found,
         "recovered": daemon.recovered,
+        "took_ms": daemon.took_ms,
         "generation": state.config.generation,
         "url": daemon.url,
     }

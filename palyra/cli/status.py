@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     examples=[
         ("palyra status", "how the gateway is doing"),
         ("palyra status --json", "the same for a program"),
+        ("palyra status --as-of -1h", "how it was doing an hour ago"),
     ],
     exits=(0, 2, 5, 7),
+    takes_as_of=True,
 )
 def status(call: Call) -> Answer:
     """Show what runs, what fails and what is used.
@@ -35,7 +37,7 @@ def status(call: Call) -> Answer:
     journal = Journal(call)
     folded = journal.fold()
     today_us = midnight_us(journal.now_us, find_zone(call.loaded.config.cli.timezone))
-    answer = status_answer(folded.state, journal.lock, now_us=journal.now_us, today_us=today_us)
+    answer = status_answer(folded.state, journal.lock_of(folded.state), now_us=journal.now_us, today_us=today_us)
 
     def show(page: Page) -> None:
         _show_daemon(page, answer.daemon, journal.now_us)
@@ -71,8 +73,9 @@ def _fields(answer: StatusAnswer, now_us: int) -> list[tuple[str, Text]]:
     refused = ", ".join(f"{code} {count(number)}" for code, number in sorted(answer.refusals.items()))
     adopted = answer.config.adopted_us
     held = answer.reserved_tokens
+    last = f" · last {ago(answer.last_event_us, now_us)}" if answer.position else ""
     return [
-        ("journal", f"{counted(answer.position, 'event')} · last {ago(answer.last_event_us, now_us)}"),
+        ("journal", counted(answer.position, "event") + last),
         (
             "config",
             f"generation {answer.config.generation} · adopted {ago(adopted, now_us)}"

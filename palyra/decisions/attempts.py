@@ -159,6 +159,7 @@ def fail_attempt(
         message=failure.message,
         counted=counted,
         retry_after_ms=failure.retry_after_ms,
+        should_retry=failure.should_retry,
         wait_ms=wait_ms,
         duration_us=end.duration_us,
         output_bytes=end.output_bytes,

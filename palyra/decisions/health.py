@@ -14,7 +14,7 @@ def transition(state: State, provider_id: str, *, reason: str, now_us: int, corr
     provider = provider_entry(state, provider_id)
     if provider is None:
         return []
-    before, after = evidence_of(state, provider_id).recorded, health_of(state, provider, now_us)
+    before, after = evidence_of(state, provider_id).recorded or "unknown", health_of(state, provider, now_us)
     if after in (before, "static", "disabled"):
         return []
     changed = HealthChanged(before=before, after=after, reason=reason)

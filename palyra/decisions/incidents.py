@@ -1,4 +1,5 @@
-"""The stall watch: which work has been silent for too long by its recorded life, and what that opens or resolves.
+"""The watchdog's judgement: work that has been silent for too long by its recorded life, a clock that was set, and
+the incidents which that opens or resolves.
 
 Detection never repairs. A verdict is given once: what an open incident already says is not said again.
 """
@@ -18,6 +19,7 @@ from palyra.events.incidents import (
     IncidentSeverityChanged,
     Severity,
 )
+from palyra.projections.daemon import ClockStep
 from palyra.projections.heartbeats import beat_key
 from palyra.projections.incidents import Incident, incident_key, newest_incident, open_incidents
 from palyra.projections.runs import Run
@@ -32,16 +34,33 @@ _LOOP_WELL_AFTER_US = 60_000 * US_PER_MS
 #: The same trouble within this time is the same incident.
 _REOPEN_WITHIN_US = 1_800_000 * US_PER_MS
 
-StallKind = Literal["run_stalled", "loop_stalled", "loop_down"]
-_SUBJECT_OF: dict[str, str] = {"run_stalled": "run", "loop_stalled": "loop", "loop_down": "loop"}
-_WORST: dict[str, Severity] = {"run_stalled": "danger", "loop_stalled": "danger", "loop_down": "critical"}
-_FIRST: dict[str, Severity] = {"run_stalled": "warning", "loop_stalled": "danger", "loop_down": "danger"}
+#: A clock that was set is worth a look for this long.
+_CLOCK_STEP_US = 3_600_000 * US_PER_MS
+
+StallKind = Literal["run_stalled", "loop_stalled", "loop_down", "clock_step", "disk_low"]
+_SUBJECT_OF: dict[str, str] = {
+    "run_stalled": "run",
+    "loop_stalled": "loop",
+    "loop_down": "loop",
+    "clock_step": "clock",
+    "disk_low": "disk",
+}
+_WORST: dict[str, Severity] = {"run_stalled": "danger"}
+_FIRST: dict[str, Severity] = {
+    "run_stalled": "warning",
+    "loop_stalled": "danger",
+    "loop_down": "danger",
+    "clock_step": "info",
+    "disk_low": "critical",
+}
+#: Kinds that `judge` resolves; whoever else opens incidents resolves them.
+_JUDGED = ("run_stalled", "loop_stalled", "loop_down", "clock_step")
 #: Loops without which the daemon is not whole.
 _VITAL_LOOPS = ("watchdog",)
 
 
 class Stall(msgspec.Struct, frozen=True, kw_only=True):
-    """A verdict about one piece of work; which incident it opens, worsens or resolves follows from it."""
+    """A verdict about a piece of work or what it needs; which incident it opens, worsens or resolves follows."""
 
     kind: StallKind
     #: `recovered` is said of open incidents only.
@@ -90,6 +109,13 @@ def judge(state: State, now_us: int, bases_ms: Mapping[str, int] | None = None) 
                 verdicts.append(_verdict(work, stage))
         if silent_us <= 2 * work.after_us:
             deadlines.append(work.last_life_us + work.after_us * (2 if silent_us > work.after_us else 1) + 1)
+    step = state.daemon.clock_step
+    if step is not None and now_us < step.at_us + _CLOCK_STEP_US:
+        deadlines.append(step.at_us + _CLOCK_STEP_US)
+        verdict = _of_clock(step)
+        bad[_key(verdict)] = None
+        if _is_news(newest_incident(state, _key(verdict)), verdict.kind, verdict.stage):
+            verdicts.append(verdict)
     for incident in open_incidents(state):
         if incident.kind == "loop_down":
             well_us = _loop_well_us(state, incident.subject_id)
@@ -97,7 +123,7 @@ def judge(state: State, now_us: int, bases_ms: Mapping[str, int] | None = None) 
                 deadlines.append(well_us)
             if well_us is None or well_us > now_us:
                 continue
-        elif incident.kind not in _SUBJECT_OF or _key(incident) in bad:
+        elif incident.kind not in _JUDGED or _key(incident) in bad:
             continue
         verdicts.append(_recovered(incident))
     return Stalls(verdicts=tuple(verdicts), next_deadline_us=min(deadlines, default=None))
@@ -105,9 +131,8 @@ def judge(state: State, now_us: int, bases_ms: Mapping[str, int] | None = None) 
 
 def report(state: State, stall: Stall, *, incident_id: str, now_us: int) -> list[Draft]:
     """Open the incident of a verdict, open it again, or raise its severity; `incident_id` is for a new one."""
-    key = incident_key(stall.kind, stall.subject_kind, stall.subject_id)
     severity = _severity(stall)
-    known = newest_incident(state, key)
+    known = newest_incident(state, _key(stall))
     if known is not None and known.status == "open":
         if not _is_news(known, stall.kind, stall.stage):
             return []
@@ -130,7 +155,7 @@ def report(state: State, stall: Stall, *, incident_id: str, now_us: int) -> list
 
 def resolve(state: State, stall: Stall, *, now_us: int) -> list[Draft]:
     """Resolve the incident of a verdict, if it is open."""
-    known = newest_incident(state, incident_key(stall.kind, stall.subject_kind, stall.subject_id))
+    known = newest_incident(state, _key(stall))
     if known is None or known.status != "open":
         return []
     is_gone = stall.kind == "run_stalled" and stall.subject_id not in state.runs.open
@@ -172,6 +197,16 @@ def _verdict(work: _Work, stage: Literal["suspect", "hung"]) -> Stall:
     )
 
 
+def _of_clock(step: ClockStep) -> Stall:
+    return Stall(
+        kind="clock_step",
+        stage="suspect",
+        subject_kind=_SUBJECT_OF["clock_step"],
+        subject_id="wall",
+        because_positions=(step.position,),
+    )
+
+
 def _recovered(incident: Incident) -> Stall:
     return Stall(
         kind=incident.kind,  # type: ignore[arg-type]
@@ -184,17 +219,18 @@ def _recovered(incident: Incident) -> Stall:
 def _severity(stall: Stall) -> Severity:
     if stall.kind == "loop_down":
         return "critical" if stall.subject_id in _VITAL_LOOPS else "danger"
-    return _WORST[stall.kind] if stall.stage == "hung" else _FIRST[stall.kind]
+    first = _FIRST[stall.kind]
+    return _WORST.get(stall.kind, first) if stall.stage == "hung" else first
 
 
 def _is_news(known: Incident | None, kind: StallKind, stage: str) -> bool:
     if known is None or known.status != "open":
         return True
-    return stage == "hung" and known.severity == "warning" and _WORST[kind] != "warning"
+    return stage == "hung" and known.severity == "warning" and kind in _WORST
 
 
-def _key(incident: Incident) -> str:
-    return incident_key(incident.kind, incident.subject_kind, incident.subject_id)
+def _key(of: Incident | Stall) -> str:
+    return incident_key(of.kind, of.subject_kind, of.subject_id)
 
 
 def _loop_well_us(state: State, loop_name: str) -> int | None:

@@ -36,8 +36,11 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def recent_count(crashes_us: Sequence[int], now_us: int) -> int:
-    """Return how many of the crashes are not forgotten yet."""
-    return sum(now_us - crash_us < CRASH_WINDOW_US for crash_us in crashes_us)
+    """Return how many of the crashes are not forgotten yet.
+
+    A loop's own time goes back by its stay in the slow lane; what lies further ahead is of a clock that was wrong.
+    """
+    return sum(-CRASH_WINDOW_US <= now_us - crash_us < CRASH_WINDOW_US for crash_us in crashes_us)
 
 
 def next_start(crashes_us: Sequence[int], now_us: int) -> Restart:

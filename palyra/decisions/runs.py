@@ -27,7 +27,7 @@ from palyra.events.runs import (
     RunRefused,
     TokenEstimate,
 )
-from palyra.projections.runs import Run
+from palyra.projections.runs import Run, open_for_us
 from palyra.projections.state import State
 from palyra.projections.usage import calibrate
 from palyra.units import US_PER_MS
@@ -66,7 +66,7 @@ def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
     resolution = resolve(state, command.endpoint, command.model)
     if isinstance(resolution, Refusal):
         return Decision([refusal_draft(command, resolution)], resolution)
-    needs = sorted({*command.needs, "streaming"} if command.stream else command.needs)
+    needs = _needs_of(command)
     wanted = routing.Wanted(
         role=command.endpoint,
         needs=needs,
@@ -127,8 +127,14 @@ def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:
         model_requested=command.model[:256],
         param=refusal.param or "",
         retry_after_ms=refusal.retry_after_ms,
+        needs=_needs_of(command),
+        raw_tokens=command.raw_tokens,
     )
     return Draft(f"run-{command.run_id}", refused)
+
+
+def _needs_of(command: AdmitRun) -> list[str]:
+    return sorted({*command.needs, "streaming"} if command.stream else command.needs)
 
 
 def complete_run(run: Run, *, stop: str, step: PlanStep, first_byte_us: int | None, now_us: int) -> list[Draft]:
@@ -138,7 +144,7 @@ def complete_run(run: Run, *, stop: str, step: PlanStep, first_byte_us: int | No
         provider_id=step.provider_id,
         model_id=step.model_id,
         attempts_count=run.attempts_count,
-        duration_us=max(0, now_us - run.admitted_us),
+        duration_us=open_for_us(run, now_us),
         first_byte_us=first_byte_us,
     )
     return [Draft(f"run-{run.run_id}", completed)]
@@ -183,7 +189,7 @@ def fail_run(run: Run, refusal: Refusal, failure_class: str, now_us: int) -> Dra
         failure_class=failure_class,
         http_status=refusal.http_status,
         attempts_count=run.attempts_count,
-        duration_us=max(0, now_us - run.admitted_us),
+        duration_us=open_for_us(run, now_us),
     )
     return Draft(f"run-{run.run_id}", failed)
 
@@ -218,6 +224,6 @@ def cancel_run(
         policy=policy,
         drained=drained,
         attempts_count=run.attempts_count,
-        duration_us=max(0, now_us - run.admitted_us),
+        duration_us=open_for_us(run, now_us),
     )
     return [Draft(f"run-{run.run_id}", cancelled)]

@@ -55,8 +55,10 @@ class AttemptFailed(Fact, tag="attempt.failed", frozen=True, kw_only=True):
     message: str = ""
     #: Whether the breaker counts it: the policy's result, so that replay need not know the table.
     counted: bool = False
-    #: What the provider asked for, and how long the next try at this candidate waits.
+    #: The pause that the provider asked for, and `wait_ms`: how long the next try at this candidate waits.
     retry_after_ms: int | None = None
+    #: The provider's `x-should-retry`, which overrides the table.
+    should_retry: bool | None = None
     wait_ms: int | None = None
     duration_us: int = 0
     output_bytes: int = 0

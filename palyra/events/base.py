@@ -36,6 +36,12 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
     command_key: str
     body: Fact | UnknownEvent
 
+    @property
+    def name(self) -> str:
+        """What happened: `attempt.failed`."""
+        body = self.body
+        return body.name if isinstance(body, UnknownEvent) else str(body.__struct_config__.tag)
+
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
     """A fact that was decided and is not recorded yet: what `decisions/` returns."""

@@ -54,6 +54,9 @@ class RunRefused(Fact, tag="run.refused", frozen=True, kw_only=True):
     model_requested: str = ""
     param: str = ""
     retry_after_ms: int | None = None
+    #: What it needed of a model, and the uncalibrated estimate of its input; empty where it was not read so far.
+    needs: list[str] = []
+    raw_tokens: int = 0
 
 
 class RunCancelRequested(Fact, tag="run.cancel_requested", frozen=True, kw_only=True):

@@ -65,6 +65,8 @@ AnyFact = (
     | daemon.DaemonReady
     | daemon.DaemonDraining
     | daemon.DaemonStopped
+    | daemon.DaemonClockStepped
+    | daemon.DaemonResourceLow
     | loops.LoopCrashed
     | loops.LoopRestarted
     | heartbeats.HeartbeatRecorded
@@ -75,6 +77,8 @@ AnyFact = (
     | incidents.IncidentReopened
     | journal.JournalCreated
     | journal.JournalUpgraded
+    | journal.HistoryForked
+    | journal.BackupRestored
     | keys.ClientKeyIssued
     | keys.ClientKeyRevoked
     | keys.AccessDenied
@@ -95,6 +99,7 @@ _RETENTION: dict[str, Retention] = {
     "heartbeat": "pulse",
     "incident": "audit",
     "journal": "audit",
+    "backup": "audit",
     "client_key": "audit",
     "access": "audit",
     "request": "pulse",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from palyra.events import attempts, config, models
+from palyra.events import attempts, config, daemon, models
 from palyra.events.base import Recorded
 from palyra.events.registry import ModelEntry, ProviderEntry, Registry
 from palyra.projections.base import Chapter
@@ -113,3 +113,10 @@ def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded
         standing = standing_of(state, run.attempt.provider_id, run.attempt.model_id)
         if standing is not None:
             standing.streak = 0
+
+
+@CHAPTER.on(daemon.DaemonClockStepped)
+def _clock_stepped(state: State, recorded: Recorded, body: daemon.DaemonClockStepped) -> None:
+    if body.cause == "step":
+        for standing in state.catalog.standings.values():
+            standing.excluded_until_us += body.step_us if standing.excluded_until_us else 0

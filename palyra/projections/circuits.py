@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from palyra.events import attempts, circuits
+from palyra.events import attempts, circuits, daemon
 from palyra.events.base import Recorded
 from palyra.projections.base import Chapter
 
@@ -98,3 +98,11 @@ def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded
         circuit = state.circuits.by_provider.get(run.attempt.provider_id)
         if circuit is not None:
             circuit.streak = 0
+
+
+@CHAPTER.on(daemon.DaemonClockStepped)
+def _clock_stepped(state: State, recorded: Recorded, body: daemon.DaemonClockStepped) -> None:
+    """A cooldown goes on after a sleep, but is neither over nor a day long because the clock was set."""
+    if body.cause == "step":
+        for circuit in state.circuits.by_provider.values():
+            circuit.until_us += body.step_us if circuit.status == "open" else 0

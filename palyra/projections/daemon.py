@@ -9,11 +9,14 @@ import msgspec
 from palyra.events import daemon, loops
 from palyra.events.base import Recorded
 from palyra.projections.base import Chapter
+from palyra.units import US_PER_S
 
 if TYPE_CHECKING:
     from palyra.projections.state import State
 
 BOOTS_COUNT = 50
+#: A clock that is set by more than this is worth a look by a person.
+CLOCK_STEP_MIN_US = 60 * US_PER_S
 
 
 class Boot(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -43,11 +46,20 @@ class LoopStanding(msgspec.Struct, kw_only=True, omit_defaults=True):
     restarted_us: int = 0
 
 
+class ClockStep(msgspec.Struct, frozen=True, kw_only=True):
+    """The last time that somebody set the clock by much; `at_us` moves with later steps."""
+
+    at_us: int
+    step_us: int
+    position: int
+
+
 class DaemonState(msgspec.Struct, kw_only=True):
     """Newest boots, oldest first; loops of the current one."""
 
     boots: list[Boot] = []
     loops: dict[str, LoopStanding] = {}
+    clock_step: ClockStep | None = None
 
 
 CHAPTER = Chapter()
@@ -107,3 +119,17 @@ def _loop_restarted(state: State, recorded: Recorded, body: loops.LoopRestarted)
     standing = state.daemon.loops.setdefault(body.loop_name, LoopStanding())
     standing.restarts_count += 1
     standing.restarted_us = recorded.recorded_at_us
+
+
+@CHAPTER.on(daemon.DaemonClockStepped)
+def _clock_stepped(state: State, recorded: Recorded, body: daemon.DaemonClockStepped) -> None:
+    if body.cause != "step":
+        return
+    own = state.daemon
+    for standing in own.loops.values():
+        standing.crashed_us += body.step_us if standing.crashed_us else 0
+        standing.restarted_us += body.step_us if standing.restarted_us else 0
+    if abs(body.step_us) > CLOCK_STEP_MIN_US:
+        own.clock_step = ClockStep(at_us=body.wall_after_us, step_us=body.step_us, position=recorded.position)
+    elif own.clock_step is not None:
+        own.clock_step = msgspec.structs.replace(own.clock_step, at_us=own.clock_step.at_us + body.step_us)

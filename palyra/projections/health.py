@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from palyra.events import attempts, config, health
+from palyra.events import attempts, config, daemon, health
 from palyra.events.base import Recorded
 from palyra.events.registry import ProviderEntry
 from palyra.projections.base import Chapter
@@ -34,8 +34,9 @@ class ProviderHealth(msgspec.Struct, kw_only=True, omit_defaults=True):
     last_error: str = ""
     #: The address guard refused it since the last success and the last change of configuration.
     is_blocked: bool = False
-    #: What `health.changed` said last.
-    recorded: str = "unknown"
+    #: What `health.changed` said last, "" before it said anything. No word of ours is the default: one that is left
+    #: out of the bytes where it is the default itself would not be where it was read from a journal.
+    recorded: str = ""
     changed_us: int = 0
     attempts_count: int = 0
     succeeded_count: int = 0
@@ -115,3 +116,12 @@ def _adopted(state: State, recorded: Recorded, body: config.ConfigAdopted) -> No
 def _changed(state: State, recorded: Recorded, body: health.HealthChanged) -> None:
     evidence = _own(state, provider_of(recorded.stream))
     evidence.recorded, evidence.changed_us = body.after, recorded.recorded_at_us
+
+
+@CHAPTER.on(daemon.DaemonClockStepped)
+def _clock_stepped(state: State, recorded: Recorded, body: daemon.DaemonClockStepped) -> None:
+    """Evidence is as old as it is, whatever the clock says now."""
+    if body.cause == "step":
+        for evidence in state.health.by_provider.values():
+            evidence.last_success_us += body.step_us if evidence.last_success_us else 0
+            evidence.last_failure_us += body.step_us if evidence.last_failure_us else 0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from palyra.events import heartbeats
+from palyra.events import daemon, heartbeats
 from palyra.events.base import Recorded
 from palyra.projections.base import Chapter
 
@@ -71,3 +71,9 @@ def _cleared(state: State, recorded: Recorded, body: heartbeats.HeartbeatCleared
     state.heartbeats.board.pop(beat_key(body.work_kind, body.work_id), None)
     if body.work_kind == "run":  # a loop beats again, in the same stream
         state.streams.pop(recorded.stream, None)
+
+
+@CHAPTER.on(daemon.DaemonClockStepped)
+def _clock_stepped(state: State, recorded: Recorded, body: daemon.DaemonClockStepped) -> None:
+    for beat in state.heartbeats.board.values():
+        beat.last_life_us += body.step_us

@@ -1,4 +1,4 @@
-"""Journal status: whose journal it is, and how many events of each name it holds."""
+"""Whose journal it is, how its file grew, and where its history was forked."""
 
 from __future__ import annotations
 
@@ -14,14 +14,36 @@ if TYPE_CHECKING:
     from palyra.projections.state import State
 
 
+class Fork(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the journal left another history: that one ended at `before`, both are the same up to `after`."""
+
+    position: int
+    kind: str
+    before: int
+    after: int
+    reason: str
+
+
+class Restore(msgspec.Struct, frozen=True, kw_only=True):
+    """A backup that took the state's place."""
+
+    #: Of the fact itself.
+    position: int
+    backup_ref: str
+    backup_position: int
+
+
 class JournalState(msgspec.Struct, kw_only=True):
-    """Identity and upgrades."""
+    """Identity, upgrades, and where history did not simply go on."""
 
     journal_id: str = ""
     created_us: int = 0
     release: str = ""
     #: (position, before, after) of each schema upgrade.
     upgrades: list[tuple[int, int, int]] = []
+    #: In order of position.
+    forks: list[Fork] = []
+    restores: list[Restore] = []
 
 
 CHAPTER = Chapter()
@@ -36,3 +58,17 @@ def _created(state: State, recorded: Recorded, body: journal.JournalCreated) -> 
 @CHAPTER.on(journal.JournalUpgraded)
 def _upgraded(state: State, recorded: Recorded, body: journal.JournalUpgraded) -> None:
     state.journal.upgrades = [*state.journal.upgrades, (recorded.position, body.before, body.after)]
+
+
+@CHAPTER.on(journal.HistoryForked)
+def _forked(state: State, recorded: Recorded, body: journal.HistoryForked) -> None:
+    fork = Fork(
+        position=recorded.position, kind=body.kind, before=body.before, after=body.after, reason=body.reason
+    )
+    state.journal.forks = [*state.journal.forks, fork]
+
+
+@CHAPTER.on(journal.BackupRestored)
+def _restored(state: State, recorded: Recorded, body: journal.BackupRestored) -> None:
+    restore = Restore(position=recorded.position, backup_ref=body.backup_ref, backup_position=body.position)
+    state.journal.restores = [*state.journal.restores, restore]

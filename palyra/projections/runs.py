@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from palyra.events import attempts, budgets, runs, usage
+from palyra.events import attempts, budgets, daemon, runs, usage
 from palyra.events.base import Fact, Recorded
 from palyra.events.routing import PlanStep, RoutingDecided, RoutingFailedOver
 from palyra.projections.base import Chapter
@@ -64,6 +64,8 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     #: Distinct classes of its failures, in the order in which they were seen.
     failure_classes: list[str] = []
     cancel_requested: str = ""
+    #: Steps of the clock since its admission, together.
+    stepped_us: int = 0
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -103,6 +105,20 @@ CHAPTER = Chapter()
 def run_id_of(stream: str) -> str:
     """Return the run's id of a stream name `run-<id>`."""
     return stream[4:]
+
+
+def open_for_us(run: Run, now_us: int) -> int:
+    """Return how long a run has been open, steps of the clock left out."""
+    return max(0, now_us - run.admitted_us - run.stepped_us)
+
+
+@CHAPTER.on(daemon.DaemonClockStepped)
+def _clock_stepped(state: State, recorded: Recorded, body: daemon.DaemonClockStepped) -> None:
+    """What is open has neither lived nor been silent in the time that the clock jumped over."""
+    for run in state.runs.open.values():
+        run.last_life_us += body.step_us
+        run.deadline_us += body.step_us
+        run.stepped_us += body.step_us
 
 
 @CHAPTER.on(runs.RunAdmitted)

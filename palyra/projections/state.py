@@ -55,6 +55,7 @@ class State(msgspec.Struct, kw_only=True):
 
 #: Chapters that look at the run an attempt belongs to stand before `runs`, which lets go of it.
 _CHAPTERS = (
+    commands,
     circuits,
     health,
     catalog,

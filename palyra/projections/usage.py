@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from palyra.projections.state import State
 
 CELL_US = 15 * 60 * 1_000_000
-KEEP_CELLS_US = 35 * 24 * 3_600 * 1_000_000
+#: Five weeks without a pause. Quarters are counted, because a clock that was a year ahead for a moment must not
+#: make all of them old.
+KEEP_CELLS_COUNT = 35 * 24 * 4
 
 #: Smaller inputs say too little about the ratio; see gateway specification 5.2 for the figures below.
 _SAMPLE_MIN_TOKENS = 64
@@ -46,7 +48,7 @@ class Calibration(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class UsageState(msgspec.Struct, kw_only=True):
-    """Cells by start of the quarter, then by `provider|model|principal|endpoint`; totals since the beginning."""
+    """Cells by start of the quarter (first filled first), then by `provider|model|principal|endpoint`; totals."""
 
     cells: dict[int, dict[str, UsageCell]] = {}
     total: UsageCell = msgspec.field(default_factory=UsageCell)
@@ -96,8 +98,8 @@ def _add(cell: UsageCell, body: usage.UsageRecorded) -> None:
 
 def _open_quarter(state: State, start_us: int) -> dict[str, UsageCell]:
     cells = state.usage.cells
-    for old_us in [old_us for old_us in cells if old_us < start_us - KEEP_CELLS_US]:
-        del cells[old_us]
+    if len(cells) >= KEEP_CELLS_COUNT:
+        del cells[next(iter(cells))]
     return cells.setdefault(start_us, {})
 
 

@@ -59,10 +59,11 @@ class Provider(Protocol):
     async def send(self, call: Call, secret: Secret | None) -> Answer:
         """Connect, write, and return when the head of the answer has arrived.
 
-        Every failure is a `TransportFailed` with class and phase: `timeout_connect network_unavailable dns_failed
-        tls_failed netguard_blocked` in phase connect; `timeout_first_byte timeout_total redirect_refused
-        response_too_large stream_truncated network_unavailable malformed_response` in phase headers; `timeout_idle timeout_total
-        stream_truncated malformed_response response_too_large` in phase body. Cancellation closes the socket.
+        Every failure is a `TransportFailed` with class and phase. Phase connect: `timeout_connect dns_failed
+        tls_failed network_unavailable netguard_blocked`. Phase headers: `timeout_first_byte timeout_total
+        redirect_refused response_too_large stream_truncated network_unavailable malformed_response`. Phase body:
+        `timeout_idle timeout_total stream_truncated malformed_response response_too_large`. Cancellation closes
+        the socket.
         """
         ...
 

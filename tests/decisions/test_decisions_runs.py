@@ -111,6 +111,7 @@ def test_a_refusal_is_on_record_with_who_asked() -> None:
             model_requested="m" * 256,
             param="model",
             retry_after_ms=500,
+            raw_tokens=100,
         ),
     )
 

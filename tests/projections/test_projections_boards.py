@@ -15,7 +15,7 @@ from palyra.events.incidents import (
     IncidentResolved,
     IncidentSeverityChanged,
 )
-from palyra.events.journal import JournalUpgraded
+from palyra.events.journal import BackupRestored, HistoryForked, JournalUpgraded
 from palyra.events.keys import AccessDenied, ClientKeyIssued, ClientKeyRevoked
 from palyra.events.loops import LoopCrashed, LoopRestarted
 from palyra.events.models import ModelExcluded, ModelReadmitted
@@ -25,6 +25,7 @@ from palyra.projections.daemon import BOOTS_COUNT, current_boot
 from palyra.projections.health import HealthState, evidence_of, health_of
 from palyra.projections.heartbeats import beat_key, beat_stream
 from palyra.projections.incidents import RESOLVED_COUNT, incident_key, newest_incident, open_incidents
+from palyra.projections.journal import Fork, Restore
 from palyra.projections.keys import live_keys
 from palyra.projections.state import State
 
@@ -306,6 +307,23 @@ def test_the_journal_knows_who_it_is_and_how_it_grew() -> None:
     journal = world.state.journal
     assert (journal.journal_id, journal.release, journal.created_us) == ("01STORY", "0.1.0", T0_US)
     assert journal.upgrades == [(world.state.position, 1, 2)]
+
+
+def test_the_journal_knows_where_its_history_was_forked() -> None:
+    """Each fork and each restored backup, with its position, in order."""
+    world = given(THREE)
+    after = world.state.position
+    world.do(
+        record("journal", HistoryForked(kind="restore", before=90, after=after)),
+        record("journal", BackupRestored(backup_ref="a backup", position=after, replaced_position=90)),
+        record("journal", HistoryForked(kind="accepted", before=95, after=after + 2, reason="a broken disk")),
+    )
+    journal = world.state.journal
+    assert journal.forks == [
+        Fork(position=after + 1, kind="restore", before=90, after=after, reason=""),
+        Fork(position=after + 3, kind="accepted", before=95, after=after + 2, reason="a broken disk"),
+    ]
+    assert journal.restores == [Restore(position=after + 2, backup_ref="a backup", backup_position=after)]
 
 
 def test_a_release_of_another_attempts_hold_leaves_this_one() -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from palyra.events.base import Recorded, UnknownEvent
+from palyra.events.health import HealthChanged
 from palyra.events.journal import JournalCreated
 from palyra.events.vocabulary import VOCABULARY
 from palyra.projections.state import State, decode_state, encode_state, evolve
@@ -53,6 +54,15 @@ def test_every_history_has_a_state_and_only_one(history: list[Recorded], cut: in
     snapshot = encode_state(folded(history[:cut]))
     assert encode_state(folded(history[cut:], decode_state(snapshot))) == live
     assert encode_state(folded([stored(recorded) for recorded in history])) == live
+
+
+@pytest.mark.parametrize("word", ["unknown", "healthy", ""])
+def test_a_word_of_ours_is_like_one_that_was_read(word: str) -> None:
+    """Fields at their defaults are left out by identity, so no default may be a word that facts bring too."""
+    history = [
+        Recorded(1, "provider-a", 1, 5, "x", "", 0, "", HealthChanged(before="unknown", after=word, reason=""))
+    ]
+    assert encode_state(folded([stored(recorded) for recorded in history])) == encode_state(folded(history))
 
 
 def test_a_snapshot_of_a_state_is_that_state() -> None:

@@ -12,7 +12,7 @@ from registries import THREE
 from story import T0_US, World, admit, complete, fail, given, record, serve, start, succeed, wait
 
 from palyra.events.usage import UsageRecorded
-from palyra.projections.usage import CELL_US, Calibration, UsageCell, calibrate
+from palyra.projections.usage import CELL_US, KEEP_CELLS_COUNT, Calibration, UsageCell, calibrate
 from palyra.usage import TokenUsage
 
 DAY_MS = 24 * 3_600_000
@@ -79,13 +79,15 @@ def test_parts_and_estimates_are_counted_apart() -> None:
     )
 
 
-def test_quarters_are_forgotten_after_five_weeks() -> None:
-    """The total keeps them; a quarter exactly 35 days old is still there."""
-    world = given(THREE, serve("r1"), wait(ms=35 * DAY_MS), serve("r2"))
-    assert len(world.state.usage.cells) == 2
-    world.do(wait(ms=CELL_US // 1_000), serve("r3"))
-    assert list(world.state.usage.cells) == [T0_US + 35 * DAY_MS * 1_000, T0_US + 35 * DAY_MS * 1_000 + CELL_US]
-    assert world.state.usage.total.rows_count == 3
+def test_quarters_are_forgotten_after_five_weeks_of_use() -> None:
+    """The first filled goes first and the total keeps it; a clock that was a year ahead makes no quarter old."""
+    world = given(THREE, serve("r0"), wait(ms=365 * DAY_MS), serve("r1"), wait(ms=-365 * DAY_MS))
+    for number in range(2, KEEP_CELLS_COUNT + 1):
+        world.do(wait(ms=CELL_US // 1_000), record(f"run-r{number}", row(10, 7)))
+    cells = world.state.usage.cells
+    assert (len(cells), T0_US in cells) == (KEEP_CELLS_COUNT, False)
+    assert next(iter(cells)) == T0_US + 365 * DAY_MS * 1_000
+    assert world.state.usage.total.rows_count == KEEP_CELLS_COUNT + 1
 
 
 def learnt(world: World, upstream_model: str = "gpt-a") -> Calibration:

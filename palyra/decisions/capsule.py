@@ -1,0 +1,276 @@
+"""Capsules: one run with all that its decisions read, and nothing that tells who asked or what.
+
+A capsule is the run's own events, the ground on which they were decided (configuration, circuits, health,
+exclusions, calibrations), and what others changed of that ground while the run was open. Everybody in it is a
+token; texts of clients and providers, addresses and credentials are left out, for no decision may need them.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
+from palyra.events.base import Fact, Recorded, UnknownEvent
+from palyra.events.config import ConfigAdopted
+from palyra.events.daemon import DaemonClockStepped
+from palyra.events.registry import ModelEntry, Registry
+from palyra.events.routing import PlanStep
+from palyra.events.runs import RunAdmitted, RunCancelled, RunCancelRequested, RunRefused
+from palyra.events.vocabulary import VOCABULARY
+from palyra.projections.catalog import ModelStanding
+from palyra.projections.circuits import Circuit
+from palyra.projections.health import ProviderHealth
+from palyra.projections.state import State, evolve
+from palyra.projections.usage import Calibration
+from palyra.redaction import redact_text
+
+FORMAT, VERSION = "palyra.capsule", 1
+#: In place of the runs of others.
+_OTHER = "another"
+#: Signs of life decide nothing.
+_LEFT_OUT = ("heartbeat.recorded", "heartbeat.cleared")
+
+EntryT = TypeVar("EntryT", bound=msgspec.Struct)
+
+
+class Ground(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What decisions read, as it was right before the event at `position`.
+
+    The first one of a capsule is whole, those after it hold what others changed meanwhile. An empty entry is one
+    that nothing is known of.
+    """
+
+    position: int
+    generation: int = 0
+    registry: Registry | None = None
+    #: By provider.
+    circuits: dict[str, Circuit] = {}
+    health: dict[str, ProviderHealth] = {}
+    #: By `provider/model` and `provider/upstream_model`.
+    standings: dict[str, ModelStanding] = {}
+    calibrations: dict[str, Calibration] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        return self.registry is None and not any((self.circuits, self.health, self.standings, self.calibrations))
+
+
+class CapsuleEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One event, with its body as it is stored."""
+
+    position: int
+    stream: str
+    recorded_at_us: int
+    name: str
+    schema: int
+    body: dict[str, Any]
+
+
+class Capsule(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that can be decided again, anywhere."""
+
+    format: str = FORMAT
+    version: int = VERSION
+    #: Release that captured it.
+    release: str
+    run_id: str
+    ground: list[Ground]
+    events: list[CapsuleEvent]
+
+
+def stand_on(state: State, ground: Ground) -> None:
+    """Make true in a state what a ground says; its entries are not shared."""
+    if ground.registry is not None:
+        adopted = ConfigAdopted(generation=ground.generation, digest="", effective={}, registry=ground.registry)
+        evolve(state, Recorded(ground.position - 1, "config", 0, 0, "", "", 0, "", adopted))
+    for own, told in _chapters(state, ground):
+        own.update({key: msgspec.structs.replace(entry) for key, entry in told.items()})
+
+
+def _chapters(state: State, ground: Ground) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return each chapter of a state beside that of a ground."""
+    return [
+        (state.circuits.by_provider, ground.circuits),
+        (state.health.by_provider, ground.health),
+        (state.catalog.standings, ground.standings),
+        (state.usage.calibrations, ground.calibrations),
+    ]
+
+
+class CapsuleMaker:
+    """Takes a journal's events in order, from the run's first one on, and keeps what the run's decisions read.
+
+    `state` is that before the first event and is folded on; `role` is the endpoint that the run asked for; `key`
+    makes the tokens: the same journal gives the same ones, and without it nobody can try names.
+    """
+
+    def __init__(self, state: State, *, run_id: str, role: str, key: str, release: str) -> None:
+        self._state = state
+        self._stream = f"run-{run_id}"
+        self._role = role
+        self._key = key.encode()
+        self._ground: list[Ground] = []
+        self._events: list[CapsuleEvent] = []
+        #: What somebody knows who has the capsule alone.
+        self._known = State()
+        self._registry: Registry | None = None
+        self._head = Capsule(release=release, run_id=run_id, ground=self._ground, events=self._events)
+
+    def add(self, recorded: Recorded) -> None:
+        """Fold the next event of the journal, and keep it if it is the run's."""
+        if self._is_own(recorded):
+            self._keep(recorded)
+        evolve(self._state, recorded)
+
+    def capsule(self) -> Capsule:
+        """Return the capsule of what came so far."""
+        return self._head
+
+    def _is_own(self, recorded: Recorded) -> bool:
+        if recorded.stream == self._stream:
+            return True
+        if isinstance(recorded.body, DaemonClockStepped):
+            return True  # it moves the deadlines of all
+        is_about_it = recorded.correlation == self._stream
+        return is_about_it and VOCABULARY.name_of(recorded.body) not in _LEFT_OUT
+
+    def _keep(self, recorded: Recorded) -> None:
+        ground = self._news(recorded.position)
+        if not ground.is_empty:
+            self._ground.append(ground)
+            stand_on(self._known, ground)
+        name, schema, body = VOCABULARY.encode(self._cleaned(recorded.body))
+        event = CapsuleEvent(
+            position=recorded.position,
+            stream=recorded.stream,
+            recorded_at_us=recorded.recorded_at_us,
+            name=name,
+            schema=schema,
+            body=msgspec.json.decode(body),
+        )
+        self._events.append(event)
+        evolve(self._known, recorded_of(event))
+
+    # -- the ground
+
+    def _news(self, position: int) -> Ground:
+        """Return what is true and cannot be known from the capsule so far."""
+        registry = self._state.catalog.registry
+        is_new = registry is not self._registry
+        self._registry = registry
+        providers, models, upstream = self._candidates(registry)
+        known = self._known
+        return Ground(
+            position=position,
+            generation=self._state.config.generation if is_new else 0,
+            registry=_without_places(registry) if is_new else None,
+            circuits=_news_of(
+                Circuit(), self._state.circuits.by_provider, known.circuits.by_provider, providers, self._hide_trial
+            ),
+            health=_news_of(ProviderHealth(), self._state.health.by_provider, known.health.by_provider, providers),
+            standings=_news_of(ModelStanding(), self._state.catalog.standings, known.catalog.standings, models),
+            calibrations=_news_of(
+                Calibration(), self._state.usage.calibrations, known.usage.calibrations, upstream
+            ),
+        )
+
+    def _candidates(self, registry: Registry) -> tuple[Iterable[str], Iterable[str], Iterable[str]]:
+        """Return providers, `provider/model` and `provider/upstream_model` of all that could serve the run."""
+        run = self._known.runs.open.get(self._stream[4:])
+        steps = run.plan if run is not None else []
+        entries: list[ModelEntry | PlanStep] = [
+            *(model for model in registry.models if model.role == self._role),
+            *steps,
+        ]
+        return (
+            dict.fromkeys(entry.provider_id for entry in entries),
+            dict.fromkeys(f"{entry.provider_id}/{entry.model_id}" for entry in entries),
+            dict.fromkeys(f"{entry.provider_id}/{entry.upstream_model}" for entry in entries),
+        )
+
+    def _hide_trial(self, circuit: Circuit) -> Circuit:
+        is_of_another = circuit.trial_run not in ("", self._stream[4:])
+        return msgspec.structs.replace(circuit, trial_run=_OTHER) if is_of_another else circuit
+
+    # -- whoever and whatever must not be in it
+
+    def _token(self, kind: str, name: str) -> str:
+        digest = hmac.new(self._key, f"{kind}|{name}".encode(), "sha256").hexdigest()
+        return f"{kind}-{digest[:12]}" if name else ""
+
+    def _cleaned(self, body: Fact | UnknownEvent) -> Fact | UnknownEvent:
+        replace = msgspec.structs.replace
+        match body:
+            case RunAdmitted() | RunRefused():
+                body = replace(
+                    body,
+                    principal_id=self._token("principal", body.principal_id),
+                    key_id=self._token("key", body.key_id),
+                    model_requested=redact_text(body.model_requested),
+                )
+                if isinstance(body, RunRefused):
+                    return body
+                return replace(
+                    body,
+                    session_id=self._token("session", body.session_id),
+                    agent_id=self._token("agent", body.agent_id),
+                    tags={},
+                    body_digest="",
+                )
+            case AttemptStarted():
+                return replace(body, credential_ref=self._token("credential", body.credential_ref))
+            case AttemptSucceeded():
+                return replace(
+                    body,
+                    raw_stop=redact_text(body.raw_stop),
+                    upstream_request_id="",
+                    upstream_response_id="",
+                    upstream_model=redact_text(body.upstream_model),
+                )
+            case AttemptFailed():
+                return replace(body, code=redact_text(body.code), message="")
+            case RunCancelled() | RunCancelRequested():
+                return replace(body, by=self._token("principal", body.by))
+        return body
+
+
+def _news_of(
+    unknown: EntryT,
+    true: Mapping[str, EntryT],
+    known: Mapping[str, EntryT],
+    keys: Iterable[str],
+    hide: Callable[[EntryT], EntryT] = lambda entry: entry,
+) -> dict[str, EntryT]:
+    """Return the entries that differ from what is known; no entry says as much as an empty one."""
+    entries = {key: hide(true.get(key, unknown)) for key in keys}
+    return {
+        key: msgspec.structs.replace(entry) for key, entry in entries.items() if entry != known.get(key, unknown)
+    }
+
+
+def _without_places(registry: Registry) -> Registry:
+    """Return a registry without what only a call needs: where providers are, credentials, headers, scripts."""
+    providers = [
+        msgspec.structs.replace(
+            entry,
+            display_name=entry.provider_id,
+            base_url="",
+            ca_file="",
+            credential_ref="",
+            headers={},
+            forward_headers=[],
+            rules=[],
+        )
+        for entry in registry.providers
+    ]
+    return msgspec.structs.replace(registry, providers=providers)
+
+
+def recorded_of(event: CapsuleEvent) -> Recorded:
+    """Return an event of a capsule as it is folded; raises `msgspec.DecodeError` for a body of another shape."""
+    body = VOCABULARY.decode(event.name, event.schema, msgspec.json.encode(event.body))
+    return Recorded(event.position, event.stream, 0, event.recorded_at_us, "", "", 0, "", body)

@@ -1,0 +1,80 @@
+"""What recorded facts tell of the world outside, in the form in which decisions take it.
+
+The request, the consumption that was seen and the jitter were given to a decision; here they are read back out of
+the facts that came of it. What cannot be read back changed nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import msgspec
+
+from palyra.decisions.retries import backoff_ms
+from palyra.decisions.runs import AdmitRun
+from palyra.decisions.usage import Metered
+from palyra.events.attempts import AttemptFailed
+from palyra.events.registry import ProviderEntry
+from palyra.events.routing import RoutingDecided
+from palyra.events.runs import RunAdmitted, RunRefused
+from palyra.events.usage import UsageRecorded
+from palyra.projections.runs import Attempt
+from palyra.units import US_PER_MS
+
+_JITTER_END_BP = 10_000
+
+
+def request_of(
+    run_id: str, asked: RunAdmitted | RunRefused, decided: RoutingDecided | None, now_us: int
+) -> AdmitRun:
+    """Return the request as far as a decision reads it."""
+    command = AdmitRun(
+        run_id=run_id,
+        principal_id=asked.principal_id,
+        key_id=asked.key_id,
+        endpoint=asked.endpoint,
+        model=asked.model_requested,
+        needs=asked.needs,
+        raw_tokens=asked.tokens.raw if isinstance(asked, RunAdmitted) else asked.raw_tokens,
+        body_digest="",
+        body_bytes=0,
+    )
+    if decided is not None:
+        figures = (one.figures.get("asked") for one in decided.excluded if one.excluded_by == "dimensions_differ")
+        command = msgspec.structs.replace(
+            command,
+            output_max_tokens=decided.output_requested_tokens,
+            # A size that no candidate was left out for changes nothing.
+            dimensions=next(figures, None),
+            failover=decided.failover != "off",
+        )
+    if isinstance(asked, RunAdmitted):
+        names = "session_id agent_id tags origin stream choices_count body_digest body_bytes".split()
+        timeout_ms = (asked.deadline_us - now_us) // US_PER_MS
+        given = {name: getattr(asked, name) for name in names}
+        command = msgspec.structs.replace(command, **given, timeout_ms=timeout_ms)
+    return command
+
+
+def metered_of(row: UsageRecorded | None) -> Metered:
+    """Return what was seen of an attempt's consumption, from the row that came of it."""
+    if row is None:
+        return Metered()
+    is_estimated = row.source == "estimated"
+    return Metered(
+        reported=None if is_estimated else row.usage,
+        output_estimate_tokens=row.usage.output_tokens if is_estimated else 0,
+        anomalies=tuple(row.anomalies),
+        provider_cost_nanousd=row.provider_cost_nanousd,
+    )
+
+
+def jitter_of(body: AttemptFailed, attempt: Attempt, provider: ProviderEntry | None) -> int:
+    """Return the least jitter that gives the recorded wait; where none was recorded, one that waits longest."""
+    if body.wait_ms is None or provider is None:
+        return _JITTER_END_BP - 1
+
+    def wait_ms(jitter_bp: int) -> int:
+        return backoff_ms(attempt.retry, provider.retry_backoff_ms, body.retry_after_ms, jitter_bp)
+
+    return bisect_left(range(_JITTER_END_BP - 1), body.wait_ms, key=wait_ms)
