@@ -1,4 +1,4 @@
-"""`palyra journal`: read the journal and check it."""
+"""`palyra journal`: read the journal and check it; what makes files of it stands in `journal_files`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer, print_line_object, to_json
+from palyra.cli.journal_files import COMMANDS
 from palyra.cli.page import Column, Page, Styled, Text
 from palyra.cli.render import ago, clean, clock_ms, count, counted, cut, instant, instant_ms, size, width_of
 
@@ -33,7 +34,7 @@ _SUMMARY_MIN_COLUMNS = 8
     ],
 )
 def journal() -> None:
-    """Read the journal and check it."""
+    """Read the journal, check it, keep copies of it."""
 
 
 @journal.command(
@@ -43,6 +44,7 @@ def journal() -> None:
         ("palyra journal status --json", "the same for a program"),
     ],
     exits=(0, 2, 7),
+    takes_as_of=True,
 )
 def status(call: Call) -> Answer:
     """Show the journal as a file: head, size, witness, snapshots, events by name."""
@@ -58,29 +60,37 @@ def status(call: Call) -> Answer:
         )
 
     def show(page: Page) -> None:
-        _show_figures(page, figures, durability, source.now_us)
+        _show_figures(page, figures, durability, source)
 
     return source.answer(figures.journal_id, figures.position, figures, show)
 
 
-def _show_figures(page: Page, figures: FiguresAnswer, durability: str, now_us: int) -> None:
+def _show_figures(page: Page, figures: FiguresAnswer, durability: str, source: Journal) -> None:
+    now_us = source.now_us
     snapshots = counted(figures.snapshots_count, "snapshot")
     if figures.newest_snapshot_position is not None:
         snapshots += f" · newest at {count(figures.newest_snapshot_position)} · {size(figures.snapshots_bytes)}"
-    page.fields(
-        [
-            ("journal", Styled(figures.journal_id, "bold")),
-            ("file", f"{figures.file} · schema {figures.schema}"),
-            ("made", f"{instant(figures.created_us, page.zone)} · {ago(figures.created_us, now_us)}"),
-            ("head", f"position {count(figures.position)} · {ago(figures.last_event_us, now_us)}"),
-            ("link", figures.link),
-            ("size", f"{size(figures.file_bytes)} · write-ahead log {size(figures.wal_bytes)}"),
-            ("growth", f"{counted(figures.events_last_day_count, 'event')} in the last 24 h"),
-            ("durability", durability),
-            ("witness", _witness_words(figures.witness, now_us)),
-            ("snapshots", snapshots),
-        ]
-    )
+    of_the_log: list[tuple[str, Text]] = [
+        ("journal", Styled(figures.journal_id, "bold")),
+        ("made", f"{instant(figures.created_us, page.zone)} · {ago(figures.created_us, now_us)}"),
+        ("head", f"position {count(figures.position)} · {ago(figures.last_event_us, now_us)}"),
+        ("link", figures.link),
+        ("growth", f"{counted(figures.events_last_day_count, 'event')} in the last 24 h"),
+    ]
+    of_the_file: list[tuple[str, Text]] = [
+        ("file", f"{figures.file} · schema {figures.schema}"),
+        ("size", f"{size(figures.file_bytes)} · write-ahead log {size(figures.wal_bytes)}"),
+        ("durability", durability),
+        ("witness", _witness_words(figures.witness, source.asked_us)),
+        ("snapshots", snapshots),
+    ]
+    if source.moment is not None:
+        # A file has no past: what is told about it is true now.
+        page.fields(of_the_log)
+        page.title("The file, now")
+        page.fields(of_the_file)
+    else:
+        page.fields([*of_the_log, *of_the_file])
     page.title("Events")
     columns = [Column("NAME"), Column("EVENTS", align="right"), Column("BODIES", align="right"), Column("")]
     rows = [
@@ -115,8 +125,10 @@ def _witness_words(witness: WitnessAnswer, now_us: int) -> Text:
         ("palyra journal tail -n 50 --names 'attempt.*'", "only of these names"),
         ("palyra journal tail --stream 'provider-*' --json", "only of these streams, for a program"),
         ("palyra journal tail --run last", "the newest run's"),
+        ("palyra journal tail --as-of 20", "what was the newest at position 20"),
     ],
     exits=(0, 2, 7, 8),
+    takes_as_of=True,
 )
 @click.option("-n", "number", type=click.IntRange(0, 100_000), default=20, help="How many; 20 by default.")
 @click.option("-f", "--follow", "is_followed", is_flag=True, help="Go on with what comes, until Ctrl-C.")
@@ -132,6 +144,8 @@ def tail(
     run: str | None,
 ) -> Answer | int:
     """Show the newest events, in order."""
+    if is_followed and call.as_of is not None:
+        raise click.UsageError("what comes is not of the past: -f or --as-of", click.get_current_context())
     from palyra.cli.reading import Journal
     from palyra.cli.runs import read_report
     from palyra.engine.history import Wanted, last_events
@@ -222,6 +236,7 @@ def _summary(body: dict[str, Any] | None) -> str:
         ("palyra journal show 1 --raw", "its body, byte for byte"),
     ],
     exits=(0, 2, 7, 8),
+    takes_as_of=True,
 )
 @click.argument("event", metavar="POSITION|STREAM[:VERSION]")
 @click.option("--raw", "is_raw", is_flag=True, help="Print the stored bytes of the bodies, a line each.")
@@ -351,3 +366,7 @@ def _show_check(page: Page, report: CheckAnswer) -> None:
     if report.omitted_count:
         page.line()
         page.line(f"and {counted(report.omitted_count, 'more finding')}")
+
+
+for _command in COMMANDS:
+    journal.add_command(_command)

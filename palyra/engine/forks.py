@@ -21,6 +21,7 @@ from palyra.engine.offline import (
     labelled,
     new_id,
     record_offline,
+    refuse_mount,
     take_lock,
     take_place,
     witness_offline,
@@ -28,7 +29,7 @@ from palyra.engine.offline import (
 )
 from palyra.errors import JournalDamaged, PalyraError
 from palyra.events.base import Draft
-from palyra.events.journal import HistoryForked
+from palyra.events.journal import JournalHistoryForked
 from palyra.journal.build import RowRefused, copy_rows
 from palyra.journal.export import import_rows
 from palyra.journal.port import Head
@@ -40,6 +41,7 @@ from palyra.journal.staging import (
     staging,
 )
 from palyra.journal.verify import verify
+from palyra.redaction import redact_text
 
 BRANCH_CONFIG = """\
 # A branch of another journal. Without providers of its own it has the built-in one, which plays scripts: what
@@ -92,7 +94,7 @@ def branch(journal: Path, at: int, directory: Path, progress: Progress | None = 
         paths, source_position = StatePaths(staged), reader.head().position
         _copy(reader, at, paths, progress)
         witness_key(paths.vault_key, create=True)
-        fact = HistoryForked(kind="branch", before=source_position, after=at)
+        fact = JournalHistoryForked(kind="branch", before=source_position, after=at)
         head = record_offline(paths, [Draft("journal", fact)])
         quoted = msgspec.json.encode(str(directory)).decode()
         config_file = staged / "palyra.toml"
@@ -119,7 +121,7 @@ def _copy(reader: JournalReader, at: int, paths: StatePaths, progress: Progress 
         copy_rows(reader, at, paths.journal, labelled(progress, "copying"))
     except RowRefused as exc:
         raise JournalDamaged(
-            f"The journal is damaged before position {at}: position {exc.position} {exc.why}.",
+            f"The journal is damaged up to position {at}: position {exc.position} {exc.why}.",
             hint=f"--at {exc.position - 1} keeps what is sound",
         ) from exc
 
@@ -130,6 +132,7 @@ def accept_fork(paths: StatePaths, at: int, reason: str, progress: Progress | No
     Refused for a sound journal: `branch` goes on from an earlier position without giving anything up.
     """
     check_state_dir(paths)
+    refuse_mount(paths)
     with take_lock(paths):
         report = verify(
             paths.journal,
@@ -148,7 +151,7 @@ def accept_fork(paths: StatePaths, at: int, reason: str, progress: Progress | No
             with JournalReader(paths.journal) as reader:
                 _copy(reader, at, fresh, progress)
             carry(paths.directory, staged)
-            fact = HistoryForked(kind="accepted", before=known, after=at, reason=reason)
+            fact = JournalHistoryForked(kind="accepted", before=known, after=at, reason=redact_text(reason))
             head = record_offline(fresh, [Draft("journal", fact)])
             replaced = take_place(staged, paths)
         return Replaced(

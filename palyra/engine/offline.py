@@ -19,6 +19,7 @@ from palyra.config.state import StatePaths
 from palyra.engine.clock import SystemClock
 from palyra.engine.core import Core, load_state
 from palyra.engine.ids import SystemIds
+from palyra.errors import PalyraError
 from palyra.events.base import Draft
 from palyra.journal.backup import JOURNAL_FILE
 from palyra.journal.lock import LOCK_FILE, JournalLock, this_process
@@ -123,6 +124,16 @@ def carry(source: Path, staged: Path) -> None:
     for path in plain_files(source):
         if path.name not in _JOURNAL_FAMILY and not (staged / path.name).exists():
             copy_private(path, staged / path.name)
+
+
+def refuse_mount(paths: StatePaths) -> None:
+    """Raise `bad_path` for a state directory that cannot be renamed."""
+    if paths.directory.is_mount():
+        raise PalyraError(
+            f"{paths.directory} is a mount point, so nothing can be put in its place.",
+            hint="--state-dir names a directory below it",
+            code="bad_path",
+        )
 
 
 def take_place(staged: Path, paths: StatePaths) -> Path:

@@ -18,13 +18,14 @@ from palyra.engine.offline import (
     carry,
     new_id,
     record_offline,
+    refuse_mount,
     take_lock,
     take_place,
     witnessed_position,
 )
 from palyra.errors import JournalDamaged, JournalError, PalyraError
 from palyra.events.base import Draft
-from palyra.events.journal import BackupRestored, HistoryForked
+from palyra.events.journal import BackupRestored, JournalHistoryForked
 from palyra.journal.backup import CONFIG_FILE, JOURNAL_FILE, Manifest, check_backup_journal, read_backup
 from palyra.journal.reader import JournalReader
 from palyra.journal.staging import copy_private, refuse_without_space, staging
@@ -56,12 +57,7 @@ def restore(
     """
     manifest = read_backup(source)
     prepare_state_dir(paths)
-    if paths.directory.is_mount():
-        raise PalyraError(
-            f"{paths.directory} is a mount point, so nothing can be put in its place.",
-            hint="--state-dir names a directory below it",
-            code="bad_path",
-        )
+    refuse_mount(paths)
     with take_lock(paths):
         is_same = _journal_id(paths) in (None, manifest.journal_id)
         key_files = (source / "vault.key", *([paths.vault_key] if is_same else []))
@@ -141,14 +137,14 @@ def _refuse_loss(paths: StatePaths, loss: Loss, *, is_replacing: bool, is_loss_a
         )
     if loss.is_any and not is_loss_accepted:
         raise PalyraError(
-            loss_sentence(loss.events_count, loss.runs_count),
+            _loss_sentence(loss.events_count, loss.runs_count),
             hint="--accept-loss goes on all the same; the journal that is there is kept beside the new one",
             code="conflict",
         )
 
 
-def loss_sentence(events_count: int | None, runs_count: int | None) -> str:
-    """Return what a restore or a fork leaves behind, for a person."""
+def _loss_sentence(events_count: int | None, runs_count: int | None) -> str:
+    """Return what a restore would leave behind, for a person."""
     if events_count is None:
         return "The present journal cannot be read, so what it knows and the backup does not is not known."
     runs = "" if runs_count is None else f", {runs_count:,} of them requests that were let in"
@@ -163,9 +159,9 @@ def _unpack(source: Path, manifest: Manifest, staged: Path) -> None:
 
 
 def _facts(manifest: Manifest, loss: Loss) -> list[Draft]:
-    facts: list[HistoryForked | BackupRestored] = []
+    facts: list[JournalHistoryForked | BackupRestored] = []
     if loss.is_any and loss.known_position is not None:
-        facts.append(HistoryForked(kind="restore", before=loss.known_position, after=loss.common_position))
+        facts.append(JournalHistoryForked(kind="restore", before=loss.known_position, after=loss.common_position))
     restored = BackupRestored(
         backup_ref=manifest.backup_id, position=manifest.position, replaced_position=loss.known_position
     )

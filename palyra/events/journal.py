@@ -22,7 +22,7 @@ class JournalUpgraded(Fact, tag="journal.upgraded", frozen=True, kw_only=True):
     release: str
 
 
-class HistoryForked(Fact, tag="journal.history_forked", frozen=True, kw_only=True):
+class JournalHistoryForked(Fact, tag="journal.history_forked", frozen=True, kw_only=True):
     """From here on the journal tells another history than one with the same beginning, which was left."""
 
     #: restore: a backup took its place; branch: a copy goes its own way; accepted: a person cut a damaged one.

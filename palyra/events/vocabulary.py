@@ -77,7 +77,7 @@ AnyFact = (
     | incidents.IncidentReopened
     | journal.JournalCreated
     | journal.JournalUpgraded
-    | journal.HistoryForked
+    | journal.JournalHistoryForked
     | journal.BackupRestored
     | keys.ClientKeyIssued
     | keys.ClientKeyRevoked

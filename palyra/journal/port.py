@@ -89,7 +89,7 @@ class Journal(Protocol):
         ...
 
     def follow(self, after: int = 0) -> AsyncIterator[list[Row]]:
-        """Like `read`, then go on for ever with each commit; a slow reader is served from disk and skips nothing."""
+        """Like `read`, then go on with each commit for ever; a slow reader is read from disk, misses nothing."""
         ...
 
     async def save_snapshot(self, position: int, digest: str, state: bytes) -> None:
@@ -97,7 +97,7 @@ class Journal(Protocol):
         ...
 
     async def load_snapshot(self, digest: str, at: int | None = None) -> Snapshot | None:
-        """Return the newest snapshot with this digest at or before `at` whose link is that of the log, else None."""
+        """Return the newest snapshot with this digest at or before `at` whose link is the log's, else None."""
         ...
 
     async def recover(self) -> Head:

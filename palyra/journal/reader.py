@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from palyra.errors import JournalUnreadable
+from palyra.errors import JournalDamaged, JournalUnreadable
 from palyra.journal.chain import genesis_link
 from palyra.journal.failures import reading_failed
 from palyra.journal.migrations import schema_number
@@ -28,6 +28,8 @@ from palyra.journal.port import Head, Row
 BATCH_COUNT = 1_000
 #: Rows that are counted in one statement.
 _COUNTED_COUNT = 50_000
+#: The largest number of SQLite, so beyond every position.
+_NO_END = (1 << 63) - 1
 
 _ROW_COLUMNS = (
     "position, stream, version, name, schema, recorded_at_us, actor, coalesce(correlation, ''),"
@@ -36,7 +38,7 @@ _ROW_COLUMNS = (
 _STORED_COLUMNS = (
     "position, CAST(stream AS BLOB), version, CAST(name AS BLOB), schema, recorded_at_us, CAST(actor AS BLOB),"
     " CAST(coalesce(correlation, '') AS BLOB), coalesce(causation, 0), CAST(coalesce(command_key, '') AS BLOB),"
-    " CAST(body AS BLOB), link"
+    " CAST(body AS BLOB), CAST(link AS BLOB)"
 )
 
 #: What `_make` does, without a Python call a row: replay is bound by it.
@@ -76,11 +78,13 @@ def open_readonly(path: Path, *, immutable: bool) -> sqlite3.Connection:
 class JournalReader:
     """The rows of one journal file. Raises `JournalUnreadable` and `JournalDamaged`.
 
+    With `upto` it reads as if the journal ended there, which is how it was when that row was the last one.
     One thread at a time; any thread.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, upto: int | None = None) -> None:
         self.path = path
+        self._end = _NO_END if upto is None else upto
         self._wal_path = Path(f"{path}-wal")
         self._connection: sqlite3.Connection | None = None
         try:
@@ -98,6 +102,9 @@ class JournalReader:
             raise JournalUnreadable(f"The journal {path} was never finished being made; it has no id.")
         self.journal_id: str = identity[0][0]
         self.created_at_us: int = identity[0][1]
+        if not isinstance(self.journal_id, str) or not isinstance(self.created_at_us, int):
+            self.close()
+            raise JournalDamaged(f"The journal {path} has an id that is none.")
 
     def __enter__(self) -> Self:
         return self
@@ -121,7 +128,12 @@ class JournalReader:
 
     def head(self) -> Head:
         """Return the last row's position, link and instant."""
-        rows = self.query("SELECT position, link, recorded_at_us FROM event ORDER BY position DESC LIMIT 1")
+        # A damaged page can hold values of any type; whoever looks at the head must be able to say so.
+        sql = (
+            "SELECT position, coalesce(CAST(link AS BLOB), x''), coalesce(CAST(recorded_at_us AS INTEGER), 0)"
+            " FROM event WHERE position <= ? ORDER BY position DESC LIMIT 1"
+        )
+        rows = self.query(sql, (self._end,))
         return Head(*rows[0]) if rows else Head(0, genesis_link(self.journal_id), self.created_at_us)
 
     def rows(
@@ -154,7 +166,7 @@ class JournalReader:
         )
         while found := self.query(sql, (after, end)):
             yield found
-            after = found[-1][0]
+            after = self._advanced(after, found[-1][0])
 
     def stream(self, stream_glob: str, after: int = 0, upto: int | None = None) -> Iterator[list[Row]]:
         """Yield rows of the streams that match a GLOB pattern (`run-01J...`, `run-*`) in order of position.
@@ -178,20 +190,22 @@ class JournalReader:
 
     def row(self, position: int) -> Row | None:
         """Return the row at a position."""
-        rows = self.query(f"SELECT {_ROW_COLUMNS} FROM event WHERE position = ?", (position,))
+        sql = f"SELECT {_ROW_COLUMNS} FROM event WHERE position = ? AND position <= ?"
+        rows = self.query(sql, (position, self._end))
         return Row._make(rows[0]) if rows else None
 
     def link(self, position: int) -> bytes | None:
         """Return the link at a position, that of 0 being the genesis link; None where there is no row."""
         if position == 0:
             return genesis_link(self.journal_id)
-        rows = self.query("SELECT link FROM event WHERE position = ?", (position,))
+        sql = "SELECT CAST(link AS BLOB) FROM event WHERE position = ? AND position <= ?"
+        rows = self.query(sql, (position, self._end))
         return rows[0][0] if rows else None
 
     def position_of(self, stream: bytes, version: int) -> int | None:
         """Return where a version of a stream stands; the name of the stream is given as stored bytes."""
-        sql = "SELECT position FROM event WHERE stream = CAST(? AS TEXT) AND version = ?"
-        rows = self.query(sql, (stream, version))
+        sql = "SELECT position FROM event WHERE stream = CAST(? AS TEXT) AND version = ? AND position <= ?"
+        rows = self.query(sql, (stream, version, self._end))
         return rows[0][0] if rows else None
 
     def position_at(self, instant_us: int) -> int:
@@ -233,14 +247,20 @@ class JournalReader:
         )
         while (high := self.query(sql, (after, end, count))[0][0]) is not None:
             yield after, high
-            after = high
+            after = self._advanced(after, high)
+
+    def _advanced(self, after: int, position: int) -> int:
+        """Return how far it was read; in a damaged file a search can lead back, and would so for ever."""
+        if position <= after:
+            raise JournalDamaged(f"The journal {self.path} is out of order after position {after}.")
+        return position
 
     def query(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """Return all rows of a statement, read from a file that nobody replaced under an immutable connection."""
         while True:
             try:
                 rows = self._open().execute(sql, parameters).fetchall()
-            except sqlite3.Error as exc:
+            except (sqlite3.Error, UnicodeDecodeError) as exc:
                 if self._is_current():
                     raise reading_failed(self.path, exc) from exc
             else:

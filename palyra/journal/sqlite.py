@@ -25,7 +25,7 @@ import aiosqlite
 from palyra.errors import JournalDamaged, JournalUnreadable, JournalUnwritable
 from palyra.journal.chain import genesis_link
 from palyra.journal.disk import create_private
-from palyra.journal.failures import cause_of
+from palyra.journal.failures import cause_of, refused
 from palyra.journal.migrations import Migration, refuse_newer, released_migrations, upgrade
 from palyra.journal.port import Head, Row, Snapshot
 from palyra.journal.reader import BATCH_COUNT, JournalReader, read_making
@@ -85,7 +85,7 @@ def prepare_file(
                 (new_journal_id, now_us),
             )
     except (sqlite3.Error, OSError) as exc:
-        raise JournalUnwritable(f"The journal {path} cannot be made ready: {cause_of(exc)}.") from exc
+        raise refused(f"The journal {path} cannot be made ready", exc) from exc
     return before, after
 
 
@@ -237,7 +237,7 @@ class SqliteJournal(GroupCommit):
             head = await store.open()
         except (sqlite3.Error, OSError) as exc:
             await store.close()
-            raise JournalUnwritable(f"The journal {path} cannot be opened: {cause_of(exc)}.") from exc
+            raise refused(f"The journal {path} cannot be opened", exc) from exc
         except BaseException:
             await store.close()
             raise

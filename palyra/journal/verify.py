@@ -8,7 +8,6 @@ independent damage further on is found too. Read-only, beside a live daemon or w
 from __future__ import annotations
 
 import sqlite3
-import struct
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -80,9 +79,10 @@ def verify(
 ) -> VerifyReport:
     """Check the rows with after < position <= upto (default: all), the file, and the witness beside it.
 
-    `is_structure_checked=False` leaves out SQLite's own check, which reads the whole file. `progress` is called
-    with a position and the last one after each batch. Raises `JournalUnreadable` and `JournalDamaged` when the
-    file is no journal at all or has no readable head; other damage is a finding.
+    `is_structure_checked=False` leaves out SQLite's own check, which reads the whole file and compares the index
+    with the rows. `progress` is called with a position and the last one after each batch. Raises
+    `JournalUnreadable` and `JournalDamaged` when the file is no journal at all or has no readable head; other
+    damage is a finding.
     """
     known = released_migrations() if migrations is None else migrations
     with JournalReader(path) as reader:
@@ -121,7 +121,8 @@ class _RowCheck:
         self._reader = reader
         self._found = found
         self._versions: dict[bytes, int] = {}
-        before = reader.query("SELECT recorded_at_us FROM event WHERE position = ?", (after,))
+        sql = "SELECT coalesce(CAST(recorded_at_us AS INTEGER), 0) FROM event WHERE position = ?"
+        before = reader.query(sql, (after,)) if after else []
         self._recorded_at_us = before[0][0] if before else 0
         #: None: the row before is missing, so that the next link cannot be checked.
         self._link = reader.link(after)
@@ -135,13 +136,13 @@ class _RowCheck:
                 "position_gap", position=self.position + 1, expected=self.position + 1, found=row.position
             )
             self._link = None
-        if self._link is not None and (link := _link_of(self._link, row)) != row.link:
-            self._found.add(
-                "link_mismatch",
-                position=row.position,
-                expected=link.hex() if link else "values of the declared types",
-                found=row.link.hex() if row.link else "no link",
-            )
+        if not _is_typed(row):
+            # Only a damaged page can hold such a row: the table is STRICT.
+            self._found.add("link_mismatch", position=row.position, expected="values of the declared types")
+            self._go_on(row, None)
+            return
+        if self._link is not None and (link := stored_link(self._link, *row[:-1])) != row.link:
+            self._found.add("link_mismatch", position=row.position, expected=link.hex(), found=row.link.hex())
         self._check_version(row)
         if row.recorded_at_us < self._recorded_at_us:
             self._found.add(
@@ -151,7 +152,10 @@ class _RowCheck:
                 found=row.recorded_at_us,
             )
         self._recorded_at_us = row.recorded_at_us
-        self._link = row.link
+        self._go_on(row, row.link)
+
+    def _go_on(self, row: StoredRow, link: bytes | None) -> None:
+        self._link = link
         self.position = row.position
         self.count += 1
 
@@ -175,11 +179,12 @@ class _RowCheck:
         self._versions[row.stream] = row.version
 
 
-def _link_of(previous: bytes, row: StoredRow) -> bytes | None:
-    try:
-        return stored_link(previous, *row[:-1])
-    except (struct.error, TypeError):
-        return None
+_TYPES = (int, bytes, int, bytes, int, int, bytes, bytes, int, bytes, bytes, bytes)
+
+
+def _is_typed(row: StoredRow) -> bool:
+    """Whether the values have the types that the table declares."""
+    return tuple(map(type, row)) == _TYPES
 
 
 def _check_schema(reader: JournalReader, schema: int, migrations: Sequence[Migration], found: _Findings) -> None:
@@ -196,12 +201,16 @@ def _check_schema(reader: JournalReader, schema: int, migrations: Sequence[Migra
             found.add("schema_altered", expected=wanted or f"no {kind} {name}", found=seen or f"no {kind} {name}")
 
 
-_SCHEMA_SQL = "SELECT type, name, sql FROM sqlite_schema WHERE name NOT GLOB 'sqlite_*'"
+#: As text, whatever a damaged page holds.
+_SCHEMA_SQL = (
+    "SELECT coalesce(CAST(type AS TEXT), ''), coalesce(CAST(name AS TEXT), ''), CAST(sql AS TEXT)"
+    " FROM sqlite_schema WHERE name IS NULL OR name NOT GLOB 'sqlite_*'"
+)
 
 
 def _check_structure(reader: JournalReader, found: _Findings) -> None:
     try:
-        problems = [text for (text,) in reader.query("PRAGMA quick_check(10)")]
+        problems = [text for (text,) in reader.query("PRAGMA integrity_check(10)")]
     except JournalError as exc:
         problems = [str(exc)]
     for problem in problems:

@@ -3,7 +3,8 @@
 The chain in the journal proves that rows follow one another; it cannot prove that the last ones are still there,
 nor that the whole was not written anew. The note names position and link of a head that was durable, under an
 HMAC-SHA256 whose key the caller derives from the vault (RFC 2104). Without a key the note is written and compared
-all the same and the answer says `witness_unkeyed`, because a lost key must not cost the log.
+all the same and the answer says `witness_unkeyed`, because a lost key must not cost the log. Whoever has the key
+signs every note, so one without an HMAC is a forgery where there is a key.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from pathlib import Path
 
 import msgspec
 
+from palyra.errors import JournalDamaged
 from palyra.journal.disk import sync_directory
 from palyra.journal.findings import Finding, finding
+from palyra.journal.migrations import refuse_newer, released_migrations
 from palyra.journal.port import Head
-from palyra.journal.reader import JournalReader
+from palyra.journal.reader import JournalReader, read_making
 
 WITNESS_FILE = "journal.head"
 
@@ -66,6 +69,23 @@ def read_witness(path: Path) -> Witness | None:
     return msgspec.json.decode(text, type=Witness)
 
 
+def was_begun(journal: Path, note: Path) -> bool:
+    """Return whether a journal holds anything that a check could miss; a first start that was killed left nothing.
+
+    Raises `JournalNewer`, and `JournalDamaged` when the file is no journal, or gone although there is a note of it.
+    """
+    has_id = False
+    if journal.exists() and journal.stat().st_size:
+        number, has_id = read_making(journal)
+        refuse_newer(number, released_migrations())
+    if not has_id and note.exists():
+        raise JournalDamaged(f"The journal {journal} is gone or empty, but {note.name} says that there was one.")
+    if not has_id:
+        return False
+    with JournalReader(journal) as reader:
+        return reader.head().position > 0 or note.exists()
+
+
 def check_witness(path: Path, reader: JournalReader, key: bytes | None) -> list[Finding]:
     """Compare the note at `path` with the journal; no finding means that the note vouches for it.
 
@@ -81,12 +101,12 @@ def check_witness(path: Path, reader: JournalReader, key: bytes | None) -> list[
 
 
 def _compare(witness: Witness, reader: JournalReader, key: bytes | None) -> list[Finding]:
-    is_unkeyed = key is None or not witness.mac
-    if key is not None and witness.mac and not hmac.compare_digest(witness.mac, _mac(witness, key)):
-        return [finding("witness_mismatch", expected="a note under our key", found="another HMAC")]
+    if key is not None and not hmac.compare_digest(witness.mac, _mac(witness, key)):
+        found = "another HMAC" if witness.mac else "no HMAC"
+        return [finding("witness_mismatch", expected="a note under our key", found=found)]
     if witness.journal_id != reader.journal_id:
         return [finding("witness_mismatch", expected=witness.journal_id, found=reader.journal_id)]
-    findings = [finding("witness_unkeyed")] if is_unkeyed else []
+    findings = [finding("witness_unkeyed")] if key is None else []
     head = reader.head()
     if head.position < witness.position:
         findings.append(finding("tail_cut", position=head.position, expected=witness.position, found=head.position))

@@ -60,8 +60,8 @@ def _upgraded(state: State, recorded: Recorded, body: journal.JournalUpgraded) -
     state.journal.upgrades = [*state.journal.upgrades, (recorded.position, body.before, body.after)]
 
 
-@CHAPTER.on(journal.HistoryForked)
-def _forked(state: State, recorded: Recorded, body: journal.HistoryForked) -> None:
+@CHAPTER.on(journal.JournalHistoryForked)
+def _forked(state: State, recorded: Recorded, body: journal.JournalHistoryForked) -> None:
     fork = Fork(
         position=recorded.position, kind=body.kind, before=body.before, after=body.after, reason=body.reason
     )

@@ -85,7 +85,10 @@ def test_the_tree_holds_what_this_release_does() -> None:
     leaves = [path.removeprefix("palyra ") for path, command in COMMANDS.items() if isinstance(command, Command)]
     assert leaves == [
         *("serve", "env", "status", "models list", "models status", "runs list", "runs show", "explain"),
+        *("capture run", "capture replay"),
         *("journal status", "journal tail", "journal show", "journal verify"),
+        *("journal export", "journal import", "journal backup", "journal restore"),
+        *("journal branch", "journal accept-fork"),
         *("config path", "config check", "config show", "config get", "config keys"),
         *("help", "version", "completions"),
     ]
@@ -122,7 +125,10 @@ def test_every_example_parses(example: str) -> None:
     command.make_context(command.name, arguments, parent=context)
 
 
-_NOT_RUN = ("serve", "env", "tail -f", "new.toml", "01JD", "config get 'model", "completions bash")
+_NOT_RUN = (
+    *("serve", "env", "--as-of -", "run.json", "tail -f", "new.toml", "01JD", "config get 'model"),
+    *("completions bash", "journal export -o", "backup", "import", "restore", "branch", "accept-fork"),
+)
 
 
 @pytest.mark.parametrize("example", [line for line in EXAMPLES if not any(part in line for part in _NOT_RUN)])

@@ -15,7 +15,7 @@ from palyra.events.incidents import (
     IncidentResolved,
     IncidentSeverityChanged,
 )
-from palyra.events.journal import BackupRestored, HistoryForked, JournalUpgraded
+from palyra.events.journal import BackupRestored, JournalHistoryForked, JournalUpgraded
 from palyra.events.keys import AccessDenied, ClientKeyIssued, ClientKeyRevoked
 from palyra.events.loops import LoopCrashed, LoopRestarted
 from palyra.events.models import ModelExcluded, ModelReadmitted
@@ -314,9 +314,11 @@ def test_the_journal_knows_where_its_history_was_forked() -> None:
     world = given(THREE)
     after = world.state.position
     world.do(
-        record("journal", HistoryForked(kind="restore", before=90, after=after)),
+        record("journal", JournalHistoryForked(kind="restore", before=90, after=after)),
         record("journal", BackupRestored(backup_ref="a backup", position=after, replaced_position=90)),
-        record("journal", HistoryForked(kind="accepted", before=95, after=after + 2, reason="a broken disk")),
+        record(
+            "journal", JournalHistoryForked(kind="accepted", before=95, after=after + 2, reason="a broken disk")
+        ),
     )
     journal = world.state.journal
     assert journal.forks == [
