@@ -1,0 +1,283 @@
+"""Books kept beside the engine: every durable row is entered once, and must fit what was entered before.
+
+They know the rules of the journal and none of the engine's code but the Structs of the facts. `enter` checks a row
+by itself, `balance` what must hold between commits: no command is split over them, so the books balance there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from palyra.engine.codec import to_recorded
+from palyra.events.attempts import AttemptAbandoned, AttemptFailed, AttemptStarted, AttemptSucceeded
+from palyra.events.base import Recorded
+from palyra.events.budgets import BudgetReleased, BudgetReserved
+from palyra.events.circuits import CircuitClosed, CircuitHalfOpened, CircuitOpened
+from palyra.events.config import ConfigAdopted
+from palyra.events.daemon import DaemonClockStepped
+from palyra.events.heartbeats import HeartbeatCleared, HeartbeatRecorded
+from palyra.events.incidents import IncidentOpened, IncidentReopened, IncidentResolved, IncidentSeverityChanged
+from palyra.events.registry import Registry
+from palyra.events.routing import RoutingDecided, RoutingFailedOver
+from palyra.events.runs import RunAdmitted, RunCancelled, RunCompleted, RunFailed, RunRefused
+from palyra.events.usage import UsageRecorded
+from palyra.journal.chain import genesis_link, row_link
+from palyra.journal.port import Row
+from palyra.projections.state import State, evolve
+
+SEVERITIES = ["info", "warning", "danger", "critical"]
+
+
+class Violation(AssertionError):
+    """Something that must never happen has happened."""
+
+
+class RunBook(msgspec.Struct):
+    """What the journal says of one run."""
+
+    principal_id: str = ""
+    is_planned: bool = False
+    attempts_count: int = 0
+    #: Attempt that is reserved and not released; the open attempt and its provider.
+    reserved: int = 0
+    open: int = 0
+    provider_id: str = ""
+    #: Ends of attempts, and attempts with a usage row.
+    ends: dict[int, str] = {}
+    used: dict[int, None] = {}
+    #: Name of the run's last event, "" while it is open.
+    end: str = ""
+
+
+class CircuitBook(msgspec.Struct):
+    """What the journal says of one circuit."""
+
+    status: str = "closed"
+    until_us: int = 0
+    streak: int = 0
+    trial: tuple[str, int] = ("", 0)
+    #: A counted failure has reached the threshold in this commit, and the circuit has to open in it.
+    must_open: bool = False
+    #: An attempt has started through the open circuit in this commit, and has to be its trial.
+    passing: tuple[str, int] | None = None
+
+
+class Books:
+    """The account of all durable rows."""
+
+    def __init__(self, journal_id: str) -> None:
+        self.position = 0
+        self.link = genesis_link(journal_id)
+        self.runs: dict[str, RunBook] = {}
+        self.circuits: dict[str, CircuitBook] = {}
+        self.registry = Registry()
+        self.generation = 0
+        #: A fold of all rows from the first on, through their bytes.
+        self.state = State()
+        self._versions: Counter[str] = Counter()
+        self._command_keys: dict[str, int] = {}
+        self._beating: dict[str, None] = {}
+        self._incidents: dict[str, tuple[str, str, str]] = {}
+        self._open_runs: dict[str, None] = {}
+
+    def enter(self, rows: Sequence[Row], links: Sequence[bytes]) -> None:
+        """Enter the rows of one commit, and balance."""
+        for row, link in zip(rows, links, strict=True):
+            recorded = to_recorded(row)
+            try:
+                self._check_envelope(row, link)
+                self._enter(recorded)
+            except (AssertionError, KeyError) as error:
+                raise Violation(f"position {row.position}, {row.name} of {row.stream}: {error!r}") from error
+            evolve(self.state, recorded)
+        try:
+            self.balance()
+        except AssertionError as error:
+            raise Violation(f"after position {self.position}: {error}") from error
+
+    def run(self, run_id: str) -> RunBook:
+        """Return a run's book, an empty one if nothing of it is durable."""
+        return self.runs.get(f"run-{run_id}") or RunBook()
+
+    def _check_envelope(self, row: Row, link: bytes) -> None:
+        assert row.position == self.position + 1, "positions have a gap"
+        assert link == row_link(self.link, row), "the link is not that of the row"
+        self.position, self.link = row.position, link
+        self._versions[row.stream] += 1
+        assert row.version == self._versions[row.stream], f"version {row.version} of the stream"
+        if row.command_key:
+            assert row.command_key not in self._command_keys, f"{row.command_key} was done before"
+            self._command_keys[row.command_key] = row.position
+
+    def balance(self) -> None:
+        """Between two commits: holds are those of open attempts, one trial a half-open circuit."""
+        for stream in list(self._open_runs):
+            run = self.runs[stream]
+            assert run.open == run.reserved, f"{stream} holds {run.reserved} and has {run.open} open"
+            assert all(number in run.ends for number in range(1, run.attempts_count + 1) if number != run.open)
+            if run.end:
+                assert not run.open, f"{stream} has ended with attempt {run.open} open"
+                assert f"beat-{stream}" not in self._beating, f"{stream} has ended and still beats"
+                del self._open_runs[stream]
+        for provider_id, circuit in self.circuits.items():
+            assert not circuit.must_open, f"the circuit of {provider_id} has to open"
+            assert circuit.passing is None, f"{circuit.passing} goes through the open circuit of {provider_id}"
+            if circuit.status == "half_open":
+                stream, attempt = circuit.trial
+                assert self.runs[stream].open == attempt, f"{provider_id} waits for a trial that is not open"
+
+    def _enter(self, recorded: Recorded) -> None:
+        stream, body = recorded.stream, recorded.body
+        match body:
+            case AttemptStarted() | AttemptSucceeded() | AttemptFailed() | AttemptAbandoned():
+                self._enter_attempt(stream, self._open_run(stream), body, recorded.recorded_at_us)
+            case BudgetReserved() | BudgetReleased() | UsageRecorded():
+                self._enter_hold(self._open_run(stream), body)
+            case RunAdmitted() | RoutingDecided() | RunRefused():
+                self._enter_arrival(stream, body)
+            case RunCompleted() | RunFailed() | RunCancelled():
+                run = self._open_run(stream)
+                run.end = type(body).__name__
+                assert body.attempts_count == run.attempts_count, "the run counts other attempts"
+                if isinstance(body, RunCompleted):
+                    assert run.ends[run.attempts_count] == "AttemptSucceeded", "completed without an answer"
+            case RoutingFailedOver():
+                assert not self._open_run(stream).open, "a failover with an attempt open"
+            case CircuitOpened() | CircuitHalfOpened() | CircuitClosed():
+                self._enter_circuit(self._circuit(stream[9:]), body, recorded.recorded_at_us)
+            case HeartbeatRecorded() | HeartbeatCleared():
+                self._enter_beat(stream, body)
+            case IncidentOpened() | IncidentReopened() | IncidentResolved() | IncidentSeverityChanged():
+                self._enter_incident(stream, body)
+            case DaemonClockStepped(cause="step"):
+                for circuit in self.circuits.values():
+                    circuit.until_us += body.step_us
+            case ConfigAdopted():
+                self.generation += 1
+                assert body.generation == self.generation, "a generation was left out"
+                self.registry = body.registry
+
+    def _open_run(self, stream: str) -> RunBook:
+        run = self.runs[stream]
+        assert run.is_planned, "a run without a plan"
+        assert not run.end, "the run has ended"
+        return run
+
+    def _circuit(self, provider_id: str) -> CircuitBook:
+        return self.circuits.setdefault(provider_id, CircuitBook())
+
+    def _enter_arrival(self, stream: str, body: RunAdmitted | RoutingDecided | RunRefused) -> None:
+        match body:
+            case RunAdmitted():
+                assert stream not in self.runs, "admitted twice"
+                self.runs[stream] = RunBook(principal_id=body.principal_id)
+                self._open_runs[stream] = None
+            case RoutingDecided():
+                run = self.runs.setdefault(stream, RunBook())
+                assert not run.is_planned, "planned twice"
+                run.is_planned = True
+            case RunRefused():
+                run = self.runs.setdefault(stream, RunBook())
+                assert not run.end, "refused behind its end"
+                assert not run.attempts_count, "refused behind an attempt"
+                run.end = "RunRefused"
+
+    def _enter_attempt(
+        self,
+        stream: str,
+        run: RunBook,
+        body: AttemptStarted | AttemptSucceeded | AttemptFailed | AttemptAbandoned,
+        at_us: int,
+    ) -> None:
+        if isinstance(body, AttemptStarted):
+            assert not run.open, f"attempt {run.open} is open"
+            assert body.attempt == run.attempts_count + 1, "attempts are numbered from 1"
+            assert run.reserved == body.attempt, "nothing is reserved"
+            run.attempts_count = run.open = body.attempt
+            run.provider_id = body.provider_id
+            circuit = self._circuit(body.provider_id)
+            assert circuit.status != "half_open", f"started beside the trial {circuit.trial}"
+            assert body.trial == (circuit.status == "open")
+            if body.trial:
+                assert at_us >= circuit.until_us, "started through an open circuit before its time"
+                assert circuit.passing is None, "two go through an open circuit"
+                circuit.passing = (stream, body.attempt)
+            return
+        assert run.open == body.attempt, f"open is {run.open}"
+        run.open = 0
+        run.ends[body.attempt] = type(body).__name__
+        circuit = self._circuit(run.provider_id)
+        if isinstance(body, AttemptSucceeded):
+            circuit.streak = 0
+        elif isinstance(body, AttemptFailed) and body.counted:
+            circuit.streak += 1
+            provider = next((p for p in self.registry.providers if p.provider_id == run.provider_id), None)
+            if circuit.status == "closed" and provider is not None:
+                circuit.must_open = circuit.streak >= provider.circuit_breaker_failure_threshold
+
+    def _enter_hold(self, run: RunBook, body: BudgetReserved | BudgetReleased | UsageRecorded) -> None:
+        match body:
+            case BudgetReserved():
+                assert not run.reserved, f"attempt {run.reserved} holds already"
+                assert body.attempt == run.attempts_count + 1, "the hold is for another attempt"
+                run.reserved = body.attempt
+            case BudgetReleased():
+                assert run.reserved == body.attempt, f"attempt {run.reserved} holds"
+                assert not run.open, "released with its attempt open"
+                end = run.ends[body.attempt]
+                if end != "AttemptFailed":
+                    assert body.attempt in run.used, f"{end} and no usage"
+                run.reserved = 0
+            case UsageRecorded():
+                assert body.attempt in run.ends, "usage of an attempt that has not ended"
+                assert body.attempt not in run.used, "usage twice"
+                run.used[body.attempt] = None
+
+    def _enter_circuit(
+        self, circuit: CircuitBook, body: CircuitOpened | CircuitHalfOpened | CircuitClosed, at_us: int
+    ) -> None:
+        match body:
+            case CircuitOpened():
+                assert circuit.status in ("closed", "half_open"), "opened twice"
+                circuit.status, circuit.until_us, circuit.must_open = "open", body.until_us, False
+            case CircuitHalfOpened():
+                assert circuit.passing == (f"run-{body.run_id}", body.attempt), "the trial has not started"
+                circuit.status, circuit.trial, circuit.passing = "half_open", circuit.passing, None
+            case CircuitClosed():
+                assert circuit.status == "half_open", "closed without a trial"
+                circuit.status, circuit.streak = "closed", 0
+
+    def _enter_beat(self, stream: str, body: HeartbeatRecorded | HeartbeatCleared) -> None:
+        if isinstance(body, HeartbeatRecorded):
+            self._open_run(stream.removeprefix("beat-"))
+            self._beating[stream] = None
+        else:
+            del self._beating[stream]
+
+    def _enter_incident(
+        self,
+        stream: str,
+        body: IncidentOpened | IncidentReopened | IncidentResolved | IncidentSeverityChanged,
+    ) -> None:
+        if isinstance(body, IncidentOpened):
+            key = f"{body.kind} of {body.subject_id}"
+            assert all(known[:2] != (key, "open") for known in self._incidents.values()), "opened twice"
+            self._incidents[stream] = (key, "open", body.severity)
+            return
+        key, status, severity = self._incidents[stream]
+        match body:
+            case IncidentReopened():
+                assert status == "resolved", "reopened while open"
+                status = "open"
+            case IncidentResolved():
+                assert status == "open", "resolved twice"
+                status = "resolved"
+            case IncidentSeverityChanged():
+                assert status == "open", "a resolved incident gets worse"
+                assert severity == body.before, "it was of another severity"
+                assert SEVERITIES.index(body.after) > SEVERITIES.index(body.before), "severity falls"
+                severity = body.after
+        self._incidents[stream] = (key, status, severity)

@@ -1,0 +1,391 @@
+"""The simulation of one plan: requests arrive, accidents happen, and after each step everything is checked.
+
+::
+
+    simulate(plan_of(4711))         # raises `Violation` where something happened that must never happen
+    explain(plan, error)            # what a person needs to understand it: seed, plan, journal
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import re
+import traceback
+from typing import Any
+
+import msgspec
+from sim_books import Books, Violation
+from sim_journal import JOURNAL_ID, SimStore
+from sim_life import UNWRITABLE, Life
+from sim_loop import T0_US, Stuck, VirtualClock, VirtualLoop
+from sim_outside import Outside, SimClient, body_of
+from sim_plan import Accident, Arrival, Plan
+
+from palyra.decisions.runs import AdmitRun
+from palyra.engine.client import Reply
+from palyra.engine.run import RunTask
+from palyra.engine.surfaces import ChatSurface, EmbeddingsSurface
+from palyra.errors import JournalUnwritable, Refusal
+from palyra.wire.request import decode_chat, decode_embeddings
+
+#: More turns of the loop than any plan needs.
+TURNS_MAX_COUNT = 200_000
+#: From the end of one life to the next boot, where nothing says how long.
+DOWN_MS = 100
+#: Turns in which a dying program must be dead.
+DEATH_TURNS_COUNT = 500
+
+_UNRECORDED = ("journal_unwritable", "engine_stopped")
+_END_OF_CODE = {"client_disconnected": "RunCancelled", "cancelled": "RunCancelled", "draining": "RunCancelled"}
+
+
+class Simulation:
+    """One plan on its way."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        order = random.Random(plan.seed) if plan.is_shuffled else None
+        self.loop = VirtualLoop(order, turns_max_count=TURNS_MAX_COUNT)
+        self.loop.after_turn = self._check_turn
+        self.clock = VirtualClock(self.loop)
+        self.books = Books(JOURNAL_ID)
+        self.outside = Outside(self)
+        self.arrivals = {arrival.number: arrival for arrival in plan.arrivals}
+        self.store = SimStore()
+        self.store.on_kept = self._enter_rows
+        self.lives_count = 0
+        #: What the checks found; the loop ends with the first of them at the end of its turn.
+        self.violations: list[Violation] = []
+        self._life: Life | None = None
+        self._is_dying = False
+        self._run_ids: dict[int, str] = {}
+        self._sent: dict[tuple[str, int], None] = {}
+        self._visits: list[asyncio.Task[None]] = []
+
+    def run(self) -> None:
+        """Play the plan to its end; raises `Violation`."""
+        try:
+            self.loop.run_until_complete(self._play())
+        except Stuck as stuck:
+            raise Violation(str(stuck)) from stuck
+
+    async def _play(self) -> None:
+        await self._begin_life(registry=0)
+        events: list[Arrival | Accident] = [*self.plan.arrivals, *self.plan.accidents]
+        for event in sorted(events, key=lambda event: event.at_ms):
+            await asyncio.sleep(max(0, event.at_ms * 1_000 - self.loop.now_us) / 1_000_000)
+            if isinstance(event, Arrival):
+                self._arrive(event)
+            else:
+                await getattr(self, f"_do_{event.kind}")(event)
+        await self._end()
+
+    async def _end(self) -> None:
+        """Let everything come to its end on a disk that works; one more life finds nothing to do."""
+        store = self.store
+        store.failures_count = store.reopen_failures_count = store.commit_ms = 0
+        while self._visits:
+            await asyncio.wait([self._visits.pop()])
+        assert self._life is not None
+        await self._life.core.wait_until_rebuilt()
+        await self._end_life()
+        await self._begin_life(registry=0)
+        assert self._life is not None
+        self.check(self._life.core.state.daemon.boots[-1].recovered == {}, "something was left for a recovery")
+        await self._end_life()
+        unended = [stream for stream, run in self.books.runs.items() if not run.end]
+        self.check(not unended, f"runs without an end: {unended}")
+        self.check(not self.loop.problems, f"asyncio says: {self.loop.problems}")
+
+    # -- lives
+
+    async def _begin_life(self, *, registry: int) -> None:
+        """Boot, again and again where the disk fails meanwhile."""
+        for _ in range(20):
+            self.lives_count += 1
+            self._life = Life(self, self.store, self.lives_count, registry)
+            try:
+                await self._life.boot()
+            except JournalUnwritable:
+                await self._die(Accident(at_ms=0, kind="crash"))
+                await asyncio.sleep(DOWN_MS / 1_000)
+            else:
+                return
+        raise Violation("no boot succeeds")
+
+    async def _end_life(self) -> None:
+        assert self._life is not None
+        await self._life.stop()
+        if self._visits:
+            await asyncio.wait(self._visits)
+            self._visits.clear()
+        self._life.check_clean()
+        left = [task.get_name() for task in self._tasks()]
+        self.check(not left, f"tasks are left: {', '.join(left)}")
+        self._check_tasks()
+        self._life = None
+        self.store = self.store.survivor(with_in_flight=False, with_snapshots=True)
+
+    async def _die(self, accident: Accident) -> None:
+        """Crash: keep what is on the disk, and let go of all else at once."""
+        self._is_dying = True
+        self.store = self.store.survivor(with_in_flight=accident.is_kept, with_snapshots=accident.with_snapshots)
+        quiet_turns_count = 0
+        for _ in range(DEATH_TURNS_COUNT):
+            tasks = self._tasks()
+            for task in tasks:
+                task.cancel()
+            await asyncio.sleep(0)
+            # What ends may still tell others, who begin something.
+            quiet_turns_count = 0 if tasks else quiet_turns_count + 1
+            if quiet_turns_count == 4:
+                break
+        else:
+            raise Violation(f"cannot be killed: {', '.join(task.get_name() for task in tasks)}")
+        self._check_tasks()
+        self._visits.clear()
+        self.outside.answers.clear()
+        self.loop.problems.clear()
+        self._life = None
+        self._is_dying = False
+        self._enter_rows()
+
+    def _tasks(self) -> list[asyncio.Task[Any]]:
+        """Return what runs beside the simulation itself."""
+        mine = asyncio.current_task()
+        return [task for task in self.loop.tasks if task is not mine and not task.done()]
+
+    def _check_tasks(self) -> None:
+        """No task may end with an exception that nobody expected; then forget those that are done."""
+        for task in self.loop.tasks:
+            error = task.exception() if task.done() and not task.cancelled() else None
+            if error is not None and not isinstance(error, UNWRITABLE) and not self._is_dying:
+                where = "".join(traceback.format_exception(error))
+                self.check(False, f"{task.get_name()} ended with {error!r}\n{where}")
+        self.loop.tasks = [task for task in self.loop.tasks if not task.done()]
+
+    # -- requests
+
+    def _arrive(self, arrival: Arrival) -> None:
+        if self._life is not None and self._life.is_up:
+            self._visits.append(self.loop.create_task(self._visit(self._life, arrival)))
+
+    async def _visit(self, life: Life, arrival: Arrival) -> None:
+        """Do with a request what the web server does."""
+        with contextlib.suppress(*UNWRITABLE):
+            if arrival.kind == "served":
+                life.runs.served(endpoint="models", principal_id="key:sim", http_status=200)
+                return
+            is_embedding = arrival.kind == "embed"
+            raw = body_of(arrival)
+            request = decode_embeddings(raw) if is_embedding else decode_chat(raw)
+            command = AdmitRun(
+                run_id=life.core.ids.ulid(self.clock.now_us()),
+                principal_id="key:sim",
+                endpoint="embeddings" if is_embedding else "chat",
+                model=request.model,
+                stream=request.stream,
+                needs=request.needs,
+                raw_tokens=request.raw_tokens,
+                output_max_tokens=request.output_max_tokens,
+                body_digest=hashlib.sha256(raw).hexdigest(),
+                body_bytes=len(raw),
+                timeout_ms=arrival.timeout_ms,
+                failover=arrival.failover,
+            )
+            if life.is_draining or arrival.kind == "refused":
+                code = "draining" if life.is_draining else "invalid_request"
+                await life.runs.refuse(command, Refusal(code=code, message="Not now."))
+                return
+            surface = (EmbeddingsSurface if is_embedding else ChatSurface)(request, {})
+            client = SimClient(self, arrival) if request.stream else None
+            self._run_ids[arrival.number] = command.run_id
+            run = life.runs.start(command, surface, client)
+            if arrival.leaves_after_ms is not None:
+                self.loop.call_later(arrival.leaves_after_ms / 1_000, self._leave, run, client)
+            reply = await asyncio.shield(run.task)
+            self._check_reply(arrival, reply, client)
+
+    def _leave(self, run: RunTask, client: SimClient | None) -> None:
+        if self._is_dying or run.task.done():
+            return
+        if client is not None:
+            client.is_gone = True
+        run.leave()
+
+    # -- accidents
+
+    async def _do_crash(self, accident: Accident) -> None:
+        await self._die(accident)
+        await asyncio.sleep(max(accident.duration_ms, 1) / 1_000)
+        await self._begin_life(registry=accident.registry)
+
+    async def _do_restart(self, accident: Accident) -> None:
+        await self._end_life()
+        await asyncio.sleep(max(accident.duration_ms, 1) / 1_000)
+        await self._begin_life(registry=accident.registry)
+
+    async def _do_commit_fails(self, accident: Accident) -> None:
+        self.store.failures_count, self.store.is_kept_on_failure = accident.count, accident.is_kept
+
+    async def _do_reopen_fails(self, accident: Accident) -> None:
+        await self._do_commit_fails(accident)
+        self.store.reopen_failures_count = accident.count
+
+    async def _do_slow_disk(self, accident: Accident) -> None:
+        self.store.commit_ms = min(accident.duration_ms, 300)
+        store = self.store
+        self.loop.call_later(1, lambda: setattr(store, "commit_ms", 0))
+
+    async def _do_clock(self, accident: Accident) -> None:
+        self.clock.step(accident.duration_ms)
+        assert self._life is not None
+        with contextlib.suppress(*UNWRITABLE):
+            self._life.core.watch_clock()
+
+    async def _do_suspend(self, accident: Accident) -> None:
+        self.clock.suspend(accident.duration_ms)
+
+    async def _do_snapshot(self, accident: Accident) -> None:
+        assert self._life is not None
+        self.loop.create_task(_snapshot(self._life), name="snapshot")
+
+    async def _do_cancel(self, accident: Accident) -> None:
+        assert self._life is not None
+        runs = list(self._life.runs.open.values())
+        if runs:
+            runs[accident.count % len(runs)].cancel("operator", "operator:local")
+
+    async def _do_outage(self, accident: Accident) -> None:
+        until_us = self.loop.now_us + accident.duration_ms * 1_000
+        self.outside.outages[accident.provider_id] = (until_us, accident.is_kept)
+
+    # -- checks
+
+    def check(self, holds: bool, otherwise: str) -> None:
+        """Note a violation; it ends the simulation with this turn of the loop. The dying are not judged."""
+        if not holds and not self._is_dying:
+            self.violations.append(Violation(otherwise))
+
+    def note_bug(self, run_id: str) -> None:
+        """Note an exception that nobody expected; called inside its handler."""
+        self.check(False, f"a bug in run {run_id}:\n{traceback.format_exc()}")
+
+    def note_sent(self, number: int, provider_id: str) -> None:
+        """Check a call to a provider against what is durable."""
+        run_id = self._run_ids[number]
+        run = self.books.run(run_id)
+        self.check(run.open > 0, f"request {number} is sent, and no start of an attempt is durable")
+        self.check(run.provider_id == provider_id, f"request {number} is sent to another provider")
+        self.check((run_id, run.open) not in self._sent, f"attempt {run.open} of request {number} is sent twice")
+        self._sent[run_id, run.open] = None
+
+    def note_last_byte(self, number: int, *, has_error: bool) -> None:
+        """Check the last byte of a stream against what is durable."""
+        run = self.books.run(self._run_ids[number])
+        if not has_error:
+            self.check(
+                run.end == "RunCompleted" and run.attempts_count in run.used,
+                f"the last byte of request {number} leaves, and its usage is not durable",
+            )
+
+    def _check_reply(self, arrival: Arrival, reply: Reply, client: SimClient | None) -> None:
+        run = self.books.run(reply.run_id)
+        code = "" if reply.refusal is None else reply.refusal.code
+        if not code:
+            self.check(run.end == "RunCompleted", f"request {arrival.number} is answered, and its end not durable")
+            self.check(run.attempts_count in run.used, f"request {arrival.number} is answered without usage")
+            self.check(reply.status == 200, f"an answer has status {reply.status}")
+            self.check((reply.body is None) == (client is not None), "an answer has no body")
+        elif code not in _UNRECORDED:
+            ends = [_END_OF_CODE[code]] if code in _END_OF_CODE else ["RunFailed", "RunRefused"]
+            self.check(run.end in ends, f"request {arrival.number} is told {code}, recorded is '{run.end}'")
+        self.check(code != "internal", "a client is told of a bug")
+        if client is not None and not code and not client.is_gone:
+            text = self.outside.texts[arrival.number]
+            self.check(client.is_complete, f"the stream of request {arrival.number} has no end")
+            is_cut = arrival.words_count >= 200 and text.startswith(client.text)
+            self.check(client.text == text or is_cut, f"request {arrival.number} got {client.text!r} for {text!r}")
+
+    def _enter_rows(self) -> None:
+        """Enter what has become durable."""
+        rows, links = self.store.rows, self.store.links
+        start = self.books.position
+        try:
+            self.books.enter(rows[start:], links[start:])
+        except Violation as violation:
+            self.violations.append(violation)
+
+    def _check_turn(self) -> None:
+        if self._life is not None and not self._is_dying and not self.violations:
+            self._life.check_state()
+        if self.violations:
+            raise self.violations[0]
+
+
+async def _snapshot(life: Life) -> None:
+    with contextlib.suppress(*UNWRITABLE):
+        await life.core.snapshot()
+
+
+def simulate(plan: Plan) -> Simulation:
+    """Play a plan; raises `Violation`. Returns the simulation at its end."""
+    simulation = Simulation(plan)
+    simulation.run()
+    return simulation
+
+
+def smallest(plan: Plan, error: Exception) -> Plan:
+    """Return a plan that fails in the same way, without the arrivals and accidents that it does not need."""
+    is_smaller, kind = True, _kind_of(error)
+    while is_smaller:
+        is_smaller = False
+        for name in ("accidents", "arrivals"):
+            for event in getattr(plan, name):
+                rest = [one for one in getattr(plan, name) if one is not event]
+                candidate = msgspec.structs.replace(plan, **{name: rest})
+                failure = failure_of(candidate)
+                if failure is not None and _kind_of(failure[1]) == kind:
+                    plan, is_smaller = candidate, True
+    return plan
+
+
+def failure_of(plan: Plan) -> tuple[Simulation, Exception] | None:
+    """Return how a plan fails, or None."""
+    simulation = Simulation(plan)
+    try:
+        simulation.run()
+    except Exception as error:
+        return simulation, error
+    return None
+
+
+def _kind_of(error: Exception) -> str:
+    """Return what went wrong without the figures and names of this very case."""
+    return re.sub(r"[\d.]+|'.*?'|run-\S+", "", f"{type(error).__name__} {error}")[:50]
+
+
+def explain(plan: Plan) -> str:
+    """Return what a person needs to understand why a plan fails."""
+    failure = failure_of(plan)
+    assert failure is not None, "the plan does not fail"
+    plan = smallest(plan, failure[1])
+    failure = failure_of(plan)
+    assert failure is not None
+    simulation, error = failure
+    lines = [f"seed {plan.seed} fails: {error}", "", "plan, without what it does not need:"]
+    for name in plan.__struct_fields__:
+        value = getattr(plan, name)
+        if isinstance(value, list):
+            lines += [f"  {name}:", *(f"    {one}" for one in value)]
+        else:
+            lines.append(f"  {name}: {value}")
+    lines += ["", "journal (milliseconds, position, stream version, event, body):"]
+    for row in simulation.store.rows:
+        at_ms = (row.recorded_at_us - T0_US) // 1_000
+        lines.append(f"  {at_ms:>8} {row.position:>4} {row.stream} {row.version} {row.name} {row.body.decode()}")
+    lines += ["", f"again: python tests/sim/run.py --from {plan.seed} --seeds 1"]
+    return "\n".join(lines)
