@@ -3,7 +3,7 @@
     python bench/gateway.py [--rounds 5] [--seconds 2] [--pinned]
 
 Both stand before the same upstream and are loaded by the same client, in turns, so that the machine's moods hit both.
-The figure to rely on is the ratio: the median over the rounds of Palyra's rate to the proxy's of the same round.
+The figure to rely on is the ratio: the median over the rounds of Palyra's rate to the proxy's.
 `--pinned` gives the servers one core and everything else another.
 """
 
@@ -92,7 +92,8 @@ def main() -> None:
         bare_port = int(first_line(bare))
         palyra, palyra_port, key = start_palyra(url, Path(folder), server_core)
         try:
-            print(f"{'':10}{'conns':>6}{'bare /s':>10}{'palyra /s':>11}{'ratio':>7}{'bare p50':>10}{'palyra p50':>12}")
+            head = f"{'':10}{'conns':>6}{'bare /s':>10}{'palyra /s':>11}{'ratio':>7}"
+            print(f"{head}{'bare p50':>10}{'palyra p50':>12}")
             for kind in ("unary", "stream"):
                 for connections in options.connections:
                     rounds = []

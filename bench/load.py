@@ -24,9 +24,7 @@ def _answer() -> bytes:
         "object": "chat.completion",
         "created": 1_700_000_000,
         "model": "bench",
-        "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}
-        ],
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 90, "completion_tokens": 110, "total_tokens": 200},
     }
     answer["choices"][0]["message"]["content"] = "word " * ((ANSWER_BYTES - len(json.dumps(answer))) // 5)  # type: ignore[index]

@@ -147,6 +147,10 @@ class Upstream:
         """The base URL, `/v1` included."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}/v1"
 
+    def drop_replies(self) -> None:
+        """Forget the behaviours that nobody has met yet."""
+        self._queue.clear()
+
     def reply_with(self, *behaviours: Behaviour) -> None:
         """Queue behaviours for the next requests."""
         self._queue.extend(behaviours)

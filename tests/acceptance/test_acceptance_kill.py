@@ -38,6 +38,7 @@ async def test_kill_at_random_instants_loses_no_money(tmp_path: Path) -> None:
     async with Upstream() as up:
         config = str(write_config(tmp_path / "palyra.toml", CONFIG.format(url=up.url)))
         for _ in range(ROUNDS_COUNT):
+            up.drop_replies()
             up.reply_with(*_behaviours(chance))
             async with serving(tmp_path, "--config", config) as daemon:
                 _check_start(daemon, left, acknowledged)

@@ -302,8 +302,9 @@ async def write(path: Path) -> World:
     """Write some runs into a journal file, with snapshots, the last of them open."""
     journal = await SqliteJournal.open(path, new_journal_id="01TEST", now_us=1)
     gate = asyncio.Event()
-    fake = ScriptedProvider(error(500), error(500), error(500), unary(), unary(), Script(gate))
-    world = await World.make(config(), journal=journal, extra={"a": fake, "b": ScriptedProvider()})
+    fake = ScriptedProvider(error(500), error(500), error(500), unary(), Script(gate))
+    # Without a cooldown each run after the opening is the trial, however long the snapshots took.
+    world = await World.make(config(cooldown_ms=0), journal=journal, extra={"a": fake, "b": ScriptedProvider()})
     world.secrets["env:KEY_OF_A"] = None  # type: ignore[assignment]
     for _ in range(3):
         await world.chat()

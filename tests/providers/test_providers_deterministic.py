@@ -27,9 +27,7 @@ from palyra.wire.script import parse_rule
 from palyra.wire.tokens import estimate_token_count
 
 USER: list[dict[str, Any]] = [{"role": "user", "content": "Hello brave new world"}]
-PICTURE = [
-    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.test/x.png"}}]}
-]
+PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.test/x.png"}}]}]
 TOOL = {
     "type": "function",
     "function": {
@@ -566,4 +564,3 @@ def test_two_processes_say_the_same_bytes() -> None:
     }
     assert len(outputs) == 1
     assert len(outputs.pop()) == 65
-
