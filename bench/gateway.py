@@ -2,7 +2,7 @@
 
     python bench/gateway.py [--rounds 5] [--seconds 2] [--pinned]
 
-Both stand before the same upstream and are loaded by the same client, in turns, so that the machine's moods hit both.
+Both stand before the same upstream; one client loads them in turns, so that the machine's moods hit both.
 The figure to rely on is the ratio: the median over the rounds of Palyra's rate to the proxy's.
 `--pinned` gives the servers one core and everything else another.
 """
