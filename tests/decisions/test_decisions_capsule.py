@@ -26,6 +26,7 @@ from story import (
 )
 
 from palyra.decisions.capsule import Capsule, CapsuleEvent, CapsuleMaker, Ground
+from palyra.decisions.given import metered_of
 from palyra.decisions.health import transition
 from palyra.decisions.redecide import redecide
 from palyra.decisions.usage import Metered
@@ -463,3 +464,8 @@ def test_a_capsule_shares_nothing_with_the_state() -> None:
     before = msgspec.msgpack.encode(world.state)
     same(world)
     assert msgspec.msgpack.encode(world.state) == before
+
+
+def test_an_attempt_without_a_row_consumed_nothing() -> None:
+    """What was never recorded cannot be decided again from a number."""
+    assert metered_of(None) == Metered()

@@ -6,8 +6,9 @@ import pytest
 from registries import THREE, model, provider, registry
 from story import T0_US, admit, adopt, boot, break_down, given, record, serve, start, wait
 
+from palyra.events.base import Recorded, UnknownEvent
 from palyra.events.budgets import BudgetReleased
-from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
+from palyra.events.daemon import DaemonClockStepped, DaemonDraining, DaemonReady, DaemonStopped
 from palyra.events.heartbeats import HeartbeatCleared, HeartbeatRecorded
 from palyra.events.incidents import (
     IncidentOpened,
@@ -19,6 +20,7 @@ from palyra.events.journal import BackupRestored, JournalHistoryForked, JournalU
 from palyra.events.keys import AccessDenied, ClientKeyIssued, ClientKeyRevoked
 from palyra.events.loops import LoopCrashed, LoopRestarted
 from palyra.events.models import ModelExcluded, ModelReadmitted
+from palyra.events.vocabulary import VOCABULARY
 from palyra.projections.catalog import model_entry, models_named, provider_entry, standing_of
 from palyra.projections.config import HISTORY_COUNT
 from palyra.projections.daemon import BOOTS_COUNT, current_boot
@@ -332,3 +334,23 @@ def test_a_release_of_another_attempts_hold_leaves_this_one() -> None:
     """Only the hold of the attempt that is named is let go."""
     world = given(THREE, admit("r1"), start("r1"), record("run-r1", BudgetReleased(attempt=9)))
     assert list(world.state.budgets.holds) == ["r1"]
+
+
+def test_a_step_of_the_clock_moves_the_life_of_watched_work() -> None:
+    """A clock that is set an hour forward makes nothing look silent for an hour."""
+    beat = HeartbeatRecorded(work_kind="loop", work_id="probes", beat_no=1, stalls_after_ms=60_000)
+    step = DaemonClockStepped(
+        cause="step", wall_before_us=T0_US, wall_after_us=T0_US + 3_600_000_000, monotonic_elapsed_us=0
+    )
+    world = given(THREE, record(beat_stream("loop", "probes"), beat))
+    before_us = world.state.heartbeats.board[beat_key("loop", "probes")].last_life_us
+    world.do(record("daemon", step))
+    assert world.state.heartbeats.board[beat_key("loop", "probes")].last_life_us == before_us + step.step_us
+
+
+def test_a_recorded_fact_has_its_name() -> None:
+    """Known ones by their Struct, unknown ones by what the journal says."""
+    world = given(THREE)
+    assert [one.name for one in world.history] == [VOCABULARY.name_of(one.body) for one in world.history]
+    unknown = Recorded(1, "s", 1, 1, "a", "", 0, "", UnknownEvent(name="later.happened", schema=1, body={}))
+    assert unknown.name == "later.happened"
