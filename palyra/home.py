@@ -38,8 +38,9 @@ from palyra.journal.writer import JournalOptions
 from palyra.redaction import Secret
 
 WAY_OUT = (
-    "Keep a copy of the state directory and put a backup in its place, or go on with the journal as it is:"
-    " palyra serve --set 'journal.verify_at_start=\"off\"', or only look: palyra serve --read-only"
+    "Put a backup in its place: palyra journal restore BACKUP --replace; keep what is sound up to a position:"
+    " palyra journal accept-fork --at POSITION --reason TEXT; go on with it as it is:"
+    " palyra serve --set 'journal.verify_at_start=\"off\"'; or only look: palyra serve --read-only"
 )
 
 
