@@ -21,7 +21,7 @@ from palyra.errors import JournalDamaged, JournalError
 from palyra.events.base import Recorded
 from palyra.journal.port import Head, Journal, Row
 from palyra.journal.reader import JournalReader
-from palyra.projections.runs import RunView, view_of_run
+from palyra.projections.run_view import RunView, view_of_run
 from palyra.projections.state import State
 
 

@@ -19,7 +19,7 @@ from palyra.errors import PalyraError
 from palyra.events.base import Recorded, UnknownEvent
 from palyra.journal.reader import JournalReader
 from palyra.limits import CAPSULE_MAX_BYTES
-from palyra.projections.runs import RunView
+from palyra.projections.run_view import RunView
 from palyra.projections.state import State
 
 

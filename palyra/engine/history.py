@@ -20,7 +20,7 @@ from palyra.events.base import Recorded
 from palyra.events.budgets import BudgetReleased
 from palyra.journal.port import Row
 from palyra.journal.reader import JournalReader
-from palyra.projections.runs import AttemptView, RunView, view_of_run
+from palyra.projections.run_view import AttemptView, RunView, view_of_run
 
 #: Rows that are looked through at once when the newest ones are wanted.
 _LOOK_BACK_COUNT = 5_000

@@ -16,7 +16,7 @@ from palyra.events.base import Recorded
 from palyra.journal.port import Head
 from palyra.journal.reader import JournalReader
 from palyra.journal.snapshots import SNAPSHOTS_FILE, SnapshotFile
-from palyra.projections.runs import RunView, view_of_run
+from palyra.projections.run_view import RunView, view_of_run
 from palyra.projections.state import State, decode_state, encode_state, evolve
 
 #: Told how many events are done, of how many.

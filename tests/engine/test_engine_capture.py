@@ -26,7 +26,7 @@ from palyra.events.daemon import DaemonClockStepped
 from palyra.events.registry import Registry
 from palyra.journal.memory import MemoryJournal
 from palyra.journal.sqlite import SqliteJournal
-from palyra.projections.runs import view_of_run
+from palyra.projections.run_view import view_of_run
 from palyra.projections.state import State, evolve
 from palyra.providers.port import Call
 

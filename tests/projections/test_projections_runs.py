@@ -27,7 +27,8 @@ from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceed
 from palyra.events.budgets import BudgetReserved
 from palyra.events.runs import RequestServed, RunCancelRequested, RunCompleted, RunRefused
 from palyra.events.usage import UsageRecorded
-from palyra.projections.runs import RECENT_RUNS_COUNT, RunSummary, view_of_run
+from palyra.projections.run_view import view_of_run
+from palyra.projections.runs import RECENT_RUNS_COUNT, RunSummary
 from palyra.usage import TokenUsage
 
 
