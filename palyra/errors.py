@@ -38,42 +38,39 @@ _CODES: dict[tuple[int, int], str] = {
         "invalid_json invalid_request invalid_header unknown_palyra_header unsupported_parameter"
         " conflicting_credentials context_window_exceeded max_model_tokens_per_event_exceeded"
         " content_policy_blocked"
-        " unsupported_feature capability_missing model_role_mismatch as_of_in_future bad_path bad_plan"
-        " invalid_query unknown_field usage_error import_damaged import_partial"
+        " unsupported_feature capability_missing model_role_mismatch as_of_in_future bad_path"
+        " unknown_field usage_error import_damaged import_partial"
     ),
-    (401, 3): "missing_client_key invalid_client_key expired_client_key wrong_key_kind",
-    (402, 6): "budget_request_too_large budget_approval_required budget_approval_denied budget_unpriced",
-    (403, 6): "missing_scope binding_violation model_not_permitted peer_not_allowed origin_refused",
-    (404, 8): (
-        "model_not_found model_disabled route_not_found run_not_found provider_not_found"
-        " config_not_found position_not_found"
-    ),
+    (401, 3): "missing_client_key invalid_client_key wrong_key_kind",
+    (402, 6): "budget_request_too_large",
+    (403, 6): "missing_scope binding_violation origin_refused",
+    (404, 8): ("model_not_found model_disabled route_not_found run_not_found config_not_found position_not_found"),
     (405, 5): "method_not_allowed",
     (409, 7): (
-        "idempotency_in_progress idempotency_result_gone conflict run_already_ended journal_locked"
-        " address_in_use insecure_permissions unsupported_filesystem vault_key_missing needs_space"
+        "conflict journal_locked"
+        " address_in_use insecure_permissions vault_key_missing needs_space"
         " capsule_too_large capsule_differs"
     ),
     (413, 2): "body_too_large",
     (415, 2): "unsupported_media_type",
     (421, 7): "bad_host",
     (422, 2): "idempotency_key_reused config_invalid unsafe_bind",
-    (429, 4): "client_rate_limited rate_limited all_credentials_cooling",
+    (429, 4): "client_rate_limited rate_limited",
     (429, 6): "budget_blocked",
     (499, 4): "client_disconnected cancelled",
-    (500, 1): "internal secret_in_event self_check_failed",
-    (501, 5): "journal_newer unsupported_version missing_extra",
+    (500, 1): "internal",
+    (501, 5): "journal_newer unsupported_version",
     (502, 4): (
         "upstream_failed upstream_auth upstream_permission upstream_quota transient_upstream"
         " network_unavailable dns_failed tls_failed malformed_response stream_truncated response_too_large"
         " model_unavailable netguard_blocked redirect_refused fixture_missing"
     ),
     (503, 4): (
-        "all_circuits_open no_candidate no_usable_credential provider_queue_full concurrency_timeout"
+        "all_circuits_open no_candidate provider_queue_full concurrency_timeout"
         " gateway_busy draining too_many_connections overloaded engine_stopped missing_credential interrupted"
         " bridge_full bridge_closed"
     ),
-    (503, 7): "journal_unwritable journal_unreadable journal_damaged vault_locked",
+    (503, 7): "journal_unwritable journal_unreadable journal_damaged",
     (504, 4): "timeout_connect timeout_first_byte timeout_idle timeout_total run_deadline bridge_timeout",
     (508, 4): "gateway_loop",
     (0, 4): "daemon_not_running",

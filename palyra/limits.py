@@ -37,11 +37,10 @@ EMBEDDING_INPUTS_MAX_COUNT = 2_048
 #: All headers of a request or a provider's answer together.
 HEADERS_MAX_BYTES = 32 * 1024
 UPSTREAM_HEADERS_MAX_BYTES = 64 * 1024
-#: A provider's unary answer, one line of its stream, its error body, the arguments of one tool call.
+#: A provider's unary answer, one line of its stream, its error body.
 UPSTREAM_BODY_MAX_BYTES = 64 << 20
 SSE_LINE_MAX_BYTES = 8 << 20
 UPSTREAM_ERROR_MAX_BYTES = 64 * 1024
-TOOL_ARGUMENTS_MAX_BYTES = 4 << 20
 #: What is held back of a stream until its first content, so that a failure before it can be replaced.
 PREAMBLE_MAX_BYTES = 256 * 1024
 #: A client that takes nothing for this long is gone.

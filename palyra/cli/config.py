@@ -283,7 +283,6 @@ def keys(call: Call) -> Answer:
                 "high": key.high,
                 "choices": list(key.choices),
                 "variable": key.env or None,
-                "reload": key.reload,
                 "owner": key.owner,
                 "meaning": key.meaning,
             }
@@ -304,7 +303,7 @@ def _by_table(keys: tuple[Key, ...]) -> Iterator[tuple[str, list[Key]]]:
 
 
 def _about(key: Key) -> list[Piece]:
-    """Return what a key means, what it takes, its default, and whether a change needs a restart."""
+    """Return what a key means, what it takes, and its default."""
     facts: list[str] = [key.type]
     if key.choices:
         facts.append(" | ".join(key.choices))
@@ -316,6 +315,4 @@ def _about(key: Key) -> list[Piece]:
         facts.append(f"default {toml_value(key.default)}")
     elif key.derived:
         facts.append(f"default: {key.derived}")
-    if key.reload == "R":
-        facts.append("after a restart")
     return [key.meaning, Styled(f" · {' · '.join(facts)}", "dim")]

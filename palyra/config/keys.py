@@ -19,11 +19,10 @@ from palyra.config.flavors import FLAVORS
 from palyra.events.registry import Capabilities
 
 KeyType = Literal["bool", "int", "text", "texts", "path", "paths", "map", "rules"]
-Reload = Literal["L", "R"]
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """One key: what may be written, what holds if nothing is, and when a change acts."""
+    """One key: what may be written, and what holds if nothing is. A change acts at the next start."""
 
     #: `daemon.port`; a key of an entry is `model_provider.providers[].base_url`.
     path: str
@@ -43,8 +42,6 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     shape: str = ""
     #: Kind of provider, or role of model, for which the key means something; "" = any.
     only: str = ""
-    #: L: a reload is enough; R: it acts after a restart.
-    reload: Reload = "L"
     #: The part of the program that obeys it.
     owner: str = ""
     #: One line for `palyra config keys`.
@@ -101,26 +98,26 @@ _ROOT_KEYS = (
     *_table(
         "",
         "config",
-        _int("version", 1, 1, 1, "format of this file", reload="R"),
+        _int("version", 1, 1, 1, "format of this file"),
         env=False,
     ),
     *_table(
         "daemon",
         "daemon",
-        _text("host", "127.0.0.1", 64, "loopback address to listen on, or localhost", shape="listener", reload="R"),
-        _int("port", 7142, 0, 65_535, "port to listen on; 0 takes any free one", reload="R"),
-        _int("max_connections_count", 1_024, 1, 65_535, "connections open at once; more get 503", reload="R"),
+        _text("host", "127.0.0.1", 64, "loopback address to listen on, or localhost", shape="listener"),
+        _int("port", 7142, 0, 65_535, "port to listen on; 0 takes any free one"),
+        _int("max_connections_count", 1_024, 1, 65_535, "connections open at once; more get 503"),
         _int("idle_timeout_ms", 75_000, 100, 600_000, "an idle connection is closed after this long"),
         _int("drain_timeout_ms", 30_000, 0, 600_000, "how long open runs may finish when the daemon stops"),
         _path(
             "state_dir", "", "directory of the journal and the keys; empty: the user's state directory",
-            reload="R", env="PALYRA_STATE_DIR",
+            env="PALYRA_STATE_DIR",
         ),
     ),
     *_table(
         "journal",
         "journal",
-        _choice("durability", "full", "full relaxed", "relaxed: a power cut may take the last commits", reload="R"),
+        _choice("durability", "full", "full relaxed", "relaxed: a power cut may take the last commits"),
         _int("commit_max_count", limits.COMMIT_MAX_COUNT, 1, limits.COMMIT_MAX_COUNT, "events in one commit"),
         _int("lazy_append_ms", 250, 10, 5_000, "longest wait of facts that are not urgent"),
         _int("snapshot_every_count", 10_000, 100, 1_000_000, "events between two snapshots"),
@@ -132,7 +129,7 @@ _ROOT_KEYS = (
             meaning="files on other disks that get a copy of the head note",
         ),
         _int("min_free_bytes", 512 * _MIB, 64 * _MIB, 1_024 * _GIB, "room on the disk below which no run is taken"),
-        _int("ballast_bytes", 16 * _MIB, 0, _GIB, "room kept for the facts of a full disk; 0 = none", reload="R"),
+        _int("ballast_bytes", 16 * _MIB, 0, _GIB, "room kept for the facts of a full disk; 0 = none"),
         _choice("verify_at_start", "quick", "quick full off", "what is verified before the daemon answers"),
     ),
     *_table(

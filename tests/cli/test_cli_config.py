@@ -147,6 +147,6 @@ def test_a_key_that_is_not_there(key: str, day: Cli) -> None:
 def test_all_keys(day: Cli) -> None:
     """Every key is listed with what it means, takes and is without being written."""
     shown = day("config", "keys").out
-    assert "port to listen on; 0 takes any free one · int · 0 to 65,535 · default 7142 · after a restart" in shown
+    assert "port to listen on; 0 takes any free one · int · 0 to 65,535 · default 7142" in shown
     assert "[[model_provider.providers]]" in shown
     assert [key["key"] for key in day("config", "keys", "--json").data["keys"]] == [key.path for key in KEYS]
