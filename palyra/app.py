@@ -34,7 +34,6 @@ from palyra.engine.ids import SystemIds
 from palyra.engine.machine import MachineChore
 from palyra.engine.run import RunSettings
 from palyra.engine.runs import Runs
-from palyra.engine.upkeep import SnapshotChore
 from palyra.errors import JournalDamaged, StateError
 from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
@@ -277,18 +276,14 @@ class Daemon:
 
     async def _start_tree(self) -> None:
         self.guest = await self._stack.enter_async_context(TrioGuest())
-        settings = self.config.journal
-        self._snapshots = SnapshotChore(
-            self.core, every_count=settings.snapshot_every_count, every_ms=settings.snapshot_every_ms
-        )
         stalls = self.config.self_healing.stalls_after_ms
         log = EngineLoopLog(self.guest, self.core, self.boot_id)
-        checkpoints = self._home.checkpoints(self.core)
+        snapshots, checkpoints = self._home.snapshots(self.core), self._home.checkpoints(self.core)
         ports = Ports(
             clock=self._clock,
             log=log,
             stalls=EngineStallWatch(self.guest, self.core, {"run": stalls.run, "loop": stalls.loop}),
-            snapshots=CrossingChore(self.guest, self._snapshots),
+            snapshots=snapshots and CrossingChore(self.guest, snapshots),
             witness=self._witness and CrossingChore(self.guest, self._witness),
             checkpoints=checkpoints and CrossingChore(self.guest, checkpoints),
             machine=CrossingChore(self.guest, self._machine),
@@ -362,12 +357,12 @@ class Daemon:
             return
         await self.access.flush()
         await self.core.record([Draft("daemon", DaemonStopped(boot_id=self.boot_id, forced_count=forced_count))])
-        for chore in () if self._witness is None else (self._snapshots, self._witness):
+        for chore in () if self._witness is None else (self.core.snapshot, self._witness.do):
             try:
-                await chore.do()
+                await chore()
             except Exception:
                 if self._log is not None:
-                    self._log.error("last_chore_failed", chore=type(chore).__name__, exc_info=True)
+                    self._log.error("last_chore_failed", chore=chore.__qualname__, exc_info=True)
 
 
 def _adoptable(loaded: LoadedConfig) -> Adoptable:

@@ -25,7 +25,8 @@ from palyra.engine.clock import Clock
 from palyra.engine.core import Core
 from palyra.engine.ids import Ids
 from palyra.engine.machine import Room, free_bytes
-from palyra.engine.upkeep import CheckpointChore, WitnessChore
+from palyra.engine.snapshotting import keep_snapshot_aside
+from palyra.engine.upkeep import CheckpointChore, SnapshotChore, WitnessChore
 from palyra.errors import JournalDamaged, StateError
 from palyra.journal.failures import refused
 from palyra.journal.lock import JournalLock, this_process
@@ -59,6 +60,10 @@ class Home(Protocol):
 
     async def open(self, stack: contextlib.AsyncExitStack, started_us: int) -> Journal:
         """Return the journal, checked and ours alone; `stack` takes what lets go of it."""
+        ...
+
+    def snapshots(self, core: Core) -> SnapshotChore | None:
+        """Return what keeps states for a quick start."""
         ...
 
     def witness(self, core: Core) -> WitnessChore | None:
@@ -154,6 +159,14 @@ class DiskHome:
                 hint=f"`palyra journal verify` shows all of it. {WAY_OUT}",
             )
 
+    def snapshots(self, core: Core) -> SnapshotChore:
+        return SnapshotChore(
+            core,
+            functools.partial(keep_snapshot_aside, self.paths.journal),
+            every_count=self._settings.snapshot_every_count,
+            every_ms=self._settings.snapshot_every_ms,
+        )
+
     def witness(self, core: Core) -> WitnessChore:
         return WitnessChore(
             core,
@@ -207,6 +220,9 @@ class MemoryHome:
         journal = MemoryJournal(journal_id=self._ids.ulid(now_us), now_us=now_us, options=_options(self._settings))
         stack.push_async_callback(journal.close)
         return journal
+
+    def snapshots(self, core: Core) -> None:
+        return None
 
     def witness(self, core: Core) -> None:
         return None

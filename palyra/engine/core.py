@@ -264,7 +264,10 @@ class Core:
             await self.on_rebuilt()
 
     async def snapshot(self) -> int:
-        """Keep the state as it is now for a quick start, once the disk has come as far; returns its position."""
+        """Keep the state as it is now for a quick start, once the disk has come as far; returns its position.
+
+        It is encoded here and now, which holds the loop: for the end of a daemon, when nobody waits any more.
+        """
         self.check_writable()  # or the state may hold what the disk never took
         position, data = self.state.position, encode_state(self.state)
         await self.durable()

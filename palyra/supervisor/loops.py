@@ -23,8 +23,8 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     log: LoopLog
     stalls: StallWatch
-    snapshots: Chore
     #: None where the journal has no file.
+    snapshots: Chore | None
     witness: Chore | None
     checkpoints: Chore | None
     machine: Chore

@@ -29,13 +29,13 @@ async def test_snapshot_is_due_by_count_or_by_time(tmp_path: Path) -> None:
     """Never without news; with some after a while; with many at once; and what it keeps is used."""
     clock = ManualClock()
     world = await make(tmp_path / "journal.db", clock)
-    chore = SnapshotChore(world.core, every_count=20, every_ms=60_000)
+    chore = SnapshotChore(world.core, world.core.snapshot, every_count=20, every_ms=60_000)
     assert chore.due_at_us() is None
     await world.chat()
     assert chore.due_at_us() == T0_US + MINUTE_US
     await world.chat()
     await world.chat()
-    assert chore.due_at_us() == 0
+    assert chore.due_at_us() == T0_US
     clock.pass_ms(5_000)
     await chore.do()
     assert chore.due_at_us() is None
@@ -52,7 +52,7 @@ async def test_snapshot_waits_for_what_it_holds() -> None:
     """A state whose last facts do not reach the disk is not kept."""
     journal = BrittleJournal(2)
     world = await World.make(one(), journal=journal, extra={"a": ScriptedProvider()})
-    chore = SnapshotChore(world.core, every_count=1, every_ms=1)
+    chore = SnapshotChore(world.core, world.core.snapshot, every_count=1, every_ms=1)
     world.runs.served(endpoint="models", principal_id="key:test", http_status=200)
     journal._make_due()
     with pytest.raises(JournalUnwritable):
