@@ -47,7 +47,7 @@ _CODES: dict[tuple[int, int], str] = {
     (404, 8): ("model_not_found model_disabled route_not_found run_not_found config_not_found position_not_found"),
     (405, 5): "method_not_allowed",
     (409, 7): (
-        "conflict journal_locked"
+        "conflict idempotency_in_progress idempotency_result_gone journal_locked"
         " address_in_use insecure_permissions vault_key_missing needs_space"
         " capsule_too_large capsule_differs"
     ),

@@ -22,6 +22,12 @@ EVENT_BODY_MAX_BYTES = 1 << 20
 CAPSULE_MAX_BYTES = 5 << 20
 #: How long a command key answers a repeat (24 h).
 COMMAND_KEY_TTL_US = 24 * 3_600 * 1_000_000
+#: Command keys in state; past this a request with an idempotency key is not taken, for none may be forgotten early.
+COMMAND_KEYS_MAX_COUNT = 100_000
+#: Answers kept for repeats of their requests: for how long, all together, and one of them.
+REPEAT_TTL_US = 15 * 60 * 1_000_000
+REPEATS_MAX_BYTES = 64 << 20
+REPEAT_MAX_BYTES = 8 << 20
 
 #: Bodies above this size are decoded, hashed and counted off the loop.
 OFF_LOOP_BYTES = 256 * 1024

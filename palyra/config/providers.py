@@ -23,7 +23,7 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _RESERVED_HEADERS = frozenset(
     "host cookie set-cookie authorization proxy-authorization proxy-authenticate x-api-key content-length"
     " content-type content-encoding accept-encoding transfer-encoding connection proxy-connection keep-alive te"
-    " trailer upgrade".split()
+    " trailer upgrade idempotency-key".split()
 )
 _CREDENTIAL_KEYS = ("api_key_env", "api_key_file")
 WITHOUT_EFFECT = "setting_without_effect"

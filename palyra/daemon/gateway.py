@@ -21,6 +21,7 @@ from palyra.daemon.requests import NOWHERE, Entrance, GatewayLimits, Route, Visi
 from palyra.daemon.stream import StreamClient, write_watched
 from palyra.decisions.arrivals import session_of
 from palyra.decisions.keys import Caller
+from palyra.decisions.repeats import command_name
 from palyra.decisions.runs import AdmitRun
 from palyra.engine.access import Access
 from palyra.engine.client import Reply
@@ -314,6 +315,9 @@ def _admission(visit: Visit, request: SurfaceRequest, body: Body, digest: str) -
         body_bytes=len(body.data),
         timeout_ms=attribution.timeout_ms,
         failover=attribution.failover,
+        command_name=command_name(caller.principal_id, visit.route.template, attribution.idempotency_key)
+        if attribution.idempotency_key
+        else "",
     )
 
 

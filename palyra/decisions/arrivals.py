@@ -15,6 +15,7 @@ from palyra.decisions.keys import Caller
 from palyra.errors import Refusal
 
 NAME_MAX_CHARS = 128
+IDEMPOTENCY_KEY_MAX_CHARS = 255
 TAGS_MAX_COUNT = 8
 #: A request that passed this many gateways runs in a circle.
 HOPS_MAX_COUNT = 3
@@ -37,6 +38,8 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
     timeout_ms: int | None = None
     failover: bool = True
+    #: What the client calls this very request, so that it can send it again; "" for nothing.
+    idempotency_key: str = ""
 
 
 def host_refusal(host: str | None, extra_hosts: Collection[str]) -> Refusal | None:
@@ -73,6 +76,12 @@ def read_attribution(headers: Mapping[str, str], caller: Caller) -> Attribution 
             return Refusal(code="unknown_palyra_header", message=message, param=name[:NAME_MAX_CHARS])
     hint = next((headers[name] for name in _SESSION_HINTS if name in headers), "")
     found = Attribution(session_id=session_of(caller, hint))
+    repeatable = headers.get("idempotency-key")
+    if repeatable is not None:
+        if not _is_text(repeatable, IDEMPOTENCY_KEY_MAX_CHARS):
+            message = f"idempotency-key must be 1 to {IDEMPOTENCY_KEY_MAX_CHARS} printable ASCII characters."
+            return Refusal(code="invalid_header", message=message, param="idempotency-key")
+        found = msgspec.structs.replace(found, idempotency_key=repeatable)
     for name in ours:
         read = _read(found, name, headers[name].strip(), caller)
         if isinstance(read, Refusal):
@@ -127,7 +136,11 @@ def _read_tags(value: str) -> dict[str, str] | None:
 
 
 def _is_name(text: str) -> bool:
-    return 1 <= len(text) <= NAME_MAX_CHARS and text.isascii() and text.isprintable()
+    return _is_text(text, NAME_MAX_CHARS)
+
+
+def _is_text(text: str, max_chars: int) -> bool:
+    return 1 <= len(text) <= max_chars and text.isascii() and text.isprintable()
 
 
 def _is_decimal(text: str) -> bool:

@@ -15,6 +15,7 @@ from palyra.decisions import routing
 from palyra.decisions.base import Decision
 from palyra.decisions.failures import Failure, rule_of
 from palyra.decisions.naming import resolve
+from palyra.decisions.repeats import next_key
 from palyra.errors import CODES, Refusal
 from palyra.events.base import Draft
 from palyra.events.routing import PlanStep, RoutingDecided, RoutingFailedOver
@@ -56,8 +57,8 @@ class AdmitRun(msgspec.Struct, frozen=True, kw_only=True):
     #: The client may only shorten the configured time.
     timeout_ms: int | None = None
     failover: bool = True
-    #: Key of an idempotent request, "" for none.
-    command_key: str = ""
+    #: Name of an idempotent request (`decisions/repeats.py`), "" for none.
+    command_name: str = ""
 
 
 def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
@@ -113,7 +114,8 @@ def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
         deadline_us=now_us + run_timeout_ms * US_PER_MS,
         tokens=TokenEstimate(raw=command.raw_tokens, ratio_bp=ratio_bp, estimated=estimated, upper=upper),
     )
-    return Decision([Draft(stream, admitted, command_key=command.command_key), Draft(stream, decided)])
+    key = next_key(state, command.command_name, now_us) if command.command_name else ""
+    return Decision([Draft(stream, admitted, command_key=key), Draft(stream, decided)])
 
 
 def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:

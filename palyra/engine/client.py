@@ -20,6 +20,8 @@ from palyra.units import ceil_div, us_to_ms
 
 #: Of what a client wrote and a header repeats.
 _HEADER_MAX_CHARS = 256
+#: Told where the facts of a run could not be recorded; what became of it is found out later.
+_NOT_OF_THE_RUN = ("journal_unwritable", "engine_stopped")
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +32,16 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str]
     body: bytes | None
     refusal: Refusal | None = None
+
+
+class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client was told: status, headers and all bytes of the body."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    #: The body went out as a stream.
+    is_stream: bool
 
 
 class ClientSide:
@@ -51,8 +63,26 @@ class ClientSide:
         self._failover = ""
         self._attempt_rows: list[dict[str, object]] = []
         self._last: Ended | None = None
+        #: All bytes of the stream so far, where they are to be kept; None where they are not, or are too many.
+        self._copy: bytearray | None = None
+        self._copy_max_bytes = 0
+        #: Of the stream's head, empty before it.
+        self._begun_headers: dict[str, str] = {}
 
     # -- what the run says
+
+    def keep_copy(self, max_bytes: int) -> None:
+        """Keep what is sent of a stream, unless it grows beyond this."""
+        if self._client is not None:
+            self._copy, self._copy_max_bytes = bytearray(), max_bytes
+
+    def note_drained(self, data: bytes) -> None:
+        """Take bytes of the stream that nobody waits for any more."""
+        copy = self._copy
+        if copy is not None:
+            copy += data
+            if len(copy) > self._copy_max_bytes:
+                self._copy = None
 
     def come_to(self, candidate: Candidate) -> None:
         """Note the candidate at hand."""
@@ -89,11 +119,18 @@ class ClientSide:
             return
         async with self._beginning:
             if not self._has_begun:
-                await self._client.begin(self._headers())
+                self._begun_headers = self._begun_headers or self._headers()
+                try:
+                    await self._client.begin(self._begun_headers)
+                except ClientGone:
+                    self._copy = None  # what was held back for the head is lost with it
+                    raise
                 self._has_begun = True
 
     async def send(self, data: bytes) -> None:
         """Pass bytes of the answer on; raises `ClientGone`."""
+        if self._copy is not None:
+            self.note_drained(data)
         if self.is_gone or self._client is None:
             raise ClientGone
         self.sends_count += 1
@@ -139,6 +176,37 @@ class ClientSide:
             body=None if self._has_begun else body,
             refusal=refusal,
         )
+
+    def told(self, reply: Reply) -> KeptAnswer | None:
+        """Return all that the client was told; None where it did not wait for an end, or that is not known."""
+        if reply.refusal is not None and (self.is_gone or reply.refusal.code in _NOT_OF_THE_RUN):
+            return None
+        if reply.body is not None:
+            return KeptAnswer(status=reply.status, headers=reply.headers, body=reply.body, is_stream=False)
+        return self._kept_stream(b"")
+
+    async def would_be_told(self) -> KeptAnswer | None:
+        """Return the answer that was read to its end although its client had gone."""
+        assert self._last is not None
+        if self._client is not None:
+            return self._kept_stream(self._surface.stream_end(self._last))
+        headers = {**self._headers(), **_what_came(self._last), "content-type": "application/json"}
+        return KeptAnswer(status=200, headers=headers, body=await self._surface.public_reply(), is_stream=False)
+
+    def _kept_stream(self, end: bytes) -> KeptAnswer | None:
+        if self._copy is None:
+            return None
+        headers = self._begun_headers or self._headers()
+        return KeptAnswer(status=200, headers=headers, body=bytes(self._copy) + end, is_stream=True)
+
+    async def replay(self, kept: KeptAnswer) -> Reply:
+        """Tell the client what it was told before."""
+        headers = {**kept.headers, "x-palyra-idempotent-replay": "true"}
+        if kept.is_stream:
+            self._begun_headers = headers
+            await self._close_stream(kept.body)
+        body = None if kept.is_stream else kept.body
+        return Reply(run_id=self._command.run_id, status=kept.status, headers=headers, body=body)
 
     async def _close_stream(self, data: bytes) -> None:
         self._is_ending = True

@@ -147,8 +147,11 @@ class Exchange:
         except Malformed as error:
             return self._end(failure=self._failure(error.code, self._phase, str(error)))
 
-    async def drain(self, max_tokens: int) -> Ended:
-        """Read a stream on for its usage although nobody takes it, at most so many output tokens."""
+    async def drain(self, max_tokens: int, note: Callable[[bytes], None]) -> Ended:
+        """Read a stream on for its usage although nobody takes it, at most so many output tokens.
+
+        `note` is told what would have been relayed.
+        """
         meter, answer = self._meter, self._answer
         assert meter is not None
         assert answer is not None
@@ -156,10 +159,9 @@ class Exchange:
             while not meter.done and meter.error is None and meter.facts().output_tokens_estimate <= max_tokens:
                 chunk = await answer.chunk()
                 self._output_bytes += len(chunk)
+                note(meter.feed(chunk) if chunk else meter.end())
                 if not chunk:
-                    meter.end()
                     break
-                meter.feed(chunk)
         if meter.finished and meter.error is None:
             return self._end()
         return self._end(failure=self._failure("client_disconnected", self._phase, ""))

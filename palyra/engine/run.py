@@ -17,7 +17,7 @@ from palyra.decisions.failures import Failure
 from palyra.decisions.routing import unready
 from palyra.decisions.runs import AdmitRun, admit, refusal_draft
 from palyra.engine.candidate import Candidate, candidate_of
-from palyra.engine.client import ClientSide, Reply, refusal_headers
+from palyra.engine.client import ClientSide, KeptAnswer, Reply, refusal_headers
 from palyra.engine.core import Batch
 from palyra.engine.exchange import Client, ClientGone, Ended, Exchange
 from palyra.engine.settlement import Following, Settlement
@@ -25,6 +25,7 @@ from palyra.engine.slots import SlotRefused
 from palyra.engine.surfaces import Part, Surface
 from palyra.errors import EngineStopped, JournalUnwritable, PalyraError, Refusal
 from palyra.events.runs import CancelReason
+from palyra.limits import REPEAT_MAX_BYTES
 from palyra.projections.runs import Run
 from palyra.providers.port import Provider
 from palyra.redaction import Secret
@@ -77,6 +78,12 @@ class RunTask:
         self._cancel_reason: CancelReason | None = None
         self._cancelled_by = ""
         self._is_under_way = False
+        #: The answer was read to its end although its client had gone.
+        self._is_drained = False
+        #: The answer that this very request has had before.
+        self._repeated: KeptAnswer | None = None
+        if command.command_name:
+            self.client.keep_copy(REPEAT_MAX_BYTES)
         self.task: asyncio.Task[Reply] = asyncio.get_running_loop().create_task(self._run())
 
     # -- what others may ask of it
@@ -123,7 +130,14 @@ class RunTask:
             refusal = await self._serve_or_settle()
         finally:
             self.let_go()
-        return await (self.client.finish() if refusal is None else self.client.refuse(refusal))
+        if self._repeated is not None:
+            return await self.client.replay(self._repeated)
+        answer = await self.client.would_be_told() if self._is_drained and self._command.command_name else None
+        reply = await (self.client.finish() if refusal is None else self.client.refuse(refusal))
+        if self._command.command_name and self._core.is_writable:
+            answer = answer or self.client.told(reply)
+            self._runs.repeats.keep(self._core.state, self._command, answer, self._core.clock.now_us())
+        return reply
 
     async def _serve_or_settle(self) -> Refusal | None:
         """Serve; whatever stops it on the way is settled. Return what the client is told instead of an answer."""
@@ -145,7 +159,7 @@ class RunTask:
     async def _serve(self) -> Refusal | None:
         """Be admitted and have every part of the request answered; return why not."""
         refusal = await self._admit()
-        if refusal is not None:
+        if refusal is not None or self._repeated is not None:
             return refusal
         parts = self._surface.parts(self._at_hand().entry)
         for part in parts:
@@ -156,15 +170,12 @@ class RunTask:
 
     async def _admit(self) -> Refusal | None:
         """Record admission and plan, together with the first start when there is nothing to wait for."""
-        with self._core.batch(self._command.principal_id) as batch:
-            shortage = self._core.shortage
-            if shortage is None:
-                decision = admit(self._core.state, self._command, batch.now_us)
-            else:
-                decision = Decision([refusal_draft(self._command, shortage)], shortage)
+        command = self._command
+        with self._core.batch(command.principal_id) as batch:
+            decision = self._decide(batch.now_us)
             batch.add(decision.drafts)
             self._is_under_way = True
-            if decision.refusal is None:
+            if decision.refusal is None and self._repeated is None:
                 self._come_to(0)
                 candidate = self._at_hand()
                 if self._cancel_reason is None and self._runs.slots.try_take(candidate.provider):
@@ -172,8 +183,24 @@ class RunTask:
                     self._start(batch, self._surface.parts(candidate.entry)[0], queue_wait_ms=0)
         if self._cancel_reason is not None and decision.refusal is None:
             raise asyncio.CancelledError
+        if self._repeated is not None:
+            served = self._repeated.status
+            self._runs.served(endpoint=command.endpoint, principal_id=command.principal_id, http_status=served)
         await batch.durable()
         return decision.refusal
+
+    def _decide(self, now_us: int) -> Decision:
+        """Decide whether the request becomes a run; one that was made before has its answer already."""
+        refusal = self._core.shortage
+        if refusal is None and self._command.command_name:
+            judged = self._runs.repeats.judge(self._core.state, self._command, self._runs.open, now_us)
+            if isinstance(judged, KeptAnswer):
+                self._repeated = judged
+                return Decision([])
+            refusal = judged
+        if refusal is not None:
+            return Decision([refusal_draft(self._command, refusal)], refusal)
+        return admit(self._core.state, self._command, now_us)
 
     async def _answer(self, part: Part, *, is_last: bool) -> Refusal | None:
         """Try candidates until one gives a complete answer to this part of the request."""
@@ -249,7 +276,7 @@ class RunTask:
         except ClientGone:
             self.leave()
             await asyncio.sleep(0)  # a provider whose rule is to cancel is left here
-            return await exchange.drain(candidate.provider.drain_max_tokens)
+            return await exchange.drain(candidate.provider.drain_max_tokens, self.client.note_drained)
         finally:
             await exchange.close()
 
@@ -264,6 +291,7 @@ class RunTask:
         """Record how an attempt ended. Its slot is free at once; the way goes on when the facts are durable."""
         batch, following = self._settlement.settle(ended, is_last=is_last, is_client_gone=self.client.is_gone)
         self._is_started, self._exchange = False, None
+        self._is_drained = self.client.is_gone and is_last and ended.failure is None
         self._release_slot()
         self.client.note_end(ended)
         return await self._follow(batch, following)

@@ -9,6 +9,7 @@ from palyra.decisions.runs import AdmitRun, refusal_draft
 from palyra.engine.beats import Watch
 from palyra.engine.core import Core
 from palyra.engine.exchange import Client
+from palyra.engine.repeats import Repeats
 from palyra.engine.run import Outward, RunSettings, RunTask
 from palyra.engine.slots import Slots
 from palyra.engine.surfaces import Surface
@@ -32,6 +33,7 @@ class Runs:
         self.core = core
         self.outward = outward
         self.slots = Slots()
+        self.repeats = Repeats()
         self.open: dict[str, RunTask] = {}
         #: Called with the run's id inside the handler of an exception that nobody expected.
         self.on_bug: Callable[[str], None] = on_bug or (lambda run_id: None)

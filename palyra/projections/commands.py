@@ -1,12 +1,17 @@
-"""Command keys: what a repeated command did the first time. Kept for 24 h of recorded time."""
+"""Command keys: what a repeated command did the first time. Kept for 24 h of recorded time.
+
+The key of a request that its client may send again ends in `#` and its generation: a request that came to nothing
+frees its key, and the next one with it is another command. A mark is kept by the name before the `#`, so that the
+newest generation is found at once, however old the first one is.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from palyra.events import daemon
+from palyra.events import attempts, daemon, runs
 from palyra.events.base import Recorded
 from palyra.limits import COMMAND_KEY_TTL_US
 from palyra.projections.base import Chapter
@@ -14,22 +19,46 @@ from palyra.projections.base import Chapter
 if TYPE_CHECKING:
     from palyra.projections.state import State
 
+_NUMBER_MAX_CHARS = 9
 
-class CommandMark(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a command's first event stands."""
+
+class CommandMark(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Where a command's first event stands, and what became of it if it was a request."""
 
     position: int
     recorded_at_us: int
     stream: str
+    generation: int = 0
+    #: SHA-256 of the request's body, hex.
+    fingerprint: str = ""
+    #: free: nothing of it can have cost anything, so that the request may be made anew.
+    outcome: Literal["", "done", "free"] = ""
+    #: The answer had begun to reach its client.
+    reached_content: bool = False
+    input_tokens: int = 0
+    output_tokens: int = 0
 
 
 class CommandsState(msgspec.Struct, kw_only=True):
-    """Marks by key, oldest first."""
+    """Marks by name, oldest first; names of the commands of open runs by run."""
 
     by_key: dict[str, CommandMark] = {}
+    open: dict[str, str] = {}
 
 
 CHAPTER = Chapter()
+
+
+def mark_of(state: State, name: str, now_us: int) -> CommandMark | None:
+    """Return the newest mark of a name that still answers a repeat; not to be changed by the caller."""
+    mark = state.commands.by_key.get(name)
+    return None if mark is None or mark.recorded_at_us < now_us - COMMAND_KEY_TTL_US else mark
+
+
+def _name_of(command_key: str) -> tuple[str, int]:
+    name, _, number = command_key.rpartition("#")
+    is_generation = name and number.isascii() and number.isdigit() and len(number) <= _NUMBER_MAX_CHARS
+    return (name, int(number)) if is_generation else (command_key, 0)
 
 
 def remember(state: State, recorded: Recorded) -> None:
@@ -40,16 +69,68 @@ def remember(state: State, recorded: Recorded) -> None:
         if marks[oldest].recorded_at_us >= recorded.recorded_at_us - COMMAND_KEY_TTL_US:
             break
         del marks[oldest]
-    if recorded.command_key not in marks:
-        marks[recorded.command_key] = CommandMark(
-            position=recorded.position, recorded_at_us=recorded.recorded_at_us, stream=recorded.stream
+    name, generation = _name_of(recorded.command_key)
+    known = marks.get(name)
+    if known is None or known.generation < generation:
+        marks.pop(name, None)
+        marks[name] = CommandMark(
+            position=recorded.position,
+            recorded_at_us=recorded.recorded_at_us,
+            stream=recorded.stream,
+            generation=generation,
         )
+
+
+@CHAPTER.on(runs.RunAdmitted)
+def _admitted(state: State, recorded: Recorded, body: runs.RunAdmitted) -> None:
+    if recorded.command_key:
+        name, _ = _name_of(recorded.command_key)
+        mark = state.commands.by_key[name]
+        if mark.position == recorded.position:
+            mark.fingerprint = body.body_digest
+            state.commands.open[recorded.stream[4:]] = name
+
+
+@CHAPTER.on(attempts.AttemptFailed)
+def _failed(state: State, recorded: Recorded, body: attempts.AttemptFailed) -> None:
+    if body.phase == "content":
+        mark = _open_mark(state, recorded)
+        if mark is not None:
+            mark.reached_content = True
+
+
+@CHAPTER.on(runs.RunCompleted)
+def _completed(state: State, recorded: Recorded, body: runs.RunCompleted) -> None:
+    if state.commands.open:
+        _end(state, recorded, has_answer=True)
+
+
+@CHAPTER.on(runs.RunFailed, runs.RunCancelled, runs.RunRefused)
+def _ended(state: State, recorded: Recorded, body: runs.RunFailed | runs.RunCancelled | runs.RunRefused) -> None:
+    if state.commands.open:
+        _end(state, recorded, has_answer=False)
+
+
+def _open_mark(state: State, recorded: Recorded) -> CommandMark | None:
+    name = state.commands.open.get(recorded.stream[4:])
+    return None if name is None else state.commands.by_key.get(name)
+
+
+def _end(state: State, recorded: Recorded, *, has_answer: bool) -> None:
+    """Note what became of a request; what it used is known until the run's own chapter lets go of it."""
+    run_id = recorded.stream[4:]
+    mark = _open_mark(state, recorded)
+    state.commands.open.pop(run_id, None)
+    if mark is None or mark.stream != recorded.stream:
+        return
+    mark.input_tokens, mark.output_tokens = state.runs.consumed.get(run_id, (0, 0))
+    has_cost = mark.reached_content or mark.input_tokens or mark.output_tokens
+    mark.outcome = "done" if has_answer or has_cost else "free"
 
 
 @CHAPTER.on(daemon.DaemonClockStepped)
 def _clock_stepped(state: State, recorded: Recorded, body: daemon.DaemonClockStepped) -> None:
     """A clock that is set forward a day must not make a repeat look new, and spend twice."""
     if body.cause == "step":
-        marks = state.commands.by_key
-        for key, mark in marks.items():
-            marks[key] = msgspec.structs.replace(mark, recorded_at_us=mark.recorded_at_us + body.step_us)
+        for mark in state.commands.by_key.values():
+            mark.recorded_at_us += body.step_us

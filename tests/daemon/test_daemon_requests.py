@@ -223,3 +223,20 @@ async def test_pipelined_requests_are_answered_in_turn(tmp_path: Path) -> None:
         assert (await read_answer(reader)).json == {"status": "alive"}
         writer.close()
         await writer.wait_closed()
+
+
+async def test_a_request_with_an_idempotency_key_is_made_once(tmp_path: Path) -> None:
+    """By caller and route; what the provider sees of the key is nothing."""
+    async with open_house(tmp_path) as house, raw_client(house) as raw:
+        headers = {"idempotency-key": "order 7"}
+        first = await raw(body=chat(), headers=headers)
+        second = await raw(body=chat(), headers=headers)
+        assert (first.status, second.status, second.body) == (200, 200, first.body)
+        assert "x-palyra-idempotent-replay" not in first.headers
+        assert second.headers["x-palyra-idempotent-replay"] == "true"
+        assert (await raw(body=chat("Else."), headers=headers)).code == "idempotency_key_reused"
+        assert (
+            await raw(path="/v1/embeddings", body={"model": "vec", "input": "x"}, headers=headers)
+        ).status == 200
+        assert (await raw(body=chat(), key=house.admin_key, headers=headers)).status in (200, 401)
+        assert all("idempotency-key" not in seen.headers for seen in house.upstream.requests)

@@ -170,3 +170,19 @@ def test_a_session_of_another_program_is_a_hint() -> None:
     assert read_attribution({"session-id": "x" * 129}, CALLER) == Attribution()
     assert session_of(CALLER, "cach\u00e9") == "key:a/cach\u00e9"
     assert session_of(CALLER, "a\nb") == session_of(CALLER, "") == ""
+
+
+@pytest.mark.parametrize("key", ["k", "with space", "~" * 255])
+def test_a_request_may_be_named(key: str) -> None:
+    """By 1 to 255 printable ASCII characters."""
+    found = read_attribution({"idempotency-key": key}, CALLER)
+    assert isinstance(found, Attribution)
+    assert found.idempotency_key == key
+
+
+@pytest.mark.parametrize("key", ["", "~" * 256, "naïve", "tab\t"])
+def test_a_name_that_cannot_be_kept_is_refused(key: str) -> None:
+    """Never skipped: the client relies on it."""
+    refusal = read_attribution({"idempotency-key": key}, CALLER)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.code, refusal.param) == ("invalid_header", "idempotency-key")

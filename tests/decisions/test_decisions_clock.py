@@ -146,10 +146,10 @@ def test_evidence_of_health_is_as_old_as_it_is() -> None:
 
 def test_a_command_is_remembered_for_a_day_of_time() -> None:
     """A clock that is set forward a day must not let a repeat of it spend twice."""
-    world = given(CONFIG, admit("r1", command_key="k1"), clock_stepped(2 * DAY_MS), wait(ms=60_000))
-    world.do(admit("r2", command_key="k2"))
+    world = given(CONFIG, admit("r1", command_name="k1"), clock_stepped(2 * DAY_MS), wait(ms=60_000))
+    world.do(admit("r2", command_name="k2"))
     assert list(world.state.commands.by_key) == ["k1", "k2"]
-    world.do(wait(ms=DAY_MS - 59_000), admit("r3", command_key="k3"))
+    world.do(wait(ms=DAY_MS - 59_000), admit("r3", command_name="k3"))
     assert list(world.state.commands.by_key) == ["k2", "k3"]
 
 

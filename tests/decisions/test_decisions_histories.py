@@ -93,7 +93,7 @@ class Actor:
             NAMES[how % len(NAMES)],
             raw_tokens=(1, 64, 150, 1_000)[pick % 4],
             timeout_ms=(None, 2_000)[how % 2],
-            command_key=f"k|{pick}",
+            command_name=f"k|{pick}",
         )
         if self.world.when(step).outcome.refusal is None:
             self.places[run_id] = (0, 0)

@@ -84,8 +84,8 @@ def test_admission_and_plan_are_one_step() -> None:
 
 def test_a_command_key_stands_on_the_first_event() -> None:
     """The key of an idempotent request marks its first fact and no other."""
-    decision = decide_admission(given(THREE).state, admission("r1", command_key="idem|k"), T0_US)
-    assert [draft.command_key for draft in decision.drafts] == ["idem|k", ""]
+    decision = decide_admission(given(THREE).state, admission("r1", command_name="k"), T0_US)
+    assert [draft.command_key for draft in decision.drafts] == ["k#0", ""]
 
 
 @pytest.mark.parametrize(("timeout_ms", "deadline_ms"), [(None, 60_000), (5_000, 5_000), (90_000, 60_000)])

@@ -328,6 +328,7 @@ async def house(registry: Registry, **arguments: Any) -> AsyncIterator[World]:
     try:
         yield world
         await world.runs.wait_until_idle()
+        await world.core.durable()  # facts that are not urgent too
         world.audit()
     finally:
         await world.close()

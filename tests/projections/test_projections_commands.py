@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from palyra.events.base import Recorded
-from palyra.events.runs import RequestServed
+from palyra.events.runs import RequestServed, RunAdmitted, TokenEstimate
 from palyra.limits import COMMAND_KEY_TTL_US
 from palyra.projections.commands import CommandMark
 from palyra.projections.state import State, decode_state, encode_state, evolve
@@ -66,3 +66,31 @@ def test_a_clock_that_steps_back_forgets_nothing() -> None:
     tell(state, "first", COMMAND_KEY_TTL_US * 3)
     tell(state, "second", 0)
     assert list(state.commands.by_key) == ["first", "second"]
+
+
+def test_the_newest_generation_of_a_name_counts() -> None:
+    """Each is a command of its own; an older one that comes late moves nothing."""
+    state = State()
+    for at_us, key in enumerate(["k#0", "other", "k#2", "k#1", "k#x", "#7", "k#1234567890"]):
+        tell(state, key, at_us)
+    marks = state.commands.by_key
+    assert list(marks) == ["other", "k", "k#x", "#7", "k#1234567890"]
+    assert (marks["k"].generation, marks["k"].position) == (2, 3)
+
+
+def test_a_request_whose_key_is_another_ones_is_not_its_first() -> None:
+    """No decision makes such a history; whatever it holds, it folds."""
+    admitted = RunAdmitted(
+        principal_id="p",
+        endpoint="chat",
+        config_generation=1,
+        body_digest="d",
+        body_bytes=1,
+        deadline_us=1,
+        tokens=TokenEstimate(raw=1, estimated=1, upper=1),
+    )
+    state = State()
+    for position, run in enumerate(["run-a", "run-b"], 1):
+        evolve(state, Recorded(position, run, 1, 5, "x", "", 0, "k#0", admitted))
+    assert state.commands.open == {"a": "k"}
+    assert state.commands.by_key["k"].fingerprint == "d"

@@ -100,7 +100,7 @@ from story import *
 world = given(THREE)
 for name in ("zoe", "ada", "kim", "bob"):
     world.do(serve(name, principal_id=f"key:{name}", tags={"b": "1", "a": "2"}, needs=["vision", "tools"]))
-    world.do(admit(f"{name}-2", command_key=f"idem|{name}"), start(f"{name}-2"), fail(f"{name}-2"))
+    world.do(admit(f"{name}-2", command_name=f"idem|{name}"), start(f"{name}-2"), fail(f"{name}-2"))
 world.do(boot(), recover())
 print(hashlib.sha256(encode_state(world.state)).hexdigest())
 """

@@ -26,6 +26,7 @@ from palyra.events.runs import RunAdmitted, RunCancelled, RunCompleted, RunFaile
 from palyra.events.usage import UsageRecorded
 from palyra.journal.chain import genesis_link, row_link
 from palyra.journal.port import Row
+from palyra.limits import COMMAND_KEY_TTL_US
 from palyra.projections.state import State, evolve
 
 SEVERITIES = ["info", "warning", "danger", "critical"]
@@ -50,6 +51,10 @@ class RunBook(msgspec.Struct):
     used: dict[int, None] = {}
     #: Name of the run's last event, "" while it is open.
     end: str = ""
+    #: Something of it may have to be paid, or has reached its client.
+    is_spent: bool = False
+    #: Of a run with an idempotency key.
+    admitted_us: int = 0
 
 
 class CircuitBook(msgspec.Struct):
@@ -78,7 +83,10 @@ class Books:
         #: A fold of all rows from the first on, through their bytes.
         self.state = State()
         self._versions: Counter[str] = Counter()
+        #: When each was done last.
         self._command_keys: dict[str, int] = {}
+        #: Runs with an idempotency key: the newest one by key.
+        self._made: dict[str, RunBook] = {}
         self._beating: dict[str, None] = {}
         self._incidents: dict[str, tuple[str, str, str]] = {}
         self._open_runs: dict[str, None] = {}
@@ -109,8 +117,16 @@ class Books:
         self._versions[row.stream] += 1
         assert row.version == self._versions[row.stream], f"version {row.version} of the stream"
         if row.command_key:
-            assert row.command_key not in self._command_keys, f"{row.command_key} was done before"
-            self._command_keys[row.command_key] = row.position
+            done_us = self._command_keys.get(row.command_key)
+            is_new = done_us is None or row.recorded_at_us - done_us > COMMAND_KEY_TTL_US
+            assert is_new, f"{row.command_key} was done before"
+            self._command_keys[row.command_key] = row.recorded_at_us
+        if row.name == "run.admitted" and row.command_key:
+            key = row.command_key.rpartition("#")[0]
+            made = self._made.get(key)
+            is_old = made is not None and row.recorded_at_us - made.admitted_us > COMMAND_KEY_TTL_US
+            assert made is None or is_old or (made.end and not made.is_spent), f"{key} is made twice"
+            self._made[key] = self.runs[row.stream] = RunBook(admitted_us=row.recorded_at_us)
 
     def balance(self) -> None:
         """Between two commits: holds are those of open attempts, one trial a half-open circuit."""
@@ -141,6 +157,7 @@ class Books:
             case RunCompleted() | RunFailed() | RunCancelled():
                 run = self._open_run(stream)
                 run.end = type(body).__name__
+                run.is_spent = run.is_spent or isinstance(body, RunCompleted)
                 assert body.attempts_count == run.attempts_count, "the run counts other attempts"
                 if isinstance(body, RunCompleted):
                     assert run.ends[run.attempts_count] == "AttemptSucceeded", "completed without an answer"
@@ -172,8 +189,9 @@ class Books:
     def _enter_arrival(self, stream: str, body: RunAdmitted | RoutingDecided | RunRefused) -> None:
         match body:
             case RunAdmitted():
-                assert stream not in self.runs, "admitted twice"
-                self.runs[stream] = RunBook(principal_id=body.principal_id)
+                run = self.runs.setdefault(stream, RunBook())
+                assert not run.principal_id, "admitted twice"
+                run.principal_id = body.principal_id
                 self._open_runs[stream] = None
             case RoutingDecided():
                 run = self.runs.setdefault(stream, RunBook())
@@ -209,6 +227,7 @@ class Books:
         assert run.open == body.attempt, f"open is {run.open}"
         run.open = 0
         run.ends[body.attempt] = type(body).__name__
+        run.is_spent = run.is_spent or (isinstance(body, AttemptFailed) and body.phase == "content")
         circuit = self._circuit(run.provider_id)
         if isinstance(body, AttemptSucceeded):
             circuit.streak = 0
@@ -235,6 +254,7 @@ class Books:
                 assert body.attempt in run.ends, "usage of an attempt that has not ended"
                 assert body.attempt not in run.used, "usage twice"
                 run.used[body.attempt] = None
+                run.is_spent = run.is_spent or body.usage.input_tokens + body.usage.output_tokens > 0
 
     def _enter_circuit(
         self, circuit: CircuitBook, body: CircuitOpened | CircuitHalfOpened | CircuitClosed, at_us: int

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from palyra.decisions import circuits, recovery, routing
-from palyra.engine import boot, core, run, settlement
+from palyra.engine import boot, core, repeats, run, settlement
 from palyra.engine.client import ClientSide
 from palyra.engine.codec import state_digest
 from palyra.engine.core import Batch, Core
@@ -230,6 +230,11 @@ def snapshots_the_refused() -> contextlib.AbstractContextManager[None]:
     return _instead(Core, "snapshot", wrong)
 
 
+def makes_repeats_anew() -> contextlib.AbstractContextManager[None]:
+    """A request with a key is made again whatever came of it before."""
+    return _instead(repeats, "find_repeat", lambda *arguments: None)
+
+
 @contextlib.contextmanager
 def _both(
     first: contextlib.AbstractContextManager[None], second: contextlib.AbstractContextManager[None]
@@ -243,4 +248,5 @@ BUGS = [
     trial_is_not_exclusive, waits_then_forgets_to_ask, cancelled_trial_stays, slot_is_lost,
     slots_are_not_bounded, recovers_half, recovers_again, splits_commands, snapshot_forgets,
     fails_over_after_content, keeps_what_the_disk_refused, signs_behind_the_end, snapshots_the_refused,
+    makes_repeats_anew,
 ]  # fmt: skip

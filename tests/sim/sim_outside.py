@@ -170,6 +170,7 @@ class SimClient:
         self._simulation = simulation
         self._arrival = arrival
         self._has_begun = False
+        self._is_repeat = False
         self._sends_count = 0
 
     @property
@@ -186,6 +187,7 @@ class SimClient:
         self._simulation.check(not self._has_begun, "a stream begins twice")
         await self._take()
         self._has_begun = True
+        self._is_repeat = "x-palyra-idempotent-replay" in headers
 
     async def send(self, data: bytes) -> None:
         self._simulation.check(self._has_begun, "a stream has bytes before its head")
@@ -199,7 +201,7 @@ class SimClient:
         if self.is_gone:
             raise ClientGone
         self.data += data
-        if self.is_complete and data:
+        if self.is_complete and data and not self._is_repeat:
             self._simulation.note_last_byte(self._arrival.number, has_error=b'"error"' in data)
         await asyncio.sleep(self._arrival.send_ms / 1_000)
         if self.is_gone:

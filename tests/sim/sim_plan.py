@@ -39,6 +39,9 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     breaks_at_send: int | None = None
     #: How long the client's socket takes for each send.
     send_ms: int = 0
+    #: Its idempotency key, "" for none, and the digest of its body where it has one.
+    key: str = ""
+    body: str = ""
 
 
 class Accident(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -82,7 +85,7 @@ def plan_of(seed: int) -> Plan:
     duration_ms = rng.choice([20, 300, 3_000, 20_000, 300_000])
     names = PROVIDERS[: rng.choice([1, 2, 2, 3, 3, 4])]
     registries = [_registry(rng, names) for _ in range(2)]
-    arrivals = _arrivals(rng, duration_ms)
+    arrivals = _with_keys(random.Random(~seed), _arrivals(rng, duration_ms))
     return Plan(
         seed=seed,
         is_shuffled=rng.random() < 0.5,
@@ -170,6 +173,18 @@ def _arrivals(rng: random.Random, duration_ms: int) -> list[Arrival]:
         for _ in range(rng.choice([1, 2, 4, 8, 12])):
             arrivals.append(_arrival(rng, len(arrivals), at_ms + rng.randint(0, spread_ms)))
     return sorted(arrivals, key=lambda arrival: arrival.at_ms)
+
+
+def _with_keys(rng: random.Random, arrivals: list[Arrival]) -> list[Arrival]:
+    """Let some requests be repeats of others, now and then with another body."""
+    keyed = []
+    for arrival in arrivals:
+        key = rng.choice(["", "", "", "k", "l"])
+        body = rng.choice(["same", "same", "same", "same", "other"])
+        if key and arrival.kind in ("chat", "stream", "embed"):
+            arrival = msgspec.structs.replace(arrival, key=f"{key}-{arrival.kind}", body=body)
+        keyed.append(arrival)
+    return keyed
 
 
 def _arrival(rng: random.Random, number: int, at_ms: int) -> Arrival:

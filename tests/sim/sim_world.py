@@ -191,10 +191,11 @@ class Simulation:
                 needs=request.needs,
                 raw_tokens=request.raw_tokens,
                 output_max_tokens=request.output_max_tokens,
-                body_digest=hashlib.sha256(raw).hexdigest(),
+                body_digest=arrival.body or hashlib.sha256(raw).hexdigest(),
                 body_bytes=len(raw),
                 timeout_ms=arrival.timeout_ms,
                 failover=arrival.failover,
+                command_name=arrival.key,
             )
             if life.is_draining or arrival.kind == "refused":
                 code = "draining" if life.is_draining else "invalid_request"
@@ -293,6 +294,9 @@ class Simulation:
             )
 
     def _check_reply(self, arrival: Arrival, reply: Reply, client: SimClient | None) -> None:
+        if "x-palyra-idempotent-replay" in reply.headers:
+            self._check_repeat(arrival, reply)
+            return
         run = self.books.run(reply.run_id)
         code = "" if reply.refusal is None else reply.refusal.code
         if not code:
@@ -309,6 +313,12 @@ class Simulation:
             self.check(client.is_complete, f"the stream of request {arrival.number} has no end")
             is_cut = arrival.words_count >= 200 and text.startswith(client.text)
             self.check(client.text == text or is_cut, f"request {arrival.number} got {client.text!r} for {text!r}")
+
+    def _check_repeat(self, arrival: Arrival, reply: Reply) -> None:
+        """A repeat is no run; what it is told is what came of another one."""
+        made = self.books.run(reply.headers["x-palyra-run-id"])
+        self.check(bool(made.end), f"request {arrival.number} gets an answer that is not recorded")
+        self.check(not self.books.run(reply.run_id).attempts_count, "a repeat has attempts of its own")
 
     def _enter_rows(self) -> None:
         """Enter what has become durable."""
