@@ -48,13 +48,15 @@ def config_digest(config: Config) -> str:
 def recordable_registry(registry: Registry) -> Registry:
     """Return the registry as facts may hold it: references to credentials stay, which replay needs.
 
-    The rules of a script answer requests; no decision looks at them.
+    The rules of a script answer requests; no decision looks at them. It is as it will be read back: a text that
+    merely equals a default is written where the default itself is left out, so the two must not be told apart.
     """
     providers = [
         msgspec.structs.replace(provider, headers=_without_values(provider.headers), rules=[])
         for provider in registry.providers
     ]
-    return msgspec.structs.replace(registry, providers=providers)
+    recorded = msgspec.structs.replace(registry, providers=providers)
+    return msgspec.json.decode(msgspec.json.encode(recorded), type=Registry)
 
 
 def _without_values(headers: dict[str, str]) -> dict[str, str]:

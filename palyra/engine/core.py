@@ -267,9 +267,10 @@ class Core:
         """Keep the state as it is now for a quick start, once the disk has come as far; returns its position.
 
         It is encoded here and now, which holds the loop: for the end of a daemon, when nobody waits any more.
+        And twice: a text that equals a default without being it is written, and left out once it was read back.
         """
         self.check_writable()  # or the state may hold what the disk never took
-        position, data = self.state.position, encode_state(self.state)
+        position, data = self.state.position, encode_state(decode_state(encode_state(self.state)))
         await self.durable()
         await self.journal.save_snapshot(position, state_digest(), data)
         return position

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
 from engine_fakes import ManualClock, ScriptedProvider
@@ -18,6 +19,8 @@ from palyra.engine.replay import verify_replay
 from palyra.engine.snapshotting import keep_snapshot, keep_snapshot_aside, main
 from palyra.engine.upkeep import SnapshotChore
 from palyra.errors import JournalUnwritable
+from palyra.events.base import Draft
+from palyra.events.config import ConfigAdopted
 from palyra.journal.snapshots import SNAPSHOTS_FILE
 from palyra.journal.sqlite import SqliteJournal
 from palyra.projections.state import encode_state
@@ -133,3 +136,15 @@ def test_only_its_own_palyra_is_imported(path: Path, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(JournalUnwritable, match="There is no journal at"):
         asyncio.run(keep_snapshot_aside(path))
+
+
+async def test_a_text_that_equals_a_default_is_no_other_state(world: World, path: Path) -> None:
+    """Live, a word that came from outside is not the one of the default; read back it is. Nobody can tell."""
+    registry = world.state.catalog.registry
+    spelt = "".join(["no", "ne"])
+    providers = [msgspec.structs.replace(one, auth_scheme=spelt) for one in registry.providers]
+    changed = msgspec.structs.replace(registry, providers=providers)
+    adopted = ConfigAdopted(generation=2, digest="other", effective={}, registry=changed)
+    await world.core.record([Draft("config", adopted)])
+    await world.core.snapshot()
+    assert verify_replay(path).divergence is None
