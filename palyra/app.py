@@ -34,6 +34,7 @@ from palyra.engine.ids import SystemIds
 from palyra.engine.machine import MachineChore
 from palyra.engine.run import RunSettings
 from palyra.engine.runs import Runs
+from palyra.engine.upgrade import Upgraded
 from palyra.errors import JournalDamaged, StateError
 from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
@@ -68,6 +69,8 @@ class Daemon:
     one. `journal=":memory:"` keeps everything in memory and writes no file at all. `environ` (the process's by
     default) is where credentials are looked up that the configuration refers to.
 
+    A journal of an older release is backed up and upgraded, or refused with `upgrade=False`.
+
     No signal handler is installed. Several may run in one process and in one loop, each over a state of its own. A
     program that is cancelled while the daemon starts or stops is cancelled when the daemon is down, with its open
     runs cancelled and settled.
@@ -86,6 +89,7 @@ class Daemon:
         environ: Mapping[str, str] | None = None,
         log: Log | None = None,
         started_us: int | None = None,
+        upgrade: bool = True,
     ) -> None:
         self.environ = os.environ if environ is None else environ
         self.loaded = config if isinstance(config, LoadedConfig) else _load(config, self.environ)
@@ -98,13 +102,20 @@ class Daemon:
         self._ids = SystemIds()
         self._started_us = started_us or self._clock.now_us()
         self._log = log
-        self._home = self._find_home(state_dir, journal, is_embedded=self.loaded is not config)
+        self._home = self._find_home(
+            state_dir, journal, is_embedded=self.loaded is not config, is_upgrading=upgrade
+        )
         self._has_started = self._is_up = False
         self._hurry = asyncio.Event()
         self._stack = contextlib.AsyncExitStack()
 
     def _find_home(
-        self, state_dir: str | os.PathLike[str] | None, journal: str | None, *, is_embedded: bool
+        self,
+        state_dir: str | os.PathLike[str] | None,
+        journal: str | None,
+        *,
+        is_embedded: bool,
+        is_upgrading: bool,
     ) -> Home:
         if journal not in (None, ":memory:") or (journal and state_dir is not None):
             raise ValueError("journal is ':memory:', which takes no state_dir, or left out")
@@ -116,7 +127,7 @@ class Daemon:
             paths = StatePaths(Path(state_dir).expanduser().absolute())
         elif configured or not is_embedded:
             paths = find_state_dir(configured, self.environ)
-        return DiskHome(paths, settings, self._clock, self._ids)
+        return DiskHome(paths, settings, self._clock, self._ids, is_upgrading=is_upgrading)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -165,6 +176,11 @@ class Daemon:
         Raises `JournalError` (`position_not_found`).
         """
         return await self.journal.state_at(position)
+
+    @property
+    def upgraded(self) -> Upgraded | None:
+        """What the start did to a journal of an older release; None where it was as new as the program."""
+        return self._home.upgraded
 
     @property
     def finished(self) -> asyncio.Future[Any]:

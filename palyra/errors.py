@@ -49,6 +49,7 @@ _CODES: dict[tuple[int, int], str] = {
     (409, 7): (
         "conflict idempotency_in_progress idempotency_result_gone journal_locked"
         " address_in_use insecure_permissions vault_key_missing needs_space"
+        " upgrade_due upgrade_needs_space"
         " capsule_too_large capsule_differs"
     ),
     (413, 2): "body_too_large",

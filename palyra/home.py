@@ -12,7 +12,7 @@ import functools
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import msgspec
 
@@ -22,13 +22,16 @@ from palyra.config.state import StatePaths, prepare_state_dir
 from palyra.config.tree import JournalConfig
 from palyra.engine.access import Access
 from palyra.engine.clock import Clock
-from palyra.engine.core import Core
+from palyra.engine.core import SYSTEM, Core
 from palyra.engine.ids import Ids
 from palyra.engine.machine import Room, free_bytes
 from palyra.engine.snapshotting import keep_snapshot_aside
+from palyra.engine.upgrade import Upgraded, refuse_due, schema_of, upgrade_held
 from palyra.engine.upkeep import CheckpointChore, SnapshotChore, WitnessChore
+from palyra.engine.verdicts import record_damage
 from palyra.errors import JournalDamaged, StateError
 from palyra.journal.failures import refused
+from palyra.journal.findings import Finding
 from palyra.journal.lock import JournalLock, this_process
 from palyra.journal.memory import MemoryJournal
 from palyra.journal.port import Journal
@@ -51,6 +54,11 @@ class Home(Protocol):
     @property
     def is_new(self) -> bool:
         """Whether the journal was made by this start; known once it is open."""
+        ...
+
+    @property
+    def upgraded(self) -> Upgraded | None:
+        """What this start did to a journal of an older release, once it is open; None where nothing was due."""
         ...
 
     @property
@@ -90,8 +98,18 @@ class Home(Protocol):
 class DiskHome:
     """A state directory; without paths a temporary one, which is removed at the end."""
 
-    def __init__(self, paths: StatePaths | None, settings: JournalConfig, clock: Clock, ids: Ids) -> None:
+    def __init__(
+        self,
+        paths: StatePaths | None,
+        settings: JournalConfig,
+        clock: Clock,
+        ids: Ids,
+        *,
+        is_upgrading: bool = True,
+    ) -> None:
         self.is_new = False
+        self.upgraded: Upgraded | None = None
+        self._is_upgrading = is_upgrading
         self._paths = paths
         self._is_temporary = paths is None
         self._settings = settings
@@ -122,8 +140,11 @@ class DiskHome:
         self._holder = this_process(release=palyra.__version__, started_at_us=started_us)
         self._lock = stack.enter_context(JournalLock.acquire(self.paths.lock, self._holder))
         self._witness_key = witness_key(self.paths.vault_key, create=not self.paths.journal.exists())
-        # Before anything writes to it: what is damaged stays as it was found.
-        await asyncio.to_thread(self._check_journal)
+        # Before anything else writes to it: what is damaged stays as it was found.
+        bad = await asyncio.to_thread(self._check_journal)
+        if bad:
+            await self._refuse_damaged(bad)
+        await self._bring_up_to_date()
         self._journal = await SqliteJournal.open(
             self.paths.journal,
             options=_options(self._settings),
@@ -134,11 +155,11 @@ class DiskHome:
         self.is_new = self._journal.head.position == 0 and not self.paths.head.exists()
         return self._journal
 
-    def _check_journal(self) -> None:
-        """Refuse a journal that contradicts itself or its witness: all of it, or what the note has not seen yet."""
+    def _check_journal(self) -> list[Finding]:
+        """Return where the journal contradicts itself or its witness: all of it, or what the note has not seen."""
         how = self._settings.verify_at_start
         if how == "off" or not was_begun(self.paths.journal, self.paths.head):
-            return
+            return []
         after = 0
         with contextlib.suppress(msgspec.DecodeError):
             witness = read_witness(self.paths.head) if how == "quick" else None
@@ -151,13 +172,23 @@ class DiskHome:
             witness_key=self._witness_key,
             witness_path=self.paths.head,
         )
-        bad = [finding for finding in report.findings if finding.severity != "info"]
-        if bad:
-            where = f" at position {bad[0].position}" if bad[0].position is not None else ""
-            raise JournalDamaged(
-                f"the journal fails its check: {bad[0].code}{where}. {bad[0].meaning}",
-                hint=f"`palyra journal verify` shows all of it. {WAY_OUT}",
-            )
+        return [finding for finding in report.findings if finding.severity != "info"]
+
+    async def _refuse_damaged(self, bad: list[Finding]) -> NoReturn:
+        await record_damage(self.paths, bad)
+        where = f" at position {bad[0].position}" if bad[0].position is not None else ""
+        raise JournalDamaged(
+            f"the journal fails its check: {bad[0].code}{where}. {bad[0].meaning}",
+            hint=f"`palyra journal verify` shows all of it. {WAY_OUT}",
+        )
+
+    async def _bring_up_to_date(self) -> None:
+        """Upgrade a journal of an older release, with a backup, unless that is not wanted."""
+        if not await asyncio.to_thread(was_begun, self.paths.journal, self.paths.head):
+            return
+        if not self._is_upgrading:
+            refuse_due(await asyncio.to_thread(schema_of, self.paths.journal))
+        self.upgraded = await upgrade_held(self.paths, actor=SYSTEM)
 
     def snapshots(self, core: Core) -> SnapshotChore:
         return SnapshotChore(
@@ -205,6 +236,7 @@ class MemoryHome:
     """Nothing but memory; it ends with the daemon, so there is nothing to check and nothing to look after."""
 
     is_new = True
+    upgraded = None
 
     def __init__(self, settings: JournalConfig, clock: Clock, ids: Ids) -> None:
         self._settings = settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import os
 import signal
@@ -20,13 +21,13 @@ from palyra.readonly import ReadOnlyDaemon
 AnyDaemon = TypeVar("AnyDaemon", Daemon, ReadOnlyDaemon)
 
 
-def serve(loaded: LoadedConfig, announce: Callable[[Daemon], None]) -> int:
-    """Run a daemon until a signal ends it; returns the exit status.
+def serve(loaded: LoadedConfig, announce: Callable[[Daemon], None], *, upgrade: bool = True) -> int:
+    """Run a daemon until a signal ends it; returns the exit status. `upgrade=False` refuses an older journal.
 
     The first SIGTERM or SIGINT drains, the second cancels and settles what is still open, the third ends at once.
     `announce` is told when the daemon is ready.
     """
-    return _run(loaded, Daemon, announce)
+    return _run(loaded, functools.partial(Daemon, upgrade=upgrade), announce)
 
 
 def serve_read_only(loaded: LoadedConfig, announce: Callable[[ReadOnlyDaemon], None]) -> int:
@@ -34,10 +35,10 @@ def serve_read_only(loaded: LoadedConfig, announce: Callable[[ReadOnlyDaemon], N
     return _run(loaded, ReadOnlyDaemon, announce)
 
 
-def _run(loaded: LoadedConfig, kind: type[AnyDaemon], announce: Callable[[AnyDaemon], None]) -> int:
+def _run(loaded: LoadedConfig, make: Callable[..., AnyDaemon], announce: Callable[[AnyDaemon], None]) -> int:
     _fill_standard_descriptors()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(loaded, kind, announce))
+        return runner.run(_serve(loaded, make, announce))
 
 
 def _fill_standard_descriptors() -> None:
@@ -48,7 +49,9 @@ def _fill_standard_descriptors() -> None:
     os.close(descriptor)
 
 
-async def _serve(loaded: LoadedConfig, kind: type[AnyDaemon], announce: Callable[[AnyDaemon], None]) -> int:
+async def _serve(
+    loaded: LoadedConfig, make: Callable[..., AnyDaemon], announce: Callable[[AnyDaemon], None]
+) -> int:
     settings = loaded.config.observability
     log = Log(
         level=settings.log_level,
@@ -56,7 +59,7 @@ async def _serve(loaded: LoadedConfig, kind: type[AnyDaemon], announce: Callable
         file=Path(settings.log_file) if settings.log_file else None,
     )
     log.become_default()
-    daemon = kind(loaded, log=log)
+    daemon = make(loaded, log=log)
     signals = _Signals(daemon, log)
     try:
         await daemon.start()

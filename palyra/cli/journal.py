@@ -82,6 +82,7 @@ def _show_figures(page: Page, figures: FiguresAnswer, durability: str, source: J
         ("size", f"{size(figures.file_bytes)} · write-ahead log {size(figures.wal_bytes)}"),
         ("durability", durability),
         ("witness", _witness_words(figures.witness, source.asked_us)),
+        ("verified", _verdict_words(figures, source.asked_us)),
         ("snapshots", snapshots),
     ]
     if source.moment is not None:
@@ -103,6 +104,13 @@ def _show_figures(page: Page, figures: FiguresAnswer, durability: str, source: J
         for one in figures.names
     ]
     page.table(columns, rows)
+
+
+def _verdict_words(figures: FiguresAnswer, now_us: int) -> Text:
+    if figures.checked_us is None:
+        return "never on record: palyra journal verify --record"
+    when = ago(figures.checked_us, now_us)
+    return [f"{when} · ", Styled("sound", "good") if figures.checked_sound else Styled("damaged", "bad")]
 
 
 def _witness_words(witness: WitnessAnswer, now_us: int) -> Text:
@@ -297,6 +305,7 @@ def _show_event(page: Page, event: EventAnswer, link: str, now_us: int) -> None:
         ("palyra journal verify --quick", "rows since the witness"),
         ("palyra journal verify --replay", "and that folding it again gives the same state"),
         ("palyra journal verify --from 1 --to 1 --json", "a range, for a program"),
+        ("palyra journal verify --record", "and write the verdict into the journal; the daemon is stopped"),
     ],
     exits=(0, 2, 7, 8),
 )
@@ -304,15 +313,20 @@ def _show_event(page: Page, event: EventAnswer, link: str, now_us: int) -> None:
 @click.option("--from", "first", type=click.IntRange(min=1), metavar="POSITION", help="First row to check.")
 @click.option("--to", "last", type=click.IntRange(min=1), metavar="POSITION", help="Last row to check.")
 @click.option("--quick", "is_quick", is_flag=True, help="Only rows since the witness.")
-def verify(call: Call, is_replayed: bool, first: int | None, last: int | None, is_quick: bool) -> Answer:
+@click.option("--record", "is_recorded", is_flag=True, help="Write the verdict into the journal.")
+def verify(
+    call: Call, is_replayed: bool, first: int | None, last: int | None, is_quick: bool, is_recorded: bool
+) -> Answer:
     """Check the journal: positions, versions, links, times, schema, witness.
 
-    It changes nothing and can run beside the daemon. Anything but information is damage, and exit 7.
+    It changes nothing and can run beside the daemon; with --record the daemon must be stopped. Anything but
+    information is damage, and exit 7. Damage is written down only where the log can go on behind it.
     """
     from palyra.auth.keyfiles import witness_key
     from palyra.cli.progress import Progress
     from palyra.cli.reading import Journal
     from palyra.engine.inspection import check_journal
+    from palyra.engine.verdicts import check_and_record
     from palyra.errors import JournalDamaged
 
     if is_quick and (first is not None or last is not None):
@@ -321,15 +335,25 @@ def verify(call: Call, is_replayed: bool, first: int | None, last: int | None, i
         raise click.UsageError("--from must not be after --to", click.get_current_context())
     source = Journal(call)
     with Progress() as progress:
-        report = check_journal(
-            source.paths.journal,
-            witness_key=witness_key(source.paths.vault_key, create=False),
-            first=first,
-            last=last,
-            is_quick=is_quick,
-            is_replayed=is_replayed,
-            progress=progress,
-        )
+        if is_recorded:
+            report = check_and_record(
+                source.paths,
+                first=first,
+                last=last,
+                is_quick=is_quick,
+                is_replayed=is_replayed,
+                progress=progress,
+            )
+        else:
+            report = check_journal(
+                source.paths.journal,
+                witness_key=witness_key(source.paths.vault_key, create=False),
+                first=first,
+                last=last,
+                is_quick=is_quick,
+                is_replayed=is_replayed,
+                progress=progress,
+            )
     critical = sum(finding.severity != "info" for finding in report.findings) + report.omitted_count
     failure = None
     if not report.is_sound:
@@ -351,6 +375,8 @@ def _show_check(page: Page, report: CheckAnswer) -> None:
     if report.replay is not None:
         compared = counted(report.replay.snapshots_count, "snapshot")
         fields.append(("folded", f"{counted(report.replay.events_count, 'event')} · compared with {compared}"))
+    if report.recorded_position is not None:
+        fields.append(("recorded", f"at position {count(report.recorded_position)}"))
     page.fields(fields)
     for finding in report.findings:
         style = "dim" if finding.severity == "info" else "bad"

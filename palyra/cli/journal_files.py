@@ -1,4 +1,4 @@
-"""`palyra journal export`, `import`, `backup`, `restore`, `branch` and `accept-fork`: the journal as files."""
+"""`palyra journal export`, `import`, `backup`, `restore`, `branch`, `accept-fork`, `upgrade`: the log as files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from palyra.cli.command import Call, Command, file_of
-from palyra.cli.frame import Answer
+from palyra.cli.frame import Answer, to_plain
 from palyra.cli.page import Page, Styled, Text
 from palyra.cli.render import count, counted, size
 
 if TYPE_CHECKING:
     from palyra.engine.offline import Replaced
+    from palyra.engine.upgrade import SchemaAnswer
 
 #: Key files, which are in a backup only if somebody asks for them.
 _KEY_FILES = ("vault.key", "admin.token", "client.key")
@@ -303,6 +304,57 @@ def accept_fork(call: Call, at: int, reason: str) -> Answer:
     return Answer(done, lambda page: _show_replaced(page, done, str(call.paths.directory)))
 
 
+@click.command(
+    "upgrade",
+    cls=Command,
+    examples=[
+        ("palyra journal upgrade --check", "only say whether it is due"),
+        ("palyra journal upgrade", "back it up and upgrade it, as palyra serve does by itself"),
+    ],
+    exits=(0, 5, 7),
+)
+@click.option("--check", "is_checking", is_flag=True, help="Change nothing; exit 7 when an upgrade is due.")
+def upgrade(call: Call, is_checking: bool) -> Answer:
+    """Bring the journal to the schema of this release. The daemon must be stopped.
+
+    A backup is made and verified first. One migration after the other is a transaction of its own; if one fails the
+    release that wrote the journal can still start. Events are never rewritten.
+    """
+    from palyra.cli.progress import Progress
+    from palyra.cli.reading import Journal
+    from palyra.engine.upgrade import schema_of, upgrade_due, upgrade_offline
+
+    source = Journal(call)
+    before = schema_of(source.paths.journal)
+    if is_checking:
+        failure = upgrade_due(before) if before.is_due else None
+        data = {**to_plain(before), "is_due": before.is_due}
+        return source.answer(
+            before.journal_id, before.position, data, lambda page: _show_schema(page, before), failure=failure
+        )
+    with Progress() as progress:
+        done = upgrade_offline(source.paths, progress)
+
+    def show(page: Page) -> None:
+        if done is None:
+            return _show_schema(page, before)
+        return page.fields(
+            [
+                ("schema", f"{done.before} to {done.after}"),
+                ("head", f"position {count(done.head_position)}"),
+                ("as it was", Styled(done.backup_directory, "bold")),
+            ]
+        )
+
+    head = before.position if done is None else done.head_position
+    return source.answer(before.journal_id, head, {"upgraded": done}, show)
+
+
+def _show_schema(page: Page, schema: SchemaAnswer) -> None:
+    verdict = Styled("an upgrade is due", "warn") if schema.is_due else Styled("up to date", "good")
+    page.fields([("schema", [f"{schema.schema} of {schema.newest} · ", verdict])])
+
+
 def _show_replaced(page: Page, done: Replaced, directory: str) -> None:
     fields: list[tuple[str, Text]] = [
         ("state", Styled(directory, "bold")),
@@ -319,4 +371,4 @@ def _show_replaced(page: Page, done: Replaced, directory: str) -> None:
     page.fields(fields)
 
 
-COMMANDS = (export, import_, backup, restore, branch, accept_fork)
+COMMANDS = (export, import_, backup, restore, branch, accept_fork, upgrade)

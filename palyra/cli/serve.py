@@ -36,6 +36,7 @@ _HELLO = (
         ("palyra serve", "with the configuration file, or with defaults"),
         ("palyra serve --port 0", "on any free port, which is printed"),
         ("palyra serve --read-only", "beside a journal that cannot or must not be written"),
+        ("palyra serve --no-upgrade", "only if this release and the journal are of one schema"),
         ("palyra serve --set 'journal.durability=\"relaxed\"'", "with another value of a key"),
     ],
     exits=(0, 1, 2, 5, 7),
@@ -44,7 +45,8 @@ _HELLO = (
 @click.option("--port", metavar="PORT", help="Port to listen on; 0 takes any free one.")
 @click.option("--log-level", metavar="LEVEL", help="Least severe line that is logged.")
 @click.option("--read-only", "is_read_only", is_flag=True, help="Write nothing: refuse what would be recorded.")
-def serve(call: Call, is_read_only: bool) -> int:
+@click.option("--no-upgrade", "is_not_upgrading", is_flag=True, help="Refuse the journal of an older release.")
+def serve(call: Call, is_read_only: bool, is_not_upgrading: bool) -> int:
     """Run the gateway in this terminal.
 
     It stops on Ctrl-C or SIGTERM: open requests may finish, then the journal is closed. A second signal cancels and
@@ -64,7 +66,7 @@ def serve(call: Call, is_read_only: bool) -> int:
         else:
             print_line_object({"event": "daemon_ready", **_facts(daemon)})
 
-    return service.serve(loaded, announce)
+    return service.serve(loaded, announce, upgrade=not is_not_upgrading)
 
 
 def _facts_of_file(daemon: ReadOnlyDaemon) -> dict[str, object]:
@@ -91,6 +93,7 @@ def _facts(daemon: Daemon) -> dict[str, object]:
         "position": state.position,
         "found": daemon.found,
         "recovered": daemon.recovered,
+        **({"upgraded": daemon.upgraded} if daemon.upgraded is not None else {}),
         "took_ms": daemon.took_ms,
         "generation": state.config.generation,
         "url": daemon.url,
@@ -117,6 +120,9 @@ def _welcome(daemon: Daemon, call: Call) -> None:
             ("models", f"{count(len(registry.models))} · chat {registry.default_chat_model_id or 'none'}"),
         ]
     )
+    if daemon.upgraded is not None:
+        change = f"schema {daemon.upgraded.before} to {daemon.upgraded.after}"
+        page.fields([("upgraded", f"{change} · as it was: {daemon.upgraded.backup_directory}")])
     for problem in daemon.loaded.warnings:
         page.line(Styled("warning:", "warn"), f" {problem}")
     page.title("Next, in another terminal")

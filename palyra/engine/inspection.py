@@ -22,6 +22,7 @@ from palyra.journal.verify import verify
 from palyra.journal.witness import WITNESS_FILE, Witness, check_witness, read_witness
 from palyra.units import US_PER_S
 
+_SOUND, _DAMAGED = "journal.verified", "journal.damage_found"
 _DAY_US = 24 * 3_600 * US_PER_S
 
 #: Told what is being done, how many events are done, and of how many.
@@ -64,6 +65,9 @@ class FiguresAnswer(Answer, frozen=True, kw_only=True):
     newest_snapshot_position: int | None
     snapshots_bytes: int
     witness: WitnessAnswer
+    #: The newest check whose verdict was recorded, and whether it found the journal sound.
+    checked_us: int | None
+    checked_sound: bool | None
     events_last_day_count: int
     #: Most frequent first.
     names: list[NameAnswer]
@@ -96,6 +100,8 @@ class CheckAnswer(Answer, frozen=True, kw_only=True):
     #: Findings beyond those that are listed.
     omitted_count: int
     replay: ReplayAnswer | None
+    #: Where the verdict stands in the journal; None where nobody asked for that, or it must not be written to.
+    recorded_position: int | None = None
 
 
 def journal_figures(reader: JournalReader, *, witness_key: bytes | None, now_us: int) -> FiguresAnswer:
@@ -104,6 +110,8 @@ def journal_figures(reader: JournalReader, *, witness_key: bytes | None, now_us:
     snapshots = SnapshotFile(path.with_name(SNAPSHOTS_FILE))
     positions = snapshots.positions()
     sizes = reader.sizes_by_name().items()
+    verdicts = [row for rows in reader.stream("journal") for row in rows if row.name in (_SOUND, _DAMAGED)]
+    verdict = verdicts[-1] if verdicts else None
     return FiguresAnswer(
         journal_id=reader.journal_id,
         file=str(path),
@@ -118,6 +126,8 @@ def journal_figures(reader: JournalReader, *, witness_key: bytes | None, now_us:
         newest_snapshot_position=positions[-1] if positions else None,
         snapshots_bytes=file_bytes(snapshots.path),
         witness=_witness_answer(reader, witness_key),
+        checked_us=verdict.recorded_at_us if verdict is not None else None,
+        checked_sound=verdict.name == _SOUND if verdict is not None else None,
         events_last_day_count=head.position - reader.position_at(now_us - _DAY_US),
         names=[
             NameAnswer(

@@ -64,16 +64,17 @@ def record_offline(paths: StatePaths, drafts: Sequence[Draft]) -> Head:
     The witness is signed where the state has its key. Not for use inside a running loop.
     """
     with take_lock(paths):
-        return asyncio.run(_record(paths, drafts))
+        return asyncio.run(record_held(paths, drafts))
 
 
-async def _record(paths: StatePaths, drafts: Sequence[Draft]) -> Head:
+async def record_held(paths: StatePaths, drafts: Sequence[Draft], actor: str = OPERATOR) -> Head:
+    """Append facts to a journal whose lock the caller holds; return its head, which is witnessed."""
     clock, ids = SystemClock(), SystemIds()
     now_us = clock.now_us()
     journal = await SqliteJournal.open(paths.journal, new_journal_id=ids.ulid(now_us), now_us=now_us)
     try:
         core = Core(journal, await load_state(journal), clock=clock, ids=ids)
-        await core.record(drafts, OPERATOR)
+        await core.record(drafts, actor)
         head = journal.head
     finally:
         await journal.close()

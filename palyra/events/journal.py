@@ -22,6 +22,28 @@ class JournalUpgraded(Fact, tag="journal.upgraded", frozen=True, kw_only=True):
     release: str
 
 
+class JournalVerified(Fact, tag="journal.verified", frozen=True, kw_only=True):
+    """Somebody had the journal checked and nothing but information was found."""
+
+    #: The rows that were checked; both ends belong to it.
+    first: int
+    last: int
+    #: Whether SQLite's own check of the whole file was left out.
+    quick: bool = False
+    #: Whether folds were compared as well.
+    replayed: bool = False
+
+
+class JournalDamageFound(Fact, tag="journal.damage_found", frozen=True, kw_only=True):
+    """A check found the journal damaged, in a way that lets it still be written to."""
+
+    #: Of the first finding.
+    code: str
+    found_position: int | None = None
+    #: All of them.
+    findings_count: int
+
+
 class JournalHistoryForked(Fact, tag="journal.history_forked", frozen=True, kw_only=True):
     """From here on the journal tells another history than one with the same beginning, which was left."""
 

@@ -77,6 +77,8 @@ AnyFact = (
     | incidents.IncidentReopened
     | journal.JournalCreated
     | journal.JournalUpgraded
+    | journal.JournalVerified
+    | journal.JournalDamageFound
     | journal.JournalHistoryForked
     | journal.BackupRestored
     | keys.ClientKeyIssued

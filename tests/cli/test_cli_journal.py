@@ -17,7 +17,9 @@ import pytest
 from cli_world import FAILED_OVER, JOURNAL_ID, OPEN, Cli
 from story import given, serve
 
+from palyra.config.state import StatePaths
 from palyra.engine.codec import state_digest, to_row
+from palyra.engine.offline import take_lock
 from palyra.journal.port import Snapshot
 from palyra.journal.reader import JournalReader
 from palyra.journal.snapshots import SnapshotFile
@@ -196,6 +198,38 @@ def test_damage_is_printed_whole_and_exits_7(copied: Cli) -> None:
     document = ran.document
     assert (document["ok"], document["error"]["code"]) == (False, "journal_damaged")
     assert [finding["code"] for finding in document["data"]["findings"]] == ["link_mismatch"]
+
+
+def test_a_verdict_on_record(copied: Cli) -> None:
+    """`--record` writes what was found into the journal, whose status tells it; the witness is of the new head."""
+    assert "verified    never on record" in copied("journal", "status").out
+    assert f"recorded  at position {copied.head + 1}" in copied("journal", "verify", "--replay", "--record").out
+    assert "sound" in copied("journal", "status").out
+    shown = copied("journal", "show", str(copied.head + 1), "--json").data["events"][0]["event"]
+    assert (shown["name"], shown["actor"]) == ("journal.verified", "operator:local")
+    assert shown["body"] == {"first": 1, "last": copied.head, "replayed": True}
+    assert copied("journal", "verify").status == 0
+    _tamper(copied, "UPDATE event SET actor = 'nobody' WHERE position = 5")
+    ran = copied("journal", "verify", "--record", "--json")
+    assert (ran.status, ran.data["recorded_position"]) == (7, copied.head + 2)
+    assert copied("journal", "status", "--json").data["checked_sound"] is False
+
+
+def test_a_verdict_is_not_written_over_what_was_cut(copied: Cli) -> None:
+    """Behind a cut tail a fact would take the position of one that was acknowledged."""
+    _tamper(copied, "DELETE FROM event WHERE position > 40")
+    ran = copied("journal", "verify", "--record", "--json")
+    assert (ran.status, ran.data["recorded_position"], ran.data["head_position"]) == (7, None, 40)
+    assert copied("journal", "verify", "--json").data["head_position"] == 40
+
+
+def test_a_verdict_beside_a_daemon(copied: Cli) -> None:
+    """Only its one writer may add to a journal; checking it is free."""
+    with take_lock(StatePaths(copied.state_dir)):
+        ran = copied("journal", "verify", "--record")
+        assert ran.status == 7
+        assert "without --record" in ran.err
+        assert copied("journal", "verify").status == 0
 
 
 def test_a_cut_tail_is_found_by_the_witness(copied: Cli) -> None:

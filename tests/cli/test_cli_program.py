@@ -88,7 +88,7 @@ def test_the_tree_holds_what_this_release_does() -> None:
         *("capture run", "capture replay"),
         *("journal status", "journal tail", "journal show", "journal verify"),
         *("journal export", "journal import", "journal backup", "journal restore"),
-        *("journal branch", "journal accept-fork"),
+        *("journal branch", "journal accept-fork", "journal upgrade"),
         *("config path", "config check", "config show", "config get", "config keys"),
         *("help", "version", "completions"),
     ]
@@ -126,6 +126,7 @@ def test_every_example_parses(example: str) -> None:
 
 
 _NOT_RUN = (
+    "--record",
     *("serve", "env", "--as-of -", "run.json", "tail -f", "new.toml", "01JD", "config get 'model"),
     *("completions bash", "journal export -o", "backup", "import", "restore", "branch", "accept-fork"),
 )

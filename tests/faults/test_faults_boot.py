@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -32,9 +33,11 @@ from faults_kit import (
 
 import palyra
 from palyra.app import Daemon
+from palyra.auth.keyfiles import witness_key
 from palyra.config.load import load_given
 from palyra.engine.replay import fold_file
 from palyra.errors import JournalUnwritable, PalyraError
+from palyra.journal.verify import verify
 from palyra.journal.witness import read_witness, write_witness
 from palyra.readonly import ReadOnlyDaemon, _Nowhere
 
@@ -166,6 +169,35 @@ async def test_damage_is_refused_and_left_as_it_was(
     assert said in str(error)
     assert "--read-only" in (error.hint or "")
     assert digests(state_dir) == before
+
+
+def edit_row(state_dir: Path) -> None:
+    with contextlib.closing(sqlite3.connect(state_dir / "journal.db", isolation_level=None)) as connection:
+        (guard,) = connection.execute(
+            "SELECT sql FROM sqlite_schema WHERE name = 'event_is_never_changed'"
+        ).fetchone()
+        connection.execute("DROP TRIGGER event_is_never_changed")
+        connection.execute("UPDATE event SET actor = 'nobody' WHERE position = 9")
+        connection.execute(guard)
+
+
+async def test_damage_is_told_in_the_journal_where_the_log_can_go_on(tmp_path: Path) -> None:
+    """A row that was edited: the file is whole and nothing is missing, so the start that refuses says so, once."""
+    state_dir = await used_state(tmp_path)
+    head = fold_file(state_dir / "journal.db").state.position
+    edit_row(state_dir)
+    for _ in range(2):
+        error = await start(state_dir, verify_at_start="full")
+        assert (error.code, error.exit_code) == ("journal_damaged", 7)
+        assert "link_mismatch at position 9" in str(error)
+        state = fold_file(state_dir / "journal.db").state
+        assert state.position == head + 1
+        (damage,) = state.journal.damages
+        assert (damage.position, damage.code, damage.found_position) == (head + 1, "link_mismatch", 9)
+    report = verify(state_dir / "journal.db", witness_key=witness_key(state_dir / "vault.key", create=False))
+    assert [(finding.code, finding.position) for finding in report.findings] == [("link_mismatch", 9)]
+    for way in ("palyra journal restore", "palyra journal accept-fork", "palyra serve --read-only"):
+        assert way in (error.hint or "")
 
 
 async def test_person_can_go_on_with_a_journal_as_it_is(tmp_path: Path) -> None:

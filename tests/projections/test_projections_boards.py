@@ -16,7 +16,13 @@ from palyra.events.incidents import (
     IncidentResolved,
     IncidentSeverityChanged,
 )
-from palyra.events.journal import BackupRestored, JournalHistoryForked, JournalUpgraded
+from palyra.events.journal import (
+    BackupRestored,
+    JournalDamageFound,
+    JournalHistoryForked,
+    JournalUpgraded,
+    JournalVerified,
+)
 from palyra.events.keys import AccessDenied, ClientKeyIssued, ClientKeyRevoked
 from palyra.events.loops import LoopCrashed, LoopRestarted
 from palyra.events.models import ModelExcluded, ModelReadmitted
@@ -27,7 +33,7 @@ from palyra.projections.daemon import BOOTS_COUNT, current_boot
 from palyra.projections.health import HealthState, evidence_of, health_of
 from palyra.projections.heartbeats import beat_key, beat_stream
 from palyra.projections.incidents import RESOLVED_COUNT, incident_key, newest_incident, open_incidents
-from palyra.projections.journal import Fork, Restore
+from palyra.projections.journal import DAMAGES_COUNT, Checked, Damage, Fork, Restore
 from palyra.projections.keys import live_keys
 from palyra.projections.state import State
 
@@ -309,6 +315,19 @@ def test_the_journal_knows_who_it_is_and_how_it_grew() -> None:
     journal = world.state.journal
     assert (journal.journal_id, journal.release, journal.created_us) == ("01STORY", "0.1.0", T0_US)
     assert journal.upgrades == [(world.state.position, 1, 2)]
+
+
+def test_the_journal_remembers_its_checks() -> None:
+    """The newest one that found it sound, and the newest twenty that found damage."""
+    world = given(THREE, record("journal", JournalVerified(first=1, last=3, replayed=True)))
+    journal = world.state.journal
+    assert journal.checked == Checked(position=world.state.position, at_us=T0_US, first=1, last=3, replayed=True)
+    found = JournalDamageFound(code="link_mismatch", found_position=2, findings_count=5)
+    world = given(THREE, *(record("journal", found) for _ in range(25)))
+    assert len(world.state.journal.damages) == DAMAGES_COUNT
+    assert world.state.journal.damages[-1] == Damage(
+        position=world.state.position, at_us=T0_US, code="link_mismatch", found_position=2, findings_count=5
+    )
 
 
 def test_the_journal_knows_where_its_history_was_forked() -> None:
