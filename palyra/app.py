@@ -22,6 +22,7 @@ from palyra.config.effective import recordable_registry, recordable_tree
 from palyra.config.load import LoadedConfig, load_given
 from palyra.config.state import StatePaths, find_state_dir
 from palyra.config.tree import Config
+from palyra.daemon.console import Console
 from palyra.daemon.gateway import Gateway, RequestLine
 from palyra.daemon.logs import Log
 from palyra.daemon.requests import GatewayLimits
@@ -29,6 +30,8 @@ from palyra.daemon.server import Server
 from palyra.engine.access import Access
 from palyra.engine.boot import Adoptable, boot
 from palyra.engine.clock import SystemClock
+from palyra.engine.console.changes import Changer, Desk
+from palyra.engine.console.live import LiveSights
 from palyra.engine.core import Core, load_state
 from palyra.engine.ids import SystemIds
 from palyra.engine.machine import MachineChore
@@ -282,12 +285,35 @@ class Daemon:
             log=self._log_request,
             on_bug=self._on_bug,
         )
+        self.gateway.console = self._console()
         self.server = Server(
             self.gateway,
             host=config.daemon.host,
             port=config.daemon.port,
             idle_timeout_ms=config.daemon.idle_timeout_ms,
             max_connections_count=config.daemon.max_connections_count,
+        )
+
+    def _console(self) -> Console:
+        past = self._home.past()
+        self._stack.push_async_callback(past.close)
+        sights = LiveSights(
+            self.core,
+            past,
+            open_rows=self._home.open_rows,
+            files=self._home.files,
+            lock=lambda: self._home.lock_state,
+            zone=self.config.cli.timezone,
+        )
+        changer = Changer(Desk(self.core, runs=self.runs))
+        self._stack.push_async_callback(changer.settle)
+        return Console(
+            sights=sights,
+            changer=changer,
+            access=self.access,
+            entrance=self.gateway.entrance,
+            is_draining=lambda: self.gateway.is_draining,
+            on_bug=self._on_bug,
         )
 
     async def _start_tree(self) -> None:

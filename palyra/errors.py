@@ -39,7 +39,7 @@ _CODES: dict[tuple[int, int], str] = {
         " conflicting_credentials context_window_exceeded max_model_tokens_per_event_exceeded"
         " content_policy_blocked"
         " unsupported_feature capability_missing model_role_mismatch as_of_in_future bad_path"
-        " unknown_field usage_error import_damaged import_partial"
+        " invalid_query unknown_field usage_error import_damaged import_partial"
     ),
     (401, 3): "missing_client_key invalid_client_key wrong_key_kind",
     (402, 6): "budget_request_too_large",
@@ -47,11 +47,12 @@ _CODES: dict[tuple[int, int], str] = {
     (404, 8): ("model_not_found model_disabled route_not_found run_not_found config_not_found position_not_found"),
     (405, 5): "method_not_allowed",
     (409, 7): (
-        "conflict idempotency_in_progress idempotency_result_gone journal_locked"
+        "conflict idempotency_in_progress idempotency_result_gone in_the_past journal_locked"
         " address_in_use insecure_permissions vault_key_missing needs_space"
         " upgrade_due upgrade_needs_space"
         " capsule_too_large capsule_differs"
     ),
+    (412, 7): "position_not_reached",
     (413, 2): "body_too_large",
     (415, 2): "unsupported_media_type",
     (421, 7): "bad_host",
@@ -72,7 +73,10 @@ _CODES: dict[tuple[int, int], str] = {
         " bridge_full bridge_closed"
     ),
     (503, 7): "journal_unwritable journal_unreadable journal_damaged",
-    (504, 4): "timeout_connect timeout_first_byte timeout_idle timeout_total run_deadline bridge_timeout",
+    (
+        504,
+        4,
+    ): "fold_timeout timeout_connect timeout_first_byte timeout_idle timeout_total run_deadline bridge_timeout",
     (508, 4): "gateway_loop",
     (0, 4): "daemon_not_running",
 }

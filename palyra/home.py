@@ -22,6 +22,8 @@ from palyra.config.state import StatePaths, prepare_state_dir
 from palyra.config.tree import JournalConfig
 from palyra.engine.access import Access
 from palyra.engine.clock import Clock
+from palyra.engine.console.frame import JournalFiles
+from palyra.engine.console.past import ChildPast, ThreadPast
 from palyra.engine.core import SYSTEM, Core
 from palyra.engine.ids import Ids
 from palyra.engine.machine import Room, free_bytes
@@ -32,9 +34,10 @@ from palyra.engine.verdicts import record_damage
 from palyra.errors import JournalDamaged, StateError
 from palyra.journal.failures import refused
 from palyra.journal.findings import Finding
-from palyra.journal.lock import JournalLock, this_process
-from palyra.journal.memory import MemoryJournal
-from palyra.journal.port import Journal
+from palyra.journal.lock import JournalLock, LockState, this_process
+from palyra.journal.memory import MemoryJournal, MemoryReader
+from palyra.journal.port import Journal, Reader
+from palyra.journal.reader import JournalReader
 from palyra.journal.sqlite import SqliteJournal
 from palyra.journal.verify import verify
 from palyra.journal.witness import read_witness, was_begun
@@ -84,6 +87,24 @@ class Home(Protocol):
 
     def room(self, core: Core) -> Room | None:
         """Return what watches the disk that the journal is on."""
+        ...
+
+    @property
+    def files(self) -> JournalFiles | None:
+        """Where the journal's files are; None where there are none."""
+        ...
+
+    @property
+    def lock_state(self) -> LockState:
+        """Who writes the journal, as anybody else would read it: this process."""
+        ...
+
+    def open_rows(self, upto: int) -> contextlib.AbstractContextManager[Reader]:
+        """Open the journal for reading, as if it ended at a position; another thread may."""
+        ...
+
+    def past(self) -> ChildPast | ThreadPast:
+        """Return what folds the journal away from the loop."""
         ...
 
     async def client_key(self, access: Access) -> Secret:
@@ -221,6 +242,20 @@ class DiskHome:
             ballast_bytes=self._settings.ballast_bytes,
         )
 
+    @property
+    def files(self) -> JournalFiles:
+        return JournalFiles(self.paths.journal, self.paths.vault_key)
+
+    @property
+    def lock_state(self) -> LockState:
+        return LockState(True, self._holder)
+
+    def open_rows(self, upto: int) -> JournalReader:
+        return JournalReader(self.paths.journal, upto=upto)
+
+    def past(self) -> ChildPast:
+        return ChildPast(self.files)
+
     async def client_key(self, access: Access) -> Secret:
         await access.ensure_keys(self.paths)
         key = read_key_file(self.paths.client_key)
@@ -229,7 +264,8 @@ class DiskHome:
         return key
 
     def announce(self, url: str) -> None:
-        self._lock.describe(msgspec.structs.replace(self._holder, http=url))
+        self._holder = msgspec.structs.replace(self._holder, http=url)
+        self._lock.describe(self._holder)
 
 
 class MemoryHome:
@@ -249,7 +285,10 @@ class MemoryHome:
 
     async def open(self, stack: contextlib.AsyncExitStack, started_us: int) -> Journal:
         now_us = self._clock.now_us()
-        journal = MemoryJournal(journal_id=self._ids.ulid(now_us), now_us=now_us, options=_options(self._settings))
+        self._holder = this_process(release=palyra.__version__, started_at_us=started_us)
+        self._journal = journal = MemoryJournal(
+            journal_id=self._ids.ulid(now_us), now_us=now_us, options=_options(self._settings)
+        )
         stack.push_async_callback(journal.close)
         return journal
 
@@ -265,11 +304,25 @@ class MemoryHome:
     def room(self, core: Core) -> None:
         return None
 
+    @property
+    def files(self) -> None:
+        return None
+
+    @property
+    def lock_state(self) -> LockState:
+        return LockState(True, self._holder)
+
+    def open_rows(self, upto: int) -> contextlib.AbstractContextManager[MemoryReader]:
+        return contextlib.nullcontext(self._journal.reader(upto))
+
+    def past(self) -> ThreadPast:
+        return ThreadPast(self._journal)
+
     async def client_key(self, access: Access) -> Secret:
         return await access.issue("client", "client.key")
 
     def announce(self, url: str) -> None:
-        """Nobody looks for it here."""
+        self._holder = msgspec.structs.replace(self._holder, http=url)
 
 
 def _options(settings: JournalConfig) -> JournalOptions:

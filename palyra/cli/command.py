@@ -71,7 +71,7 @@ class Call:
     def page(self) -> Page:
         """Return the page to print on, as `[cli]` wants it if that was read."""
         from palyra.cli.page import Page
-        from palyra.cli.render import find_zone
+        from palyra.engine.zones import find_zone
 
         if self._loaded is None:
             return Page()

@@ -142,11 +142,12 @@ def show(call: Call, has_origins: bool) -> Answer:
 
 
 def _show_adopted(call: Call) -> Answer:
-    from palyra.cli.reading import Journal
+    from palyra.cli.asking import ask
+    from palyra.engine.console.config import AdoptedParams
+    from palyra.engine.console.table import CONFIG
 
-    journal = Journal(call)
-    folded = journal.fold()
-    adopted = folded.state.config
+    asked = ask(call, CONFIG, AdoptedParams())
+    adopted = asked.found
 
     def show_tree(page: Page) -> None:
         if not adopted.generation:
@@ -154,8 +155,7 @@ def _show_adopted(call: Call) -> Answer:
         for line in _toml_lines(adopted.effective, "", {}):
             page.line(*line)
 
-    data = {"effective": adopted.effective, "generation": adopted.generation}
-    return journal.answer(folded.journal_id, folded.state.position, data, show_tree)
+    return asked.answer(show_tree)
 
 
 def _origin_text(source: Source, hidden: list[Source]) -> str:

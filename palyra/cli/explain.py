@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from palyra.cli.command import Call, Command
-from palyra.cli.frame import Answer, to_plain
+from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Piece, Styled, Text
 from palyra.cli.render import ago, count, counted, duration, instant, ms_text
 from palyra.cli.words import (
@@ -48,20 +48,19 @@ def explain(call: Call, run: str, has_state: bool) -> Answer:
     Shown is what was recorded when it was decided: how the name was understood, the plan with the health of each
     candidate, what was left out and why, every attempt, what was held for it and what it used.
     """
-    from palyra.cli.reading import Journal
-    from palyra.cli.runs import read_report
-    from palyra.engine.hindsight import seen_by
+    from palyra.cli.asking import ask
+    from palyra.engine.console.runs import ExplainParams
+    from palyra.engine.console.table import RUN_EXPLAIN
 
-    journal = Journal(call)
-    report, journal_id, position = read_report(journal, run)
-    seen = seen_by(journal.paths.journal, report) if has_state else None
+    asked = ask(call, RUN_EXPLAIN, ExplainParams(run=run, state=has_state))
+    report = asked.found
 
     def show(page: Page) -> None:
-        _show(page, report, journal.now_us)
-        if seen is not None:
-            _show_seen(page, seen, report)
+        _show(page, report, asked.now_us)
+        if report.seen is not None:
+            _show_seen(page, report.seen, report)
 
-    return journal.answer(journal_id, position, {**to_plain(report), "seen": seen}, show)
+    return asked.answer(show)
 
 
 def headline(page: Page, report: RunReport) -> None:

@@ -16,7 +16,8 @@ from palyra.cli.page import Column, Page, Styled, Text
 from palyra.cli.render import ago, clean, clock_ms, count, counted, cut, instant, instant_ms, size, width_of
 
 if TYPE_CHECKING:
-    from palyra.cli.reading import Journal
+    from palyra.cli.asking import Asked
+    from palyra.engine.console.journal import EventsParams
     from palyra.engine.history import EventAnswer, Wanted
     from palyra.engine.inspection import CheckAnswer, FiguresAnswer, WitnessAnswer
 
@@ -48,25 +49,17 @@ def journal() -> None:
 )
 def status(call: Call) -> Answer:
     """Show the journal as a file: head, size, witness, snapshots, events by name."""
-    from palyra.auth.keyfiles import witness_key
-    from palyra.cli.reading import Journal
-    from palyra.engine.inspection import journal_figures
+    from palyra.cli.asking import ask
+    from palyra.engine.console.journal import FiguresParams
+    from palyra.engine.console.table import JOURNAL_STATUS
 
-    source = Journal(call)
     durability = call.loaded.config.journal.durability
-    with source.rows() as reader:
-        figures = journal_figures(
-            reader, witness_key=witness_key(source.paths.vault_key, create=False), now_us=source.now_us
-        )
-
-    def show(page: Page) -> None:
-        _show_figures(page, figures, durability, source)
-
-    return source.answer(figures.journal_id, figures.position, figures, show)
+    asked = ask(call, JOURNAL_STATUS, FiguresParams())
+    return asked.answer(lambda page: _show_figures(page, asked, durability))
 
 
-def _show_figures(page: Page, figures: FiguresAnswer, durability: str, source: Journal) -> None:
-    now_us = source.now_us
+def _show_figures(page: Page, asked: Asked[FiguresAnswer], durability: str) -> None:
+    figures, now_us = asked.found, asked.now_us
     snapshots = counted(figures.snapshots_count, "snapshot")
     if figures.newest_snapshot_position is not None:
         snapshots += f" · newest at {count(figures.newest_snapshot_position)} · {size(figures.snapshots_bytes)}"
@@ -81,11 +74,11 @@ def _show_figures(page: Page, figures: FiguresAnswer, durability: str, source: J
         ("file", f"{figures.file} · schema {figures.schema}"),
         ("size", f"{size(figures.file_bytes)} · write-ahead log {size(figures.wal_bytes)}"),
         ("durability", durability),
-        ("witness", _witness_words(figures.witness, source.asked_us)),
-        ("verified", _verdict_words(figures, source.asked_us)),
+        ("witness", _witness_words(figures.witness, asked.asked_us) if figures.witness is not None else ""),
+        ("verified", _verdict_words(figures, asked.asked_us)),
         ("snapshots", snapshots),
     ]
-    if source.moment is not None:
+    if asked.is_past:
         # A file has no past: what is told about it is true now.
         page.fields(of_the_log)
         page.title("The file, now")
@@ -154,27 +147,39 @@ def tail(
     """Show the newest events, in order."""
     if is_followed and call.as_of is not None:
         raise click.UsageError("what comes is not of the past: -f or --as-of", click.get_current_context())
-    from palyra.cli.reading import Journal
-    from palyra.cli.runs import read_report
-    from palyra.engine.history import Wanted, last_events
+    from palyra.cli.asking import ask_all
+    from palyra.engine.console.frame import PAGE_MAX_COUNT
+    from palyra.engine.console.journal import EventsParams
+    from palyra.engine.console.table import JOURNAL_EVENTS
 
-    source = Journal(call)
-    if run is not None:
-        streams = (*streams, f"run-{read_report(source, run)[0].run_id}")
-    wanted = Wanted(names=names, streams=streams)
-    with source.rows() as reader:
-        head, journal_id = reader.head().position, reader.journal_id
-        events = last_events(reader, head, number, wanted)
+    params = EventsParams(names=names, stream=streams, run=run or "", limit=max(1, min(number, PAGE_MAX_COUNT)))
+    asked = ask_all(call, JOURNAL_EVENTS, params, number)
+    events = sorted(asked.found.items, key=lambda event: event.position)[-number:] if number else []
     if is_followed:
-        return _follow(call, source, events, head, wanted)
-    return source.answer(journal_id, head, {"events": events}, lambda page: _show_events(page, events))
+        return _follow(call, events, asked.at.position, _wanted(call, params))
+    data = {**asked.data, "items": events}
+    return asked._replace(data=data).answer(lambda page: _show_events(page, events))
 
 
-def _follow(call: Call, source: Journal, events: Sequence[EventAnswer], after: int, wanted: Wanted) -> int:
+def _wanted(call: Call, params: EventsParams) -> Wanted:
+    """Return what is followed; the run is named once and for all."""
+    from palyra.cli.asking import ask
+    from palyra.engine.console.runs import RunParams
+    from palyra.engine.console.table import RUN
+    from palyra.engine.history import Wanted
+
+    streams = params.stream
+    if params.run:
+        streams = (*streams, f"run-{ask(call, RUN, RunParams(run=params.run)).found.run_id}")
+    return Wanted(names=params.names, streams=streams)
+
+
+def _follow(call: Call, events: Sequence[EventAnswer], after: int, wanted: Wanted) -> int:
     """Print events as they come, until somebody interrupts or nobody reads any more."""
+    from palyra.cli.reading import Journal
     from palyra.engine.history import events_after
 
-    page = call.page()
+    page, source = call.page(), Journal(call)
 
     def give(fresh: Sequence[EventAnswer]) -> None:
         if call.as_json:
@@ -250,29 +255,34 @@ def _summary(body: dict[str, Any] | None) -> str:
 @click.option("--raw", "is_raw", is_flag=True, help="Print the stored bytes of the bodies, a line each.")
 def show(call: Call, event: str, is_raw: bool) -> Answer | int:
     """Show events whole: envelope, body, link."""
-    from palyra.cli.reading import Journal
-    from palyra.engine.history import event_answer, events_at
-
     if is_raw and call.as_json:
         raise click.UsageError("--raw and --json exclude each other", click.get_current_context())
-    source = Journal(call)
-    with source.rows() as reader:
-        rows = events_at(reader, event)
-        head, journal_id = reader.head().position, reader.journal_id
-        if is_raw:
-            for row in rows:
-                sys.stdout.buffer.write(row.body + b"\n")
-            return 0
-        found = [(event_answer(row), (reader.link(row.position) or b"").hex()) for row in rows]
+    if is_raw:
+        return _show_raw(call, event)
+    from palyra.cli.asking import ask_all
+    from palyra.engine.console.journal import EventParams
+    from palyra.engine.console.table import JOURNAL_EVENT
+
+    asked = ask_all(call, JOURNAL_EVENT, EventParams(event=event))
 
     def show_found(page: Page) -> None:
-        for number, (answer, link) in enumerate(found):
+        for number, one in enumerate(asked.found.items):
             if number:
                 page.line()
-            _show_event(page, answer, link, source.now_us)
+            _show_event(page, one.event, one.link, asked.now_us)
 
-    data = {"events": [{"event": answer, "link": link} for answer, link in found]}
-    return source.answer(journal_id, head, data, show_found)
+    return asked.answer(show_found)
+
+
+def _show_raw(call: Call, event: str) -> int:
+    """Print stored bytes, which only the file has."""
+    from palyra.cli.reading import Journal
+    from palyra.engine.history import events_at
+
+    with Journal(call).rows() as reader:
+        for row in events_at(reader, event):
+            sys.stdout.buffer.write(row.body + b"\n")
+    return 0
 
 
 def _show_event(page: Page, event: EventAnswer, link: str, now_us: int) -> None:

@@ -57,8 +57,7 @@ def export(
     """
     from palyra.cli.progress import Progress
     from palyra.cli.reading import Journal
-    from palyra.cli.runs import read_report
-    from palyra.engine.history import Wanted
+    from palyra.engine.history import Wanted, find_run
     from palyra.engine.offline import labelled
     from palyra.journal.export import export_rows
 
@@ -68,7 +67,8 @@ def export(
         raise click.UsageError("--json needs -o: the events are lines of JSON", click.get_current_context())
     source = Journal(call)
     if run is not None:
-        streams = (*streams, f"run-{read_report(source, run)[0].run_id}")
+        with source.rows() as reader:
+            streams = (*streams, f"run-{find_run(reader, run)}")
     takes = Wanted(names=names, streams=streams).takes if names or streams else None
     with source.rows() as reader, Progress() as progress, _output(output) as out:
         done = export_rows(

@@ -65,15 +65,12 @@ def status(call: Call) -> Answer:
 
 
 def _answer(call: Call, show: Callable[[Page, ModelsAnswer, int], None]) -> Answer:
-    from palyra.cli.reading import Journal
-    from palyra.engine.questions import models_answer
+    from palyra.cli.asking import ask
+    from palyra.engine.console.models import ModelsParams
+    from palyra.engine.console.table import MODELS
 
-    journal = Journal(call)
-    folded = journal.fold()
-    answer = models_answer(folded.state, journal.now_us)
-    return journal.answer(
-        folded.journal_id, folded.state.position, answer, lambda page: show(page, answer, journal.now_us)
-    )
+    asked = ask(call, MODELS, ModelsParams())
+    return asked.answer(lambda page: show(page, asked.found, asked.now_us))
 
 
 def _show_status(page: Page, answer: ModelsAnswer, now_us: int) -> None:

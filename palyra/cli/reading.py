@@ -8,20 +8,36 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from palyra.cli.command import Call
 from palyra.cli.frame import Answer, At, Notice
 from palyra.cli.page import Page
-from palyra.cli.progress import Progress
-from palyra.cli.render import find_zone
+from palyra.config.state import StatePaths
 from palyra.engine.clock import SystemClock
-from palyra.engine.moments import Moment, lock_then, parse_as_of, resolve_as_of
-from palyra.engine.replay import Folded, fold_file
+from palyra.engine.moments import Moment, parse_as_of, resolve_as_of
+from palyra.engine.zones import find_zone
 from palyra.errors import JournalUnreadable, PalyraError
 from palyra.journal.lock import LockState, read_lock
 from palyra.journal.reader import JournalReader
-from palyra.projections.state import State
+
+
+def file_of_journal(paths: StatePaths) -> Path:
+    """Return where the journal is; raises `JournalUnreadable` where there is none."""
+    if not paths.journal.exists():
+        raise JournalUnreadable(
+            f"There is no journal at {paths.journal}.",
+            hint="palyra serve makes one; --state-dir names another place",
+        )
+    return paths.journal
+
+
+def origin_of(lock: LockState) -> str:
+    """Return who answers, beside whom."""
+    if not lock.is_locked:
+        return "journal file, daemon not running"
+    return "journal file, daemon running" + (f" (pid {lock.holder.pid})" if lock.holder is not None else "")
 
 
 class Journal:
@@ -30,11 +46,7 @@ class Journal:
     def __init__(self, call: Call) -> None:
         self.paths = call.paths
         self.asked_us = self.now_us = SystemClock().now_us()
-        if not self.paths.journal.exists():
-            raise JournalUnreadable(
-                f"There is no journal at {self.paths.journal}.",
-                hint="palyra serve makes one; --state-dir names another place",
-            )
+        file_of_journal(self.paths)
         self.lock: LockState = read_lock(self.paths.lock)
         #: None for the head, now.
         self.moment: Moment | None = None
@@ -44,24 +56,11 @@ class Journal:
                 self.moment = resolve_as_of(reader, as_of, self.asked_us)
             self.now_us = self.moment.as_of_us
 
-    def fold(self) -> Folded:
-        """Return the state of the moment."""
-        with Progress() as progress:
-            return fold_file(
-                self.paths.journal,
-                upto=self._upto,
-                progress=lambda done, total: progress("folding", done, total),
-            )
-
     @contextlib.contextmanager
     def rows(self) -> Iterator[JournalReader]:
         """Give the rows up to the moment."""
         with JournalReader(self.paths.journal, upto=self._upto) as reader:
             yield reader
-
-    def lock_of(self, state: State) -> LockState:
-        """Return who wrote the journal at the moment."""
-        return self.lock if self.moment is None else lock_then(state)
 
     @property
     def _upto(self) -> int | None:
@@ -70,10 +69,7 @@ class Journal:
     @property
     def origin(self) -> str:
         """The end of every answer's last line."""
-        if not self.lock.is_locked:
-            return "journal file, daemon not running"
-        holder = self.lock.holder
-        return "journal file, daemon running" + (f" (pid {holder.pid})" if holder is not None else "")
+        return origin_of(self.lock)
 
     def answer(
         self,

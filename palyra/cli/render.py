@@ -126,15 +126,6 @@ def ago(then_us: int, now_us: int) -> str:
     return f"in {text}" if then_us > now_us else f"{text} ago"
 
 
-def find_zone(name: str) -> tzinfo | None:
-    """Return the zone of `cli.timezone`; None is the machine's own."""
-    if name == "local":
-        return None
-    from zoneinfo import ZoneInfo
-
-    return ZoneInfo(name)
-
-
 def _at(us: int, zone: tzinfo | None) -> datetime:
     return (_EPOCH + timedelta(microseconds=us)).astimezone(zone)
 
@@ -168,14 +159,6 @@ def instant(us: int, zone: tzinfo | None) -> str:
 def instant_ms(us: int, zone: tzinfo | None) -> str:
     """Return `2026-11-20 10:00:03.120Z`: for lists in which order within a second matters."""
     return _moment(us, zone, f"%Y-%m-%d %H:%M:%S.{us // US_PER_MS % 1_000:03d}")
-
-
-def midnight_us(now_us: int, zone: tzinfo | None) -> int:
-    """Return the beginning of the day that `now_us` is in."""
-    start = _at(now_us, zone).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
-    # The offset at midnight may be another one than now.
-    start = start.replace(tzinfo=zone) if zone is not None else start.replace(tzinfo=None).astimezone()
-    return (start - _EPOCH) // timedelta(microseconds=1)
 
 
 def ms_text(ms: int) -> str:

@@ -14,7 +14,6 @@ from palyra.cli.render import ago, count, duration, instant_ms
 from palyra.cli.words import state_word, where
 
 if TYPE_CHECKING:
-    from palyra.cli.reading import Journal
     from palyra.engine.history import RunReport
     from palyra.engine.questions import RunAnswer
 
@@ -48,20 +47,20 @@ def list_runs(call: Call, limit: int, is_open: bool) -> Answer:
 
     The newest 200 runs that have ended are at hand; older ones are found by their id with `palyra runs show`.
     """
-    from palyra.cli.reading import Journal
-    from palyra.engine.questions import runs_answer
+    from palyra.cli.asking import ask
+    from palyra.engine.console.runs import RunsParams
+    from palyra.engine.console.table import RUNS
 
-    journal = Journal(call)
-    folded = journal.fold()
-    found = runs_answer(folded.state, now_us=journal.now_us, limit=limit, is_open=is_open)
+    asked = ask(call, RUNS, RunsParams(limit=limit, open=is_open))
+    found = asked.found.items
 
     def show(page: Page) -> None:
         if found:
-            show_runs(page, found, journal.now_us)
+            show_runs(page, found, asked.now_us)
         else:
             page.line(Styled("No run is open." if is_open else "No request was made yet.", "dim"))
 
-    return journal.answer(folded.journal_id, folded.state.position, {"runs": found}, show)
+    return asked.answer(show)
 
 
 @runs.command(
@@ -77,20 +76,12 @@ def list_runs(call: Call, limit: int, is_open: bool) -> Answer:
 @click.argument("run", metavar="RUN")
 def show_run(call: Call, run: str) -> Answer:
     """Show one run: attempts, usage, times. RUN is its id, the beginning of it, or `last`."""
-    from palyra.cli.reading import Journal
+    from palyra.cli.asking import ask
+    from palyra.engine.console.runs import RunParams
+    from palyra.engine.console.table import RUN
 
-    journal = Journal(call)
-    report, journal_id, position = read_report(journal, run)
-    return journal.answer(journal_id, position, report, lambda page: _show_report(page, report, journal.now_us))
-
-
-def read_report(journal: Journal, name: str) -> tuple[RunReport, str, int]:
-    """Return the story of the run that a name means, the journal's id and its head."""
-    from palyra.engine.history import find_run, run_report
-
-    with journal.rows() as reader:
-        report = run_report(reader, find_run(reader, name), journal.now_us)
-        return report, reader.journal_id, reader.head().position
+    asked = ask(call, RUN, RunParams(run=run))
+    return asked.answer(lambda page: _show_report(page, asked.found, asked.now_us))
 
 
 def show_runs(page: Page, rows: Sequence[RunAnswer], now_us: int) -> None:

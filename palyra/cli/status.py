@@ -9,7 +9,7 @@ import click
 from palyra.cli.command import Call, Command
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled, Text
-from palyra.cli.render import ago, count, counted, duration, find_zone, midnight_us
+from palyra.cli.render import ago, count, counted, duration
 from palyra.cli.words import state_word
 
 if TYPE_CHECKING:
@@ -31,21 +31,20 @@ def status(call: Call) -> Answer:
 
     The answer comes from the journal file, with or without a daemon.
     """
-    from palyra.cli.reading import Journal
-    from palyra.engine.questions import status_answer
+    from palyra.cli.asking import ask
+    from palyra.engine.console.status import StatusParams
+    from palyra.engine.console.table import STATUS
 
-    journal = Journal(call)
-    folded = journal.fold()
-    today_us = midnight_us(journal.now_us, find_zone(call.loaded.config.cli.timezone))
-    answer = status_answer(folded.state, journal.lock_of(folded.state), now_us=journal.now_us, today_us=today_us)
+    asked = ask(call, STATUS, StatusParams())
+    found, now_us = asked.found, asked.now_us
 
     def show(page: Page) -> None:
-        _show_daemon(page, answer.daemon, journal.now_us)
+        _show_daemon(page, found.daemon, now_us)
         page.line()
-        page.fields(_fields(answer, journal.now_us))
-        _show_parts(page, answer, journal.now_us)
+        page.fields(_fields(found, now_us))
+        _show_parts(page, found, now_us)
 
-    return journal.answer(folded.journal_id, folded.state.position, answer, show)
+    return asked.answer(show)
 
 
 def _show_daemon(page: Page, daemon: DaemonAnswer, now_us: int) -> None:

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from palyra.daemon.answers import EVERY_ANSWER, JSON, refusal_answer
 from palyra.daemon.bodies import Bodies, Body, decode_body
+from palyra.daemon.console import PREFIX, Console
 from palyra.daemon.health import ALIVE, readiness
 from palyra.daemon.models import find_model, list_models
 from palyra.daemon.requests import NOWHERE, Entrance, GatewayLimits, Route, Visit
@@ -67,6 +68,8 @@ class Gateway:
     ) -> None:
         #: Set by whoever stops the daemon: nothing new is taken, what is open goes on.
         self.is_draining = False
+        #: What answers below `/console/v1/`; None where there is nothing to ask.
+        self.console: Console | None = None
         self._core = core
         self._runs = runs
         self._access = access
@@ -74,7 +77,7 @@ class Gateway:
         self._log = log
         #: Called with the run's id inside the handler of an exception that nobody expected.
         self._on_bug = on_bug
-        self._entrance = Entrance(core, access, limits.extra_hosts)
+        self.entrance = Entrance(core, access, limits.extra_hosts)
         self.bodies = Bodies(
             max_request_bytes=limits.max_request_bytes,
             max_inflight_bytes=limits.max_inflight_bytes,
@@ -133,6 +136,8 @@ class Gateway:
 
     async def _answer(self, visit: Visit) -> web.StreamResponse:
         try:
+            if self.console is not None and visit.request.path.startswith(PREFIX):
+                return await self._send(visit, *await self.console.answer(visit))
             return await self._serve(visit)
         except Refused as refused:
             return await self._refuse(visit, refused.refusal)
@@ -155,7 +160,7 @@ class Gateway:
         request = visit.request
         visit.route = route = self._find(request)
         if route.scope or route is NOWHERE:
-            self._entrance.check_state(
+            self.entrance.check_state(
                 is_draining=self.is_draining, is_surplus=getattr(request.protocol, "is_surplus", False)
             )
         if route is NOWHERE:
@@ -164,9 +169,9 @@ class Gateway:
         if handler is None:
             message = f"{route.template} takes {' and '.join(route.methods)} only."
             raise Refused(Refusal(code="method_not_allowed", message=message))
-        self._entrance.check_host(visit)
+        self.entrance.check_host(visit)
         if route.scope:
-            self._entrance.let_in(visit, route.scope)
+            self.entrance.let_in(visit, route.scope)
         return await handler(visit)
 
     def _find(self, request: web.BaseRequest) -> Route:

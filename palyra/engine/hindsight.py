@@ -5,11 +5,8 @@ Folded from the journal, so it shows what was true, beside the run's own events 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from palyra.engine.history import ExclusionAnswer, RunReport, StepAnswer
 from palyra.engine.questions import Answer
-from palyra.engine.replay import fold_file
 from palyra.projections.budgets import reserved_tokens
 from palyra.projections.catalog import excluded_until_us, model_entry, provider_entry, standing_of
 from palyra.projections.circuits import circuit_of
@@ -53,9 +50,8 @@ class SeenAnswer(Answer, frozen=True, kw_only=True):
     candidates: list[CandidateSeen]
 
 
-def seen_by(path: Path, report: RunReport) -> SeenAnswer:
-    """Return the state that the decision about a run was taken from."""
-    state = fold_file(path, upto=report.first_position - 1).state
+def seen_by(state: State, report: RunReport) -> SeenAnswer:
+    """Return what the decision about a run saw; `state` is that right before the run's first event."""
     routing = report.routing
     rows: list[StepAnswer | ExclusionAnswer] = [] if routing is None else [*routing.plan, *routing.excluded]
     return SeenAnswer(

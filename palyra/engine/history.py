@@ -18,8 +18,7 @@ from palyra.engine.questions import Answer
 from palyra.errors import PalyraError
 from palyra.events.base import Recorded
 from palyra.events.budgets import BudgetReleased
-from palyra.journal.port import Row
-from palyra.journal.reader import JournalReader
+from palyra.journal.port import Reader, Row
 from palyra.projections.run_view import AttemptView, RunView, view_of_run
 
 #: Rows that are looked through at once when the newest ones are wanted.
@@ -72,7 +71,7 @@ def event_answer(row: Row) -> EventAnswer:
     return EventAnswer(**fields)
 
 
-def last_events(reader: JournalReader, upto: int, count: int, wanted: Wanted) -> list[EventAnswer]:
+def last_events(reader: Reader, upto: int, count: int, wanted: Wanted) -> list[EventAnswer]:
     """Return the newest `count` events up to a position that are wanted, in order."""
     found: deque[Row] = deque()
     high = upto
@@ -84,13 +83,13 @@ def last_events(reader: JournalReader, upto: int, count: int, wanted: Wanted) ->
     return [event_answer(row) for row in list(found)[-count:]] if count else []
 
 
-def events_after(reader: JournalReader, after: int, wanted: Wanted) -> Iterator[tuple[int, list[EventAnswer]]]:
+def events_after(reader: Reader, after: int, wanted: Wanted) -> Iterator[tuple[int, list[EventAnswer]]]:
     """Yield, batch by batch up to the head, how far it was looked and what was wanted there."""
     for rows in reader.rows(after):
         yield rows[-1].position, [event_answer(row) for row in rows if wanted.takes(row)]
 
 
-def events_at(reader: JournalReader, name: str) -> list[Row]:
+def events_at(reader: Reader, name: str) -> list[Row]:
     """Return the rows that `name` means: a position, `STREAM:VERSION`, or a whole stream.
 
     Raises `position_not_found`.
@@ -113,7 +112,7 @@ def events_at(reader: JournalReader, name: str) -> list[Row]:
     return found
 
 
-def newest_run(reader: JournalReader) -> str:
+def newest_run(reader: Reader) -> str:
     """Return the id of the run that was admitted or refused last; raises `run_not_found`."""
     newest = last_events(reader, reader.head().position, 1, Wanted(names=("run.admitted", "run.refused")))
     if not newest:
@@ -121,7 +120,7 @@ def newest_run(reader: JournalReader) -> str:
     return newest[0].stream[4:]
 
 
-def find_run(reader: JournalReader, name: str) -> str:
+def find_run(reader: Reader, name: str) -> str:
     """Return the id of the run that `name` is, or is the unique beginning of; `last` is the newest.
 
     Raises `run_not_found`.
@@ -273,7 +272,7 @@ class RunReport(Answer, frozen=True, kw_only=True):
     reserved_tokens: int
 
 
-def run_report(reader: JournalReader, run_id: str, now_us: int) -> RunReport:
+def run_report(reader: Reader, run_id: str, now_us: int) -> RunReport:
     """Return the story of a run that exists; an open one has lasted until `now_us`."""
     history = [to_recorded(row) for rows in reader.stream(f"run-{run_id}") for row in rows]
     view = view_of_run(history)

@@ -16,6 +16,7 @@ from palyra.engine.replay import verify_replay
 from palyra.errors import PalyraError
 from palyra.events.vocabulary import VOCABULARY
 from palyra.journal.findings import Finding
+from palyra.journal.port import Reader
 from palyra.journal.reader import JournalReader
 from palyra.journal.snapshots import SNAPSHOTS_FILE, SnapshotFile
 from palyra.journal.verify import verify
@@ -51,7 +52,8 @@ class FiguresAnswer(Answer, frozen=True, kw_only=True):
     """The journal as a file. Of an earlier moment are its log's figures; those of the files are of now."""
 
     journal_id: str
-    file: str
+    #: Null for a journal in memory, which has no witness either.
+    file: str | None
     #: Number of the last migration that ran on it.
     schema: int
     created_us: int
@@ -64,7 +66,7 @@ class FiguresAnswer(Answer, frozen=True, kw_only=True):
     snapshots_count: int
     newest_snapshot_position: int | None
     snapshots_bytes: int
-    witness: WitnessAnswer
+    witness: WitnessAnswer | None
     #: The newest check whose verdict was recorded, and whether it found the journal sound.
     checked_us: int | None
     checked_sound: bool | None
@@ -104,28 +106,28 @@ class CheckAnswer(Answer, frozen=True, kw_only=True):
     recorded_position: int | None = None
 
 
-def journal_figures(reader: JournalReader, *, witness_key: bytes | None, now_us: int) -> FiguresAnswer:
-    """Return the figures of a journal file; counts every row."""
-    path, head = reader.path, reader.head()
-    snapshots = SnapshotFile(path.with_name(SNAPSHOTS_FILE))
-    positions = snapshots.positions()
+def journal_figures(reader: Reader, *, path: Path | None, witness_key: bytes | None, now_us: int) -> FiguresAnswer:
+    """Return the figures of a journal, and of its file where it has one; counts every row."""
+    head = reader.head()
+    snapshots = None if path is None else SnapshotFile(path.with_name(SNAPSHOTS_FILE))
+    positions = [] if snapshots is None else snapshots.positions()
     sizes = reader.sizes_by_name().items()
     verdicts = [row for rows in reader.stream("journal") for row in rows if row.name in (_SOUND, _DAMAGED)]
     verdict = verdicts[-1] if verdicts else None
     return FiguresAnswer(
         journal_id=reader.journal_id,
-        file=str(path),
+        file=None if path is None else str(path),
         schema=reader.schema,
         created_us=reader.created_at_us,
         position=head.position,
         link=head.link.hex(),
         last_event_us=head.recorded_at_us,
-        file_bytes=file_bytes(path),
-        wal_bytes=file_bytes(Path(f"{path}-wal")),
+        file_bytes=0 if path is None else file_bytes(path),
+        wal_bytes=0 if path is None else file_bytes(Path(f"{path}-wal")),
         snapshots_count=len(positions),
         newest_snapshot_position=positions[-1] if positions else None,
-        snapshots_bytes=file_bytes(snapshots.path),
-        witness=_witness_answer(reader, witness_key),
+        snapshots_bytes=0 if snapshots is None else file_bytes(snapshots.path),
+        witness=None if path is None else _witness_answer(path, witness_key),
         checked_us=verdict.recorded_at_us if verdict is not None else None,
         checked_sound=verdict.name == _SOUND if verdict is not None else None,
         events_last_day_count=head.position - reader.position_at(now_us - _DAY_US),
@@ -149,10 +151,10 @@ def file_bytes(path: Path) -> int:
         return 0
 
 
-def _witness_answer(reader: JournalReader, key: bytes | None) -> WitnessAnswer:
-    path = reader.path.with_name(WITNESS_FILE)
+def _witness_answer(journal: Path, key: bytes | None) -> WitnessAnswer:
+    path = journal.with_name(WITNESS_FILE)
     note = _note(path)
-    with JournalReader(reader.path) as whole:
+    with JournalReader(journal) as whole:
         findings = check_witness(path, whole, key)
     return WitnessAnswer(
         position=note.position if note is not None else None,

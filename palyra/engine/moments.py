@@ -14,7 +14,7 @@ import msgspec
 from palyra.engine.history import find_run
 from palyra.errors import PalyraError
 from palyra.journal.lock import LockState
-from palyra.journal.reader import JournalReader
+from palyra.journal.port import Reader
 from palyra.projections.daemon import current_boot
 from palyra.projections.state import State
 from palyra.units import US_PER_S
@@ -85,7 +85,7 @@ def _instant_us(text: str, whole: str, zone: tzinfo | None) -> int:
         ) from None
 
 
-def resolve_as_of(reader: JournalReader, as_of: AsOf, now_us: int) -> Moment:
+def resolve_as_of(reader: Reader, as_of: AsOf, now_us: int) -> Moment:
     """Return the moment that is meant, seen at `now_us`.
 
     Raises `as_of_in_future`, `position_not_found` and `run_not_found`.
@@ -100,7 +100,7 @@ def resolve_as_of(reader: JournalReader, as_of: AsOf, now_us: int) -> Moment:
     return Moment(position=position, as_of_us=instant_us)
 
 
-def _position(reader: JournalReader, as_of: AsOf, instant_us: int | None) -> int:
+def _position(reader: Reader, as_of: AsOf, instant_us: int | None) -> int:
     if as_of.run:
         run_id = find_run(reader, as_of.run)
         return max(row.position for rows in reader.stream(f"run-{run_id}") for row in rows)

@@ -253,12 +253,12 @@ def _usage(cells: list[UsageCell], since_us: int | None) -> UsageAnswer:
     )
 
 
-def runs_answer(state: State, *, now_us: int, limit: int, is_open: bool = False) -> list[RunAnswer]:
+def runs_answer(state: State, *, now_us: int, is_open: bool = False) -> list[RunAnswer]:
     """Return open and recent runs, newest first."""
     runs = [_open_run(state, run, now_us) for run in state.runs.open.values()]
     if not is_open:
         runs += [_ended_run(summary) for summary in state.runs.recent]
-    return sorted(runs, key=lambda run: (run.admitted_us, run.run_id), reverse=True)[:limit]
+    return sorted(runs, key=lambda run: (run.admitted_us, run.run_id), reverse=True)
 
 
 def _open_run(state: State, run: Run, now_us: int) -> RunAnswer:

@@ -6,8 +6,11 @@ may make commits fail.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
+
 from palyra.journal.chain import genesis_link
-from palyra.journal.port import Head, Row, Snapshot
+from palyra.journal.port import Head, NameSize, Row, Snapshot
 from palyra.journal.reader import BATCH_COUNT
 from palyra.journal.snapshots import positions_to_keep
 from palyra.journal.writer import GroupCommit, JournalOptions
@@ -59,6 +62,7 @@ class MemoryJournal(GroupCommit):
     """A journal that ends with the process. Made inside a running loop."""
 
     def __init__(self, *, journal_id: str, now_us: int, options: JournalOptions | None = None) -> None:
+        self.created_at_us = now_us
         self._memory = MemoryStore(journal_id, now_us)
         super().__init__(
             journal_id, self._memory, Head(0, genesis_link(journal_id), now_us), options or JournalOptions()
@@ -97,3 +101,73 @@ class MemoryJournal(GroupCommit):
         upto = self.head.position if at is None else at
         fitting = [s for s in self._snapshots.values() if s.digest == digest and s.position <= upto]
         return max(fitting, key=lambda snapshot: snapshot.position, default=None)
+
+    def reader(self, upto: int | None = None) -> MemoryReader:
+        """Return the durable rows as they are read synchronously, as if the journal ended at `upto`."""
+        return MemoryReader(self, len(self.rows) if upto is None else upto)
+
+
+class MemoryReader:
+    """What `JournalReader` is for a file. Rows never change, so another thread may read them."""
+
+    schema = 0
+
+    def __init__(self, journal: MemoryJournal, upto: int) -> None:
+        self.journal_id = journal.journal_id
+        self.created_at_us = journal.created_at_us
+        self._links = journal.links
+        self._rows = journal.rows
+        self._end = upto
+
+    def head(self) -> Head:
+        """Return the last row's position, link and instant."""
+        row = self.row(self._end)
+        if row is None:
+            return Head(0, genesis_link(self.journal_id), self.created_at_us)
+        return Head(row.position, self._links[row.position - 1], row.recorded_at_us)
+
+    def rows(
+        self, after: int = 0, upto: int | None = None, names: Collection[str] | None = None
+    ) -> Iterator[list[Row]]:
+        """Yield rows with after < position <= upto in batches, only these `names` if given."""
+        end = self._end if upto is None else min(upto, self._end)
+        for start in range(after, end, BATCH_COUNT):
+            batch = self._rows[start : min(end, start + BATCH_COUNT)]
+            found = batch if names is None else [row for row in batch if row.name in names]
+            if found:
+                yield found
+
+    def stream(self, stream_glob: str, after: int = 0, upto: int | None = None) -> Iterator[list[Row]]:
+        """Yield the rows of the streams that match a GLOB pattern, in order of position."""
+        for rows in self.rows(after, upto):
+            if found := [row for row in rows if fnmatchcase(row.stream, stream_glob)]:
+                yield found
+
+    def row(self, position: int) -> Row | None:
+        """Return the row at a position."""
+        return self._rows[position - 1] if 1 <= position <= self._end else None
+
+    def link(self, position: int) -> bytes | None:
+        """Return the link at a position, that of 0 being the genesis link; None where there is no row."""
+        if position == 0:
+            return genesis_link(self.journal_id)
+        return self._links[position - 1] if 1 <= position <= self._end else None
+
+    def position_at(self, instant_us: int) -> int:
+        """Return the last position that was recorded at or before an instant, 0 if there is none."""
+        low, high = 0, self._end
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._rows[middle - 1].recorded_at_us <= instant_us:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def sizes_by_name(self) -> dict[str, NameSize]:
+        """Return count and bytes of bodies for each name, sorted by name; reads every row."""
+        sizes: dict[str, NameSize] = {}
+        for row in self._rows[: self._end]:
+            known = sizes.get(row.name, NameSize(0, 0))
+            sizes[row.name] = NameSize(known.events_count + 1, known.body_bytes + len(row.body))
+        return dict(sorted(sizes.items()))

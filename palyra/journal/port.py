@@ -10,7 +10,7 @@ the journal checks that both go on without a gap, links the rows and makes them 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -54,6 +54,55 @@ class Snapshot(NamedTuple):
     link: bytes
     digest: str
     state: bytes
+
+
+class NameSize(NamedTuple):
+    """How often a name occurs and what its bodies weigh."""
+
+    events_count: int
+    body_bytes: int
+
+
+class Reader(Protocol):
+    """The rows of a journal up to some position, read synchronously: `JournalReader`, `MemoryReader`."""
+
+    journal_id: str
+    created_at_us: int
+
+    @property
+    def schema(self) -> int:
+        """Number of the last migration that ran on it; 0 where there is no file."""
+        ...
+
+    def head(self) -> Head:
+        """The last row."""
+        ...
+
+    def rows(
+        self, after: int = 0, upto: int | None = None, names: Collection[str] | None = None
+    ) -> Iterator[list[Row]]:
+        """Yield rows with after < position <= upto in batches, only these `names` if given."""
+        ...
+
+    def stream(self, stream_glob: str, after: int = 0, upto: int | None = None) -> Iterator[list[Row]]:
+        """Yield the rows of the streams that match a GLOB pattern, in order of position."""
+        ...
+
+    def row(self, position: int) -> Row | None:
+        """Return the row at a position."""
+        ...
+
+    def link(self, position: int) -> bytes | None:
+        """Return the link at a position, that of 0 being the genesis link; None where there is no row."""
+        ...
+
+    def position_at(self, instant_us: int) -> int:
+        """Return the last position that was recorded at or before an instant, 0 if there is none."""
+        ...
+
+    def sizes_by_name(self) -> dict[str, NameSize]:
+        """Return count and bytes of bodies for each name, sorted by name; reads every row."""
+        ...
 
 
 class Journal(Protocol):

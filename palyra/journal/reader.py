@@ -22,7 +22,7 @@ from palyra.errors import JournalDamaged, JournalUnreadable
 from palyra.journal.chain import genesis_link
 from palyra.journal.failures import reading_failed
 from palyra.journal.migrations import schema_number
-from palyra.journal.port import Head, Row
+from palyra.journal.port import Head, NameSize, Row
 
 #: Rows in a batch: long enough to forget the cost of a statement, short enough to hold no checkpoint up.
 BATCH_COUNT = 1_000
@@ -60,13 +60,6 @@ class StoredRow(NamedTuple):
     command_key: bytes
     body: bytes
     link: bytes
-
-
-class NameSize(NamedTuple):
-    """How often a name occurs and what its bodies weigh."""
-
-    events_count: int
-    body_bytes: int
 
 
 def open_readonly(path: Path, *, immutable: bool) -> sqlite3.Connection:

@@ -27,7 +27,7 @@ from palyra.journal.sqlite import SqliteJournal
 
 
 def _events(cli: Cli, *arguments: str) -> list[dict[str, object]]:
-    events: list[dict[str, object]] = cli("journal", "tail", *arguments, "--json").data["events"]
+    events: list[dict[str, object]] = cli("journal", "tail", *arguments, "--json").data["items"]
     return events
 
 
@@ -90,9 +90,9 @@ def test_show_takes_positions_and_streams(day: Cli) -> None:
     ):
         assert line in shown
     data = day("journal", "show", "daemon:1", "--json").data
-    assert [row["event"]["name"] for row in data["events"]] == ["daemon.started"]
-    assert len(data["events"][0]["link"]) == 64
-    stream = day("journal", "show", f"run-{FAILED_OVER}", "--json").data["events"]
+    assert [row["event"]["name"] for row in data["items"]] == ["daemon.started"]
+    assert len(data["items"][0]["link"]) == 64
+    stream = day("journal", "show", f"run-{FAILED_OVER}", "--json").data["items"]
     assert [row["event"]["version"] for row in stream] == list(range(1, len(stream) + 1))
     assert day("journal", "show", f"run-{FAILED_OVER}").out.count("\n  recorded  ") == len(stream)
 
@@ -205,7 +205,7 @@ def test_a_verdict_on_record(copied: Cli) -> None:
     assert "verified    never on record" in copied("journal", "status").out
     assert f"recorded  at position {copied.head + 1}" in copied("journal", "verify", "--replay", "--record").out
     assert "sound" in copied("journal", "status").out
-    shown = copied("journal", "show", str(copied.head + 1), "--json").data["events"][0]["event"]
+    shown = copied("journal", "show", str(copied.head + 1), "--json").data["items"][0]["event"]
     assert (shown["name"], shown["actor"]) == ("journal.verified", "operator:local")
     assert shown["body"] == {"first": 1, "last": copied.head, "replayed": True}
     assert copied("journal", "verify").status == 0
@@ -273,7 +273,7 @@ def test_a_body_that_is_no_json_is_shown_as_such(copied: Cli) -> None:
     _tamper(copied, f"UPDATE event SET body = 'oops' WHERE position = {copied.head}")
     assert "(not readable)" in copied("journal", "tail", "-n", "1").out
     assert "the body is no JSON object" in copied("journal", "show", str(copied.head)).out
-    assert copied("journal", "show", str(copied.head), "--json").data["events"][0]["event"]["body"] is None
+    assert copied("journal", "show", str(copied.head), "--json").data["items"][0]["event"]["body"] is None
     assert copied("journal", "show", str(copied.head), "--raw").out == "oops\n"
 
 

@@ -175,10 +175,10 @@ def test_models_and_their_problems(day: Cli, tmp_path: Path) -> None:
 
 def test_runs_are_listed_newest_first(day: Cli) -> None:
     """The list starts with the newest run and ends with the oldest, or shows only open ones."""
-    listed = [run["run_id"] for run in day("runs", "list", "--json").data["runs"]]
+    listed = [run["run_id"] for run in day("runs", "list", "--json").data["items"]]
     assert listed == [OPEN, ABANDONED, REFUSED, CANCELLED, EXHAUSTED, FAILED_OVER, SERVED]
-    assert [run["run_id"] for run in day("runs", "list", "--limit", "2", "--json").data["runs"]] == listed[:2]
-    assert [run["state"] for run in day("runs", "list", "--open", "--json").data["runs"]] == ["open"]
+    assert [run["run_id"] for run in day("runs", "list", "--limit", "2", "--json").data["items"]] == listed[:2]
+    assert [run["state"] for run in day("runs", "list", "--open", "--json").data["items"]] == ["open"]
 
 
 def test_a_run_is_shown_with_its_attempts(day: Cli) -> None:
@@ -333,7 +333,7 @@ async def test_reading_beside_a_live_writer(tmp_path: Path) -> None:
         after = cli("runs", "list", "--json").document
         assert f"journal file, daemon running (pid {holder.pid})" in cli("status").out
     assert before["data"] == {"runs": []}
-    assert [run["run_id"] for run in after["data"]["runs"]] == ["01KLIVE"]
+    assert [run["run_id"] for run in after["data"]["items"]] == ["01KLIVE"]
     assert after["at"]["position"] == len(world.history) > before["at"]["position"]
     await journal.close()
 

@@ -19,15 +19,14 @@ from palyra.cli.render import (
     counted,
     cut,
     duration,
-    find_zone,
     instant,
     instant_ms,
-    midnight_us,
     ms_text,
     share,
     size,
     width_of,
 )
+from palyra.engine.zones import find_zone, midnight_us
 
 S, MIN, H, D = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
 NOON_US = 1_795_000_003_120_000  # 2026-11-18 11:06:43.12Z

@@ -14,8 +14,8 @@ from journal_helpers import JOURNAL_ID, NOW_US, open_sqlite, row, rows, write_jo
 from palyra.errors import JournalUnreadable
 from palyra.journal.chain import genesis_link, row_link
 from palyra.journal.migrations import released_migrations
-from palyra.journal.port import Head, Row
-from palyra.journal.reader import JournalReader, NameSize
+from palyra.journal.port import Head, NameSize, Row
+from palyra.journal.reader import JournalReader
 
 
 def mixed(count: int) -> list[Row]:

@@ -1,0 +1,184 @@
+"""`/console/v1/`: the HTTP door to what `palyra.engine.console` answers and changes.
+
+It reads what was sent strictly, asks who sent it, and writes answers and errors in the console's one form. What is
+answered is defined elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+
+from palyra.daemon.answers import JSON
+from palyra.daemon.bodies import Bodies
+from palyra.daemon.operators import Operator, authorize
+from palyra.daemon.requests import NOWHERE, Entrance, Route, Visit
+from palyra.engine.access import Access
+from palyra.engine.client import refusal_headers
+from palyra.engine.console.changes import Change, Changer
+from palyra.engine.console.frame import Question, Told, read_body, read_query
+from palyra.engine.console.live import LiveSights
+from palyra.engine.console.table import CHANGES, QUESTIONS
+from palyra.errors import CODES, PalyraError, Refusal, Refused
+
+PREFIX = "/console/v1/"
+
+_BODY_MAX_BYTES = 1 << 20
+_KEY_MAX_CHARS = 200
+#: What the frame itself takes from the query of every question.
+_FRAME = ("at", "at_least", "zone")
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+class _Found(NamedTuple):
+    """A place of the API, and what stands in its placeholders."""
+
+    template: str
+    methods: Mapping[str, Question[Any, Any] | Change[Any, Any]]
+    place: dict[str, str]
+
+
+class Console:
+    """Answers requests below `/console/v1/`."""
+
+    def __init__(
+        self,
+        *,
+        sights: LiveSights,
+        changer: Changer,
+        access: Access,
+        entrance: Entrance,
+        is_draining: Callable[[], bool],
+        on_bug: Callable[[str], None],
+    ) -> None:
+        self._sights = sights
+        self._changer = changer
+        self._access = access
+        self._entrance = entrance
+        self._is_draining = is_draining
+        self._on_bug = on_bug
+        self._bodies = Bodies(max_request_bytes=_BODY_MAX_BYTES, max_inflight_bytes=16 * _BODY_MAX_BYTES)
+        self._places: dict[str, dict[str, Question[Any, Any] | Change[Any, Any]]] = {}
+        for question in QUESTIONS:
+            self._places.setdefault(question.path, {})["GET"] = question
+        for change in CHANGES:
+            self._places.setdefault(change.path, {})[change.method] = change
+
+    async def answer(self, visit: Visit) -> Answer:
+        """Return status, headers and body; raises nothing but cancellation."""
+        operator: Operator | None = None
+        try:
+            found = self._find(visit)
+            thing = found.methods.get(visit.request.method)
+            if thing is None:
+                message = f"{found.template} takes {' and '.join(found.methods)} only."
+                raise Refused(Refusal(code="method_not_allowed", message=message))
+            self._entrance.check_host(visit)
+            known = authorize(visit, self._access, thing.scope, is_change=isinstance(thing, Change))
+            if isinstance(known, Refusal):
+                raise Refused(known)
+            operator = known
+            if isinstance(thing, Change):
+                told = await self._change(visit, thing, found.place, operator)
+            else:
+                told = await self._ask(visit, thing, found.place)
+            return 200, _headers(), told.data
+        except Refused as refused:
+            refusal, hint = refused.refusal, None
+        except PalyraError as error:
+            code = error.code if error.code in CODES else "internal"
+            refusal, hint = Refusal(code=code, message=str(error)), error.hint
+        except Exception:
+            self._on_bug(visit.run_id)
+            refusal, hint = Refusal(code="internal", message="Something went wrong here."), None
+        if operator is None:
+            self._access.deny("console", refusal.code, visit.request.remote or "")
+        return _error(refusal, hint, visit)
+
+    def _find(self, visit: Visit) -> _Found:
+        path = visit.request.raw_path.partition("?")[0].removeprefix(PREFIX)
+        parts = [unquote(part) for part in path.split("/")]
+        for template, methods in self._places.items():
+            place = _match(template.split("/"), parts)
+            if place is not None:
+                visit.route = Route(PREFIX + template, "console", "", {})
+                return _Found(PREFIX + template, methods, place)
+        visit.route = NOWHERE
+        raise Refused(Refusal(code="route_not_found", message="The console's API has nothing there."))
+
+    async def _ask(self, visit: Visit, question: Question[Any, Any], place: Mapping[str, str]) -> Told:
+        pairs = parse_qsl(visit.request.query_string, keep_blank_values=True)
+        frame = {name: value for name, value in pairs if name in _FRAME}
+        params = read_query(question.params, [pair for pair in pairs if pair[0] not in _FRAME], place)
+        at_least = frame.get("at_least")
+        if at_least is not None and not (at_least.isascii() and at_least.isdigit() and len(at_least) <= 18):
+            message = "'at_least' is a position, a whole number."
+            raise Refused(Refusal(code="invalid_query", message=message, param="at_least"))
+        return await self._sights.ask(
+            question,
+            params,
+            at=frame.get("at"),
+            at_least=None if at_least is None else int(at_least),
+            zone=frame.get("zone"),
+        )
+
+    async def _change(
+        self, visit: Visit, change: Change[Any, Any], place: Mapping[str, str], operator: Operator
+    ) -> Told:
+        if self._is_draining():
+            raise Refused(Refusal(code="draining", message="Palyra is shutting down.", retry_after_ms=5_000))
+        for name, _ in parse_qsl(visit.request.query_string, keep_blank_values=True):
+            if name == "at":
+                raise Refused(Refusal(code="in_the_past", message="The past cannot be changed.", param="at"))
+            message = f"'{name}' is not taken here; what a change takes stands in its body."
+            raise Refused(Refusal(code="invalid_query", message=message, param=name))
+        key = visit.headers.get("idempotency-key", "")
+        if len(key) > _KEY_MAX_CHARS or not key.isascii() or not (key.isprintable() or not key):
+            message = f"Idempotency-Key is a text of at most {_KEY_MAX_CHARS} characters."
+            raise Refused(Refusal(code="invalid_header", message=message))
+        params = read_body(change.params, await self._read(visit), place)
+        return await self._changer.change(change, params, actor=operator.actor, key=key)
+
+    async def _read(self, visit: Visit) -> bytes:
+        if not visit.request.can_read_body:
+            return b""
+        body = await self._bodies.read(visit.request, visit.headers)
+        body.release()
+        return body.data
+
+
+def _match(template: list[str], parts: list[str]) -> dict[str, str] | None:
+    """Return what stands in a template's placeholders, None where a path is not of it."""
+    if len(template) != len(parts):
+        return None
+    place: dict[str, str] = {}
+    for wanted, part in zip(template, parts, strict=True):
+        if wanted.startswith("{") and part:
+            place[wanted[1:-1]] = part
+        elif wanted != part:
+            return None
+    return place
+
+
+def _headers() -> dict[str, str]:
+    return {**JSON, "Cache-Control": "no-store"}
+
+
+def _error(refusal: Refusal, hint: str | None, visit: Visit) -> Answer:
+    headers = {**_headers(), **refusal_headers(refusal)}
+    if refusal.http_status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="palyra"'
+    error = {
+        "code": refusal.code,
+        "message": refusal.message,
+        "field": refusal.param,
+        "hint": hint,
+        "retry_after_ms": refusal.retry_after_ms,
+        "correlation": visit.run_id,
+        **refusal.details,
+    }
+    return refusal.http_status or 503, headers, msgspec.json.encode({"error": error})

@@ -1,0 +1,173 @@
+"""Changes: what one takes, the way in which its facts are recorded, and the outcome that a repeat gets.
+
+A change is a coroutine function of an `Order`, which records facts in the name of whoever wants it. With an
+idempotency key it is done once: its first fact carries the key, a repeat waits for the first outcome and gets that.
+A client that hangs up stops nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from palyra.engine.console.frame import AnswerT, At, Params, Told, tell
+from palyra.engine.core import Batch, Core
+from palyra.engine.runs import Runs
+from palyra.errors import PalyraError, Refusal, Refused
+from palyra.events.base import Draft
+from palyra.projections.commands import mark_of
+
+#: Outcomes that are at hand for a repeat; of an older one only its place in the journal is known.
+_OUTCOMES_MAX_COUNT = 1_000
+
+ChangeT = TypeVar("ChangeT", bound=Params)
+
+
+class DaemonNotRunning(PalyraError):
+    """Only a running daemon can do this."""
+
+    code = "daemon_not_running"
+
+    def __init__(self) -> None:
+        super().__init__(hint="palyra serve starts one")
+
+
+class Desk:
+    """What changes work on. Without a daemon there is nothing but the journal."""
+
+    def __init__(self, core: Core, *, runs: Runs | None = None) -> None:
+        self.core = core
+        self._runs = runs
+
+    @property
+    def live_runs(self) -> Runs:
+        """The open runs; raises `DaemonNotRunning`."""
+        if self._runs is None:
+            raise DaemonNotRunning
+        return self._runs
+
+
+class Order:
+    """One change on its way: who wants it, and the journal's ear."""
+
+    def __init__(self, desk: Desk, actor: str, command_key: str = "") -> None:
+        self.desk = desk
+        self.core = desk.core
+        self.actor = actor
+        self._command_key = command_key
+        self._position = 0
+
+    @property
+    def at(self) -> At:
+        """Where its last fact stands; the head where it had nothing to record."""
+        core = self.core
+        return At(
+            journal_id=core.journal.journal_id,
+            position=self._position or core.state.position,
+            as_of_us=core.clock.now_us(),
+        )
+
+    def note(self, drafts: Sequence[Draft]) -> Batch:
+        """Record facts; await `durable()` of what is returned before anybody is told."""
+        if self._command_key and drafts:
+            drafts = [msgspec.structs.replace(drafts[0], command_key=self._command_key), *drafts[1:]]
+            self._command_key = ""
+        with self.core.batch(self.actor) as batch:
+            batch.add(drafts)
+        self._position = self.core.state.position
+        return batch
+
+    async def record(self, drafts: Sequence[Draft]) -> None:
+        """Record facts and wait until they are durable."""
+        await self.note(drafts).durable()
+
+
+class Change(NamedTuple, Generic[ChangeT, AnswerT]):
+    """One thing that can be changed."""
+
+    method: str
+    #: Below `/console/v1/`; `{name}` is a field of `params`.
+    path: str
+    params: type[ChangeT]
+    #: Shape of the answer, for whoever reads it.
+    reply: Any
+    act: Callable[[Order, ChangeT], Awaitable[AnswerT]]
+    #: What the key must allow of whoever wants it.
+    scope: str = "operate"
+
+
+class _Outcome(NamedTuple):
+    digest: str
+    task: asyncio.Task[Told]
+
+
+class Changer:
+    """Makes changes, each keyed one once."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._outcomes: dict[str, _Outcome] = {}
+        self._under_way: set[asyncio.Task[Told]] = set()
+
+    async def change(self, change: Change[ChangeT, AnswerT], params: ChangeT, *, actor: str, key: str = "") -> Told:
+        """Make a change and return its answer, or that of the first time; raises `PalyraError`."""
+        if not key:
+            return await asyncio.shield(self._start(change, params, actor, ""))
+        name = f"{actor}|{key}"
+        digest = _digest_of(change, params)
+        first = self._outcomes.get(name)
+        if first is None:
+            # What a client wrote as its key does not stand in the journal.
+            command_key = f"change|{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+            self._refuse_old(command_key)
+            first = self._outcomes[name] = _Outcome(digest, self._start(change, params, actor, command_key))
+            first.task.add_done_callback(lambda task: self._forget_failed(name, task))
+            self._thin()
+        elif first.digest != digest:
+            message = "This Idempotency-Key was used for something else."
+            raise Refused(Refusal(code="idempotency_key_reused", message=message))
+        return await asyncio.shield(first.task)
+
+    async def settle(self) -> None:
+        """Wait for the changes that are under way."""
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+
+    def _start(self, change: Change[ChangeT, AnswerT], params: ChangeT, actor: str, key: str) -> asyncio.Task[Told]:
+        async def act() -> Told:
+            order = Order(self._desk, actor, key)
+            order.core.check_writable()
+            answer = await change.act(order, params)
+            return tell(answer, order.at)
+
+        task = asyncio.create_task(act(), name=f"change {change.path}")
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return task
+
+    def _refuse_old(self, command_key: str) -> None:
+        core = self._desk.core
+        mark = mark_of(core.state, command_key, core.clock.now_us())
+        if mark is not None:
+            message = f"This was done before, at position {mark.position}; its answer is not at hand any more."
+            details = {"position": mark.position}
+            raise Refused(Refusal(code="idempotency_result_gone", message=message, details=details))
+
+    def _forget_failed(self, name: str, task: asyncio.Task[Told]) -> None:
+        """A change that was not made may be tried again under its key."""
+        if task.cancelled() or task.exception() is not None:
+            self._outcomes.pop(name, None)
+
+    def _thin(self) -> None:
+        done = [name for name, outcome in self._outcomes.items() if outcome.task.done()]
+        for name in done[: max(0, len(self._outcomes) - _OUTCOMES_MAX_COUNT)]:
+            del self._outcomes[name]
+
+
+def _digest_of(change: Change[Any, Any], params: Params) -> str:
+    text = msgspec.json.encode([change.method, change.path, params])
+    return hashlib.sha256(text).hexdigest()

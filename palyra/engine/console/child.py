@@ -1,0 +1,84 @@
+"""The daemon's child: a process that folds journals, so that the daemon's loop need not.
+
+`python -m palyra.engine.console.child JOURNAL KEY_FILE` reads questions from its standard input, a JSON line each,
+and answers them in order: a JSON line, and where it names a size so many bytes of answer behind it. It reads and
+writes nothing else, and ends when its input does, which is when the daemon ends, however that ends.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from palyra.engine.console.file import ask_file
+from palyra.engine.console.frame import At, JournalFiles
+from palyra.engine.console.table import QUESTIONS
+from palyra.errors import CODES, PalyraError, Refusal, Refused
+from palyra.journal.lock import Holder, LockState
+
+#: Whoever waits for an answer about the past can wait for requests to be served first.
+_NICENESS = 10
+
+
+class Asked(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One question."""
+
+    path: str
+    params: msgspec.Raw
+    #: As `--as-of` has it; null for the head.
+    at: str | None
+    zone: str
+    now_us: int
+    #: Who writes the journal.
+    is_locked: bool
+    holder: Holder | None
+
+
+class Answered(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What goes before an answer, or in its place."""
+
+    at: At | None = None
+    size_bytes: int = 0
+    refusal: Refusal | None = None
+    hint: str | None = None
+
+
+def main(journal: str, key_file: str) -> None:
+    """Answer until there is nothing more to read."""
+    os.nice(_NICENESS)
+    files = JournalFiles(Path(journal), Path(key_file))
+    for line in sys.stdin.buffer:
+        _answer(files, msgspec.json.decode(line, type=Asked), sys.stdout.buffer)
+
+
+def _answer(files: JournalFiles, asked: Asked, out: BinaryIO) -> None:
+    data = b""
+    try:
+        question: Any = next(one for one in QUESTIONS if one.path == asked.path)
+        told = ask_file(
+            question,
+            msgspec.json.decode(asked.params, type=question.params),
+            files=files,
+            lock=LockState(asked.is_locked, asked.holder),
+            at=asked.at,
+            zone=asked.zone,
+            now_us=asked.now_us,
+        )
+        data, answered = told.data, Answered(at=told.at, size_bytes=len(told.data))
+    except Refused as refused:
+        answered = Answered(refusal=refused.refusal)
+    except PalyraError as error:
+        code = error.code if error.code in CODES else "internal"
+        answered = Answered(refusal=Refusal(code=code, message=str(error)), hint=error.hint)
+    except Exception as error:
+        answered = Answered(refusal=Refusal(code="internal", message=f"{type(error).__name__}: {error}"))
+    out.write(msgspec.json.encode(answered) + b"\n" + data)
+    out.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

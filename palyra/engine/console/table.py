@@ -1,0 +1,44 @@
+"""Everything that can be asked and changed, one row each, sorted by path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from palyra.engine.console import changes, config, frame, journal, models, runs, status
+from palyra.engine.history import EventAnswer, RunReport
+from palyra.engine.inspection import FiguresAnswer
+from palyra.engine.questions import ModelsAnswer, RunAnswer, StatusAnswer
+
+CONFIG = frame.Question("config", config.AdoptedParams, config.AdoptedAnswer, config.adopted)
+JOURNAL_EVENTS = frame.Question(
+    "journal/events", journal.EventsParams, frame.Items[EventAnswer], journal.events, source="rows"
+)
+JOURNAL_EVENT = frame.Question(
+    "journal/events/{event}", journal.EventParams, frame.Items[journal.LinkedEvent], journal.event, source="rows"
+)
+JOURNAL_STATUS = frame.Question(
+    "journal/status", journal.FiguresParams, FiguresAnswer, journal.figures, source="rows"
+)
+MODELS = frame.Question("models", models.ModelsParams, ModelsAnswer, models.models)
+RUNS = frame.Question("runs", runs.RunsParams, frame.Items[RunAnswer], runs.runs)
+RUN = frame.Question("runs/{run}", runs.RunParams, RunReport, runs.run, source="rows")
+RUN_EXPLAIN = frame.Question(
+    "runs/{run}/explain", runs.ExplainParams, runs.ExplainAnswer, runs.explain, source="rows"
+)
+STATUS = frame.Question("status", status.StatusParams, StatusAnswer, status.status)
+
+QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
+    CONFIG,
+    JOURNAL_EVENTS,
+    JOURNAL_EVENT,
+    JOURNAL_STATUS,
+    MODELS,
+    RUNS,
+    RUN,
+    RUN_EXPLAIN,
+    STATUS,
+)
+
+RUN_CANCEL = changes.Change("POST", "runs/{run}/cancel", runs.CancelParams, runs.CancelAnswer, runs.cancel)
+
+CHANGES: tuple[changes.Change[Any, Any], ...] = (RUN_CANCEL,)
