@@ -38,12 +38,13 @@ from palyra.engine.machine import MachineChore
 from palyra.engine.run import RunSettings
 from palyra.engine.runs import Runs
 from palyra.engine.upgrade import Upgraded
+from palyra.engine.vault import VaultKeeper
 from palyra.errors import JournalDamaged, StateError
 from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
 from palyra.home import WAY_OUT, DiskHome, Home, MemoryHome
 from palyra.journal.port import Journal
-from palyra.outside import Outside, provider_settings
+from palyra.outside import Outside, origins_of, provider_settings
 from palyra.projections.state import State
 from palyra.providers.registry import ProviderSet
 from palyra.supervisor.adapters import CrossingChore, EngineLoopLog, EngineStallWatch
@@ -122,15 +123,15 @@ class Daemon:
     ) -> Home:
         if journal not in (None, ":memory:") or (journal and state_dir is not None):
             raise ValueError("journal is ':memory:', which takes no state_dir, or left out")
-        settings, configured = self.config.journal, self.config.daemon.state_dir
+        configured = self.config.daemon.state_dir
         if journal:
-            return MemoryHome(settings, self._clock, self._ids)
+            return MemoryHome(self.config.journal, self._clock, self._ids)
         paths: StatePaths | None = None
         if state_dir is not None:
             paths = StatePaths(Path(state_dir).expanduser().absolute())
         elif configured or not is_embedded:
             paths = find_state_dir(configured, self.environ)
-        return DiskHome(paths, settings, self._clock, self._ids, is_upgrading=is_upgrading)
+        return DiskHome(paths, self.config, self._clock, self._ids, is_upgrading=is_upgrading)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -221,9 +222,11 @@ class Daemon:
         if self._log is not None:
             self._log.name_boot(self.boot_id)
         await self._open_journal()
+        self.vault = VaultKeeper(self.core, self._home.vault)
         self.recovered = await boot(self.core, self.boot_id, _adoptable(self.loaded))
         if self.recovered:
             self.found = "recovered"
+        await self.vault.reconcile()
         await self._compose()
         await self._machine.do()
         await self._start_tree()
@@ -259,14 +262,13 @@ class Daemon:
 
     async def _compose(self) -> None:
         config = self.config
+        entries = config.model_provider.registry.providers
         providers = ProviderSet()
-        providers.adopt(
-            {entry.provider_id: provider_settings(entry) for entry in config.model_provider.registry.providers}
-        )
+        providers.adopt({entry.provider_id: provider_settings(entry) for entry in entries})
         self._stack.push_async_callback(providers.close)
         self.runs = Runs(
             self.core,
-            Outside(providers, ReferenceSource(self.environ)),
+            Outside(providers, ReferenceSource(self.environ), self.vault, origins_of(entries)),
             settings=RunSettings(sse_keepalive_ms=config.model_provider.sse_keepalive_ms),
             on_bug=self._on_bug,
         )

@@ -12,6 +12,7 @@
     │   ├── JournalUnreadable   the file cannot be opened or read
     │   ├── JournalDamaged      the file contradicts itself or its witness
     │   └── JournalNewer        written by a newer release
+    ├── VaultError              the vault cannot do what was asked; it is never the end of the daemon
     ├── EngineStopped           the engine takes no commands any more
     └── TransportFailed         a call to a provider ended without a usable answer
 
@@ -40,20 +41,25 @@ _CODES: dict[tuple[int, int], str] = {
         " content_policy_blocked"
         " unsupported_feature capability_missing model_role_mismatch as_of_in_future bad_path"
         " invalid_query unknown_field usage_error import_damaged import_partial"
+        " invalid_vault_ref"
     ),
     (401, 3): "missing_client_key invalid_client_key wrong_key_kind",
     (402, 6): "budget_request_too_large",
-    (403, 6): "missing_scope binding_violation origin_refused",
-    (404, 8): ("model_not_found model_disabled route_not_found run_not_found config_not_found position_not_found"),
+    (403, 6): "managed_secret missing_scope binding_violation origin_refused",
+    (404, 8): (
+        "model_not_found model_disabled route_not_found run_not_found config_not_found position_not_found"
+        " secret_not_found"
+    ),
     (405, 5): "method_not_allowed",
     (409, 7): (
         "conflict idempotency_in_progress idempotency_result_gone in_the_past journal_locked"
         " address_in_use insecure_permissions vault_key_missing needs_space"
         " upgrade_due upgrade_needs_space"
         " capsule_too_large capsule_differs"
+        " stale_revision too_many_secrets vault_backend_mismatch vault_busy"
     ),
     (412, 7): "position_not_reached",
-    (413, 2): "body_too_large",
+    (413, 2): "body_too_large value_too_large",
     (415, 2): "unsupported_media_type",
     (421, 7): "bad_host",
     (422, 2): "idempotency_key_reused config_invalid unsafe_bind",
@@ -72,11 +78,10 @@ _CODES: dict[tuple[int, int], str] = {
         " gateway_busy draining too_many_connections overloaded engine_stopped missing_credential interrupted"
         " bridge_full bridge_closed"
     ),
-    (503, 7): "journal_unwritable journal_unreadable journal_damaged",
-    (
-        504,
-        4,
-    ): "fold_timeout timeout_connect timeout_first_byte timeout_idle timeout_total run_deadline bridge_timeout",
+    (503, 7): "journal_unwritable journal_unreadable journal_damaged secret_damaged vault_locked vault_unreadable",
+    (504, 4): (
+        "fold_timeout timeout_connect timeout_first_byte timeout_idle timeout_total run_deadline bridge_timeout"
+    ),
     (508, 4): "gateway_loop",
     (0, 4): "daemon_not_running",
 }
@@ -182,6 +187,12 @@ class JournalNewer(JournalError):
     """The journal was written by a newer release."""
 
     code = "journal_newer"
+
+
+class VaultError(PalyraError):
+    """The vault cannot be opened."""
+
+    code = "vault_locked"
 
 
 class EngineStopped(PalyraError):

@@ -18,8 +18,9 @@ import msgspec
 
 import palyra
 from palyra.auth.keyfiles import read_key_file, witness_key
+from palyra.auth.vault import Vault, VaultFiles
 from palyra.config.state import StatePaths, prepare_state_dir
-from palyra.config.tree import JournalConfig
+from palyra.config.tree import Config, JournalConfig, VaultConfig
 from palyra.engine.access import Access
 from palyra.engine.clock import Clock
 from palyra.engine.console.frame import JournalFiles
@@ -67,6 +68,11 @@ class Home(Protocol):
     @property
     def paths(self) -> StatePaths:
         """Where the files are; raises `ValueError` where there are none."""
+        ...
+
+    @property
+    def vault(self) -> Vault:
+        """The vault, in whatever state it is; open once the journal is."""
         ...
 
     async def open(self, stack: contextlib.AsyncExitStack, started_us: int) -> Journal:
@@ -119,10 +125,12 @@ class Home(Protocol):
 class DiskHome:
     """A state directory; without paths a temporary one, which is removed at the end."""
 
+    vault: Vault
+
     def __init__(
         self,
         paths: StatePaths | None,
-        settings: JournalConfig,
+        config: Config,
         clock: Clock,
         ids: Ids,
         *,
@@ -133,7 +141,8 @@ class DiskHome:
         self._is_upgrading = is_upgrading
         self._paths = paths
         self._is_temporary = paths is None
-        self._settings = settings
+        self._settings = config.journal
+        self._vault_settings = config.vault
         self._clock = clock
         self._ids = ids
 
@@ -161,6 +170,8 @@ class DiskHome:
         self._holder = this_process(release=palyra.__version__, started_at_us=started_us)
         self._lock = stack.enter_context(JournalLock.acquire(self.paths.lock, self._holder))
         self._witness_key = witness_key(self.paths.vault_key, create=not self.paths.journal.exists())
+        self.vault = await asyncio.to_thread(open_vault, self.paths, self._vault_settings)
+        stack.callback(self.vault.close)
         # Before anything else writes to it: what is damaged stays as it was found.
         bad = await asyncio.to_thread(self._check_journal)
         if bad:
@@ -275,6 +286,7 @@ class MemoryHome:
     upgraded = None
 
     def __init__(self, settings: JournalConfig, clock: Clock, ids: Ids) -> None:
+        self.vault = Vault()
         self._settings = settings
         self._clock = clock
         self._ids = ids
@@ -323,6 +335,16 @@ class MemoryHome:
 
     def announce(self, url: str) -> None:
         self._holder = msgspec.structs.replace(self._holder, http=url)
+
+
+def open_vault(paths: StatePaths, settings: VaultConfig) -> Vault:
+    """Take a state's vault and open it as far as it opens; raises `VaultError` (`vault_busy`) and `StateError`."""
+    return Vault.open(
+        VaultFiles(database=paths.vault, key=paths.vault_key, lock=paths.vault_lock),
+        key_source=settings.key_source,
+        max_secrets_count=settings.max_secrets,
+        lock_timeout_ms=settings.lock_timeout_ms,
+    )
 
 
 def _options(settings: JournalConfig) -> JournalOptions:

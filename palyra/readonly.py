@@ -116,5 +116,5 @@ class _Nowhere:
     def provider(self, provider_id: str) -> NoReturn:
         raise JournalUnwritable
 
-    def secret(self, credential_ref: str) -> Secret | None:
+    def secret(self, provider_id: str, credential_ref: str, revision: int) -> Secret | None:
         raise JournalUnwritable

@@ -27,6 +27,7 @@ STREAMS = {
     "heartbeat": ("beat-loop-a", "beat-run-r1"),
     "incident": ("incident-a", "incident-b"),
     "client_key": ("key-a", "key-b"),
+    "vault": ("vault",),
 }
 STRAY = ["", "x", "config", "daemon", "journal", *(name for names in STREAMS.values() for name in names)]
 _INTS = st.sampled_from([0, 1, 2, 64, 10_000, 1_800_000_000_000_000]) | st.integers(-(2**40), 2**40)

@@ -57,6 +57,8 @@ PLACES: dict[str, dict[str, str]] = {
         "engine.ids": "makes ids",
         "auth.keys": "a key's secret part is made where keys are",
         "auth.keyfiles": "so is the vault key",
+        "auth.sealing": "makes nonces",
+        "auth.vault": "names a new vault",
     },
 }
 #: Asks a clock. Conversions of given instants are free.
@@ -76,7 +78,10 @@ MAY_REVEAL = {
     "providers.http": "writes the Authorization header",
     "auth.keyfiles": "writes and reads key files",
     "auth.keys": "digests a key to recognise it",
+    "auth.keysource": "keeps the vault's key",
     "auth.references": "reads what a reference leads to",
+    "auth.sealing": "derives keys from the vault's",
+    "auth.sealed": "seals what it is given",
     "cli.env": "prints the user's own client key when asked to",
     "app": "hands the program that embeds it the client key of its own daemon",
 }

@@ -1,6 +1,10 @@
 """Files that hold a key: one line, mode 0600, ours. Written whole or not at all, and read only as they must be.
 
-`admin.token` and `client.key` hold a client key, `vault.key` 32 random bytes as hexadecimal digits.
+`admin.token` and `client.key` hold a client key. `vault.key` holds the vault's key and the one that signs the note
+of the journal's head, both as hexadecimal digits, `-` for one that is not there: `KEY`, from which the second
+follows, `KEY WITNESS` once the vault was sealed anew, `- WITNESS` where the system's keychain guards the vault's
+key, `KEY -` where a lost file was replaced. The witness's key outlives the vault's: notes that are kept elsewhere
+stay good.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ import os
 import secrets
 import stat
 from pathlib import Path
+
+import msgspec
 
 from palyra.decisions.keys import KeyText, read_key
 from palyra.errors import StateError
@@ -69,25 +75,73 @@ def write_key_file(path: Path, secret: Secret) -> None:
         os.close(directory)
 
 
-def witness_key(path: Path, *, create: bool) -> bytes | None:
-    """Return the sub-key that signs the note of the journal's head, or None if the vault's key is missing.
+class VaultKeyLine(msgspec.Struct, frozen=True, kw_only=True):
+    """What `vault.key` holds."""
 
-    `create` makes a missing one; for a new journal only: a lost key is not replaced by one that fits nothing.
-    """
+    #: 64 hexadecimal digits; None where it is elsewhere.
+    master: Secret | None = None
+    #: The key that signs the note of the journal's head; None where it was lost.
+    witness: Secret | None = None
+
+
+def new_vault_key() -> Secret:
+    """Return a new key of a vault, as it is written: 64 hexadecimal digits."""
+    return Secret(secrets.token_bytes(_VAULT_KEY_BYTES).hex())
+
+
+def read_vault_key(path: Path) -> VaultKeyLine | None:
+    """Return what a vault's key file holds, None if there is none; raises `StateError` where it is none."""
     line = read_key_file(path)
+    if line is None:
+        return None
+    parts = line.reveal().split(" ")
+    keys = [None if part == "-" else _key_of(part, path) for part in parts]
+    if len(keys) == 1 and keys[0] is not None:
+        return VaultKeyLine(master=keys[0], witness=_derived(keys[0]))
+    if len(keys) == 2:
+        return VaultKeyLine(master=keys[0], witness=keys[1])
+    raise _no_key(path)
+
+
+def write_vault_key(path: Path, line: VaultKeyLine) -> None:
+    """Put both keys into their file, in place of what is there."""
+    master = "-" if line.master is None else line.master.reveal()
+    witness = "-" if line.witness is None else line.witness.reveal()
+    write_key_file(path, Secret(f"{master} {witness}"))
+
+
+def witness_key(path: Path, *, create: bool) -> bytes | None:
+    """Return the key that signs the note of the journal's head, or None if it is lost.
+
+    `create` makes a missing file; for a new journal only: a lost key is not replaced by one that fits nothing.
+    """
+    line = read_vault_key(path)
     if line is None:
         if not create:
             return None
-        line = Secret(secrets.token_bytes(_VAULT_KEY_BYTES).hex())
-        write_key_file(path, line)
+        master = new_vault_key()
+        write_key_file(path, master)
+        line = VaultKeyLine(master=master, witness=_derived(master))
+    return None if line.witness is None else bytes.fromhex(line.witness.reveal())
+
+
+def _derived(master: Secret) -> Secret:
+    return Secret(hmac.digest(bytes.fromhex(master.reveal()), _WITNESS_DOMAIN, hashlib.sha256).hex())
+
+
+def _key_of(text: str, path: Path) -> Secret:
     try:
-        key = bytes.fromhex(line.reveal())
+        is_key = len(bytes.fromhex(text)) == _VAULT_KEY_BYTES == len(text) // 2
     except ValueError:
-        key = b""
-    if len(key) != _VAULT_KEY_BYTES:
-        hint = "put the right file back, or move this one away and go on without a keyed witness"
-        raise StateError(f"{path} does not hold a vault's key", hint=hint, code="vault_key_missing")
-    return hmac.digest(key, _WITNESS_DOMAIN, hashlib.sha256)
+        is_key = False
+    if not is_key:
+        raise _no_key(path)
+    return Secret(text)
+
+
+def _no_key(path: Path) -> StateError:
+    hint = "put the right file back, or move this one away and go on without a keyed witness"
+    return StateError(f"{path} does not hold a vault's key", hint=hint, code="vault_key_missing")
 
 
 def _check(path: Path, status: os.stat_result) -> None:

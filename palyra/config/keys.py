@@ -147,6 +147,13 @@ _ROOT_KEYS = (
         _texts("extra_hosts", 64, "more names that a Host header may hold", shape="host_name"),
     ),
     *_table(
+        "vault",
+        "vault",
+        _choice("key_source", "key_file", "key_file os_keychain", "where the key that seals secrets is kept"),
+        _int("max_secrets", 4_096, 1, 1_000_000, "secrets that the vault holds at most"),
+        _int("lock_timeout_ms", 3_000, 0, 60_000, "how long a command waits for another one that writes the vault"),
+    ),
+    *_table(
         "self_healing.stalls_after_ms",
         "supervision",
         _int("run", 120_000, 10_000, _DAY_MS, "a run without a sign of life for this long is suspect"),
@@ -217,6 +224,10 @@ _PROVIDER_KEYS = (
             only="openai_compatible",
         ),
         _path("api_key_file", None, "file that holds its key", only="openai_compatible"),
+        _text(
+            "api_key_vault_ref", None, 400, "secret of the vault that is its key: global/openai", shape="vault_ref",
+            only="openai_compatible",
+        ),
         _choice(
             "auth_scheme", None, "bearer none", "how the key is sent",
             derived="none where no key is named and the flavor needs none", only="openai_compatible",

@@ -25,7 +25,7 @@ _RESERVED_HEADERS = frozenset(
     " content-type content-encoding accept-encoding transfer-encoding connection proxy-connection keep-alive te"
     " trailer upgrade idempotency-key".split()
 )
-_CREDENTIAL_KEYS = ("api_key_env", "api_key_file")
+_CREDENTIAL_KEYS = ("api_key_env", "api_key_file", "api_key_vault_ref")
 WITHOUT_EFFECT = "setting_without_effect"
 
 
@@ -95,7 +95,7 @@ def _resolve_credential(reading: Reading, values: Values, traits: Flavor, by_fla
         message = f"a provider has one key, and {first} names one ({values.source(first).place})"
         reading.refuse("credential_conflict", values, second, message)
     if named:
-        prefix = named[0].removeprefix("api_key_")
+        prefix = named[0].removeprefix("api_key_").removesuffix("_ref")
         values.put("credential_ref", f"{prefix}:{values.get(named[0])}", values.settings[named[0]].sources)
     else:
         values.put("credential_ref", "", NOT_WRITTEN)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from palyra.config.keys import Key
 from palyra.config.problems import Path, nearest
+from palyra.decisions.vault import VaultRef, read_vault_ref
 from palyra.redaction import has_secret_shape
 from palyra.wire.netguard import canonical_host, classify_address
 
@@ -38,6 +39,11 @@ def _pattern(pattern: str) -> Callable[[str], bool]:
 
 def _is_listener(text: str) -> bool:
     return text == "localhost" or classify_address(text) == "loopback"
+
+
+def _is_vault_ref(text: str) -> bool:
+    ref = read_vault_ref(text)
+    return isinstance(ref, VaultRef) and str(ref) == text
 
 
 def _is_zone(text: str) -> bool:
@@ -73,6 +79,7 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
             lambda text: canonical_host(text) == text,
             "must be a host name in lower-case ASCII, without scheme and port",
         ),
+        "vault_ref": Shape(_is_vault_ref, "must be <scope>/<key>, such as global/openai", "invalid_vault_ref"),
         "timezone": Shape(_is_zone, "must be local or an IANA name such as Europe/Prague"),
         "listener": Shape(
             _is_listener,

@@ -42,7 +42,11 @@ STATE_FILES: tuple[StateFile, ...] = (
     StateFile("journal.lock", "lock of the one writer; its text is for people"),
     StateFile("admin.token", "key of the operator"),
     StateFile("client.key", "key of local programs"),
-    StateFile("vault.key", "key that signs the note of the journal's head"),
+    StateFile("vault.key", "the vault's key, and the one that signs the note of the journal's head"),
+    StateFile("vault.key.next", "the vault's next key while it is sealed anew"),
+    StateFile("vault.db", "the vault: sealed secrets"),
+    StateFile("vault.db-journal", "an unfinished write of the vault"),
+    StateFile("vault.lock", "lock of whoever may write the vault"),
     StateFile("ballast", "space that is given back when the disk is full"),
     StateFile("log", "log files", is_directory=True),
 )
@@ -80,6 +84,14 @@ class StatePaths(NamedTuple):
     @property
     def vault_key(self) -> FilePath:
         return self.directory / "vault.key"
+
+    @property
+    def vault(self) -> FilePath:
+        return self.directory / "vault.db"
+
+    @property
+    def vault_lock(self) -> FilePath:
+        return self.directory / "vault.lock"
 
     @property
     def ballast(self) -> FilePath:

@@ -61,6 +61,14 @@ class AuthConfig(_Table, frozen=True, kw_only=True):
     extra_hosts: list[str]
 
 
+class VaultConfig(_Table, frozen=True, kw_only=True):
+    """`[vault]`."""
+
+    key_source: Literal["key_file", "os_keychain"]
+    max_secrets: int
+    lock_timeout_ms: int
+
+
 class StallsConfig(_Table, frozen=True, kw_only=True):
     """`[self_healing.stalls_after_ms]`: silence by kind of work, in milliseconds."""
 
@@ -99,6 +107,7 @@ class Config(_Table, frozen=True, kw_only=True):
     journal: JournalConfig
     observability: ObservabilityConfig
     auth: AuthConfig
+    vault: VaultConfig
     self_healing: SelfHealingConfig
     cli: CliConfig
     model_provider: ModelProviderConfig

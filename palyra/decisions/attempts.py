@@ -26,6 +26,7 @@ class StartAttempt(msgspec.Struct, frozen=True, kw_only=True):
     candidate: int
     retry: int = 0
     credential_ref: str = ""
+    credential_revision: int = 0
     edits: Sequence[str] = ()
     queue_wait_ms: int = 0
     deadline_ms: int
@@ -47,6 +48,7 @@ def start_attempt(state: State, run: Run, command: StartAttempt) -> list[Draft]:
         model_id=step.model_id,
         upstream_model=step.upstream_model,
         credential_ref=command.credential_ref,
+        credential_revision=command.credential_revision,
         api=run.endpoint,
         edits=list(command.edits),
         queue_wait_ms=command.queue_wait_ms,

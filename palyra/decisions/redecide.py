@@ -190,6 +190,7 @@ class _Redecision:
             candidate=self._candidate,
             retry=self._retry,
             credential_ref=started.credential_ref,
+            credential_revision=started.credential_revision,
             edits=started.edits,
             queue_wait_ms=started.queue_wait_ms,
             deadline_ms=started.deadline_ms,

@@ -27,6 +27,7 @@ from palyra.errors import EngineStopped, JournalUnwritable, PalyraError, Refusal
 from palyra.events.runs import CancelReason
 from palyra.limits import REPEAT_MAX_BYTES
 from palyra.projections.runs import Run
+from palyra.projections.vault import revision_in_use
 from palyra.providers.port import Provider
 from palyra.redaction import Secret
 from palyra.units import ms_to_s, us_to_ms
@@ -42,7 +43,9 @@ class Outward(Protocol):
 
     def provider(self, provider_id: str) -> Provider: ...
 
-    def secret(self, credential_ref: str) -> Secret | None: ...
+    def secret(self, provider_id: str, credential_ref: str, revision: int) -> Secret | None:
+        """Return what a reference leads to, for this provider; raises `PalyraError` where it cannot be had."""
+        ...
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +73,8 @@ class RunTask:
         self._slot_of = ""
         #: An attempt is reserved and started, and not settled.
         self._is_started = False
+        #: Of the credential that the attempt has pinned.
+        self._credential_revision = 0
         #: The attempt on the wire.
         self._exchange: Exchange | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
@@ -242,10 +247,12 @@ class RunTask:
         """Reserve and start the next attempt; called in the same breath as the question whether it may."""
         candidate = self._at_hand()
         self._surface.prepare(part, candidate.entry, candidate.cap_tokens)
+        self._credential_revision = revision_in_use(self._core.state, candidate.provider.credential_ref)
         command = StartAttempt(
             candidate=candidate.index,
             retry=self._retry,
             credential_ref=candidate.provider.credential_ref,
+            credential_revision=self._credential_revision,
             edits=part.edits,
             queue_wait_ms=queue_wait_ms,
             deadline_ms=min(candidate.entry.request_timeout_ms, self._time_left_ms()),
@@ -258,9 +265,11 @@ class RunTask:
         """Send one attempt and read its answer. Its start is durable."""
         candidate, outward = self._at_hand(), self._runs.outward
         try:
-            secret = outward.secret(candidate.provider.credential_ref)
+            provider = candidate.provider
+            secret = outward.secret(provider.provider_id, provider.credential_ref, self._credential_revision)
         except PalyraError as error:
-            failure = Failure(failure_class="missing_credential", phase="connect", message=str(error))
+            failure_class = "vault_locked" if error.code == "vault_locked" else "missing_credential"
+            failure = Failure(failure_class=failure_class, phase="connect", message=str(error))
             return Ended(failure=failure)
         call = candidate.call(self._surface, part, self._time_left_ms())
         exchange = Exchange(outward.provider(candidate.provider.provider_id), call, secret, self._core.clock)

@@ -16,6 +16,8 @@ class AttemptStarted(Fact, tag="attempt.started", frozen=True, kw_only=True):
     model_id: str
     upstream_model: str
     credential_ref: str = ""
+    #: Which revision of a secret of the vault; 0 for one that is kept elsewhere.
+    credential_revision: int = 0
     api: str
     passthrough: bool = True
     #: What was changed in the client's body: `model`, `stream_options.include_usage`, `max_tokens`.

@@ -28,6 +28,7 @@ from palyra.events import (
     routing,
     runs,
     usage,
+    vault,
 )
 from palyra.events.base import Fact, UnknownEvent
 
@@ -84,6 +85,11 @@ AnyFact = (
     | keys.ClientKeyIssued
     | keys.ClientKeyRevoked
     | keys.AccessDenied
+    | vault.VaultCreated
+    | vault.VaultRekeyed
+    | vault.VaultDamageFound
+    | vault.VaultSecretStored
+    | vault.VaultSecretDeleted
 )
 
 _RETENTION: dict[str, Retention] = {
@@ -105,6 +111,7 @@ _RETENTION: dict[str, Retention] = {
     "client_key": "audit",
     "access": "audit",
     "request": "pulse",
+    "vault": "audit",
 }
 
 

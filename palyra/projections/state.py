@@ -25,6 +25,7 @@ from palyra.projections import (
     keys,
     runs,
     usage,
+    vault,
 )
 from palyra.projections.base import Handler
 
@@ -51,6 +52,7 @@ class State(msgspec.Struct, kw_only=True):
     daemon: daemon.DaemonState = msgspec.field(default_factory=daemon.DaemonState)
     journal: journal.JournalState = msgspec.field(default_factory=journal.JournalState)
     keys: keys.KeysState = msgspec.field(default_factory=keys.KeysState)
+    vault: vault.VaultState = msgspec.field(default_factory=vault.VaultState)
 
 
 #: Chapters that look at the run an attempt belongs to stand before `runs`, which lets go of it.
@@ -68,6 +70,7 @@ _CHAPTERS = (
     daemon,
     journal,
     keys,
+    vault,
 )
 
 

@@ -16,7 +16,9 @@ from palyra.config.problems import ConfigProblems, Problem
 from palyra.config.tree import Config, ModelProviderConfig
 from palyra.events.registry import Capabilities, ModelEntry, ProviderEntry, Registry
 
-SCHEMA_CODES = {"wrong_type", "out_of_range", "bad_enum", "bad_path", "unsafe_bind", "bad_header"}
+SCHEMA_CODES = {
+    "wrong_type", "out_of_range", "bad_enum", "bad_path", "unsafe_bind", "bad_header", "invalid_vault_ref",
+}  # fmt: skip
 WRONG_TYPES: dict[str, list[Any]] = {
     "bool": [1, "yes"],
     "int": ["many", 1.5, True],
@@ -36,6 +38,10 @@ SHAPED: dict[str, tuple[list[str], list[str]]] = {
     "host_name": (["palyra.example", "a"], ["", "A.example", "http://a", "a:1"]),
     "timezone": (["local", "Europe/Prague", "UTC"], ["", "Mars/Olympus", "../etc/passwd"]),
     "listener": (["127.0.0.1", "127.9.9.9", "::1", "localhost"], ["", "0.0.0.0", "::", "10.0.0.1", "example.com"]),
+    "vault_ref": (
+        ["global/openai", "agent:a.b/x-1"],
+        ["", "openai", "Global/x", "global/X", " global/x", "agent:../x"],
+    ),
     "header_value": (["x", "a b"], ["", "a\nb", " a", "x" * 1025]),
 }
 
@@ -295,7 +301,7 @@ def test_typed_tree_has_exactly_the_rows() -> None:
     root = {path for path in rows if "[]" not in path}
     assert root == set(fields(Config, "")) - {"model_provider.providers", "model_provider.models"}
     providers = {path.partition("[].")[2] for path in rows if path.startswith("model_provider.providers[]")}
-    written_otherwise = {"api_key_env", "api_key_file", "script"}
+    written_otherwise = {"api_key_env", "api_key_file", "api_key_vault_ref", "script"}
     assert providers - written_otherwise == set(ProviderEntry.__struct_fields__) - {"credential_ref"}
     models = {path.partition("[].")[2] for path in rows if path.startswith("model_provider.models[]")}
     assert models == set(fields(ModelEntry, ""))

@@ -81,7 +81,7 @@ class House:
             self._providers[provider_id] = HttpProvider(settings)
         return self._providers[provider_id]
 
-    def secret(self, credential_ref: str) -> Secret | None:
+    def secret(self, provider_id: str, credential_ref: str, revision: int) -> Secret | None:
         return None
 
     # -- what tests ask

@@ -186,7 +186,7 @@ class World:
             )
         return self.providers[provider_id]
 
-    def secret(self, credential_ref: str) -> Secret | None:
+    def secret(self, provider_id: str, credential_ref: str, revision: int) -> Secret | None:
         if not credential_ref:
             return None
         if credential_ref not in self.secrets:

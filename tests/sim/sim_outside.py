@@ -59,7 +59,7 @@ class Outside:
     def provider(self, provider_id: str) -> SimProvider:
         return SimProvider(self, provider_id)
 
-    def secret(self, credential_ref: str) -> Secret | None:
+    def secret(self, provider_id: str, credential_ref: str, revision: int) -> Secret | None:
         if credential_ref == "env:GONE":
             raise PalyraError(f"{credential_ref} is not set")
         return Secret("sk-simulated") if credential_ref else None
