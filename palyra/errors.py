@@ -43,12 +43,18 @@ _CODES: dict[tuple[int, int], str] = {
         " invalid_query unknown_field usage_error import_damaged import_partial"
         " invalid_vault_ref"
     ),
-    (401, 3): "missing_client_key invalid_client_key wrong_key_kind",
+    (401, 3): (
+        "missing_client_key invalid_client_key expired_client_key wrong_key_kind missing_session invalid_login"
+    ),
     (402, 6): "budget_request_too_large",
-    (403, 6): "managed_secret missing_scope binding_violation origin_refused",
+    (403, 6): (
+        "managed_secret missing_scope binding_violation origin_refused"
+        " scope_escalation model_not_permitted peer_not_allowed csrf_refused insecure_login"
+    ),
     (404, 8): (
         "model_not_found model_disabled route_not_found run_not_found config_not_found position_not_found"
         " secret_not_found"
+        " key_not_found session_not_found"
     ),
     (405, 5): "method_not_allowed",
     (409, 7): (
@@ -57,13 +63,14 @@ _CODES: dict[tuple[int, int], str] = {
         " upgrade_due upgrade_needs_space"
         " capsule_too_large capsule_differs"
         " stale_revision too_many_secrets vault_backend_mismatch vault_busy"
+        " last_admin_key"
     ),
     (412, 7): "position_not_reached",
     (413, 2): "body_too_large value_too_large",
     (415, 2): "unsupported_media_type",
     (421, 7): "bad_host",
-    (422, 2): "idempotency_key_reused config_invalid unsafe_bind",
-    (429, 4): "client_rate_limited rate_limited",
+    (422, 2): "idempotency_key_reused config_invalid principal_reserved unsafe_bind",
+    (429, 4): "client_rate_limited login_locked rate_limited",
     (429, 6): "budget_blocked",
     (499, 4): "client_disconnected cancelled",
     (500, 1): "internal",

@@ -28,6 +28,7 @@ STREAMS = {
     "incident": ("incident-a", "incident-b"),
     "client_key": ("key-a", "key-b"),
     "vault": ("vault",),
+    "console_session": ("session-a", "session-b"),
 }
 STRAY = ["", "x", "config", "daemon", "journal", *(name for names in STREAMS.values() for name in names)]
 _INTS = st.sampled_from([0, 1, 2, 64, 10_000, 1_800_000_000_000_000]) | st.integers(-(2**40), 2**40)

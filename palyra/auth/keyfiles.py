@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from palyra.decisions.keys import KeyText, read_key
+from palyra.decisions.key_text import KeyText, read_key
 from palyra.errors import StateError
 from palyra.redaction import Secret
 

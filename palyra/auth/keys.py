@@ -1,4 +1,4 @@
-"""New client keys. Randomness is made here; how a key is spelled and judged stands in `decisions/keys.py`."""
+"""New client keys. Randomness is made here; how a key is spelled and judged stands in `decisions/key_text.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import secrets
 
 import msgspec
 
-from palyra.decisions.keys import ID_BITS, SECRET_BITS, KeyKind, read_key, spell_key
+from palyra.decisions.key_text import ID_BITS, SECRET_BITS, KeyKind, read_key, spell_key
 from palyra.redaction import Secret
 
 

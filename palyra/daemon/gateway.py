@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from aiohttp import web
@@ -30,8 +31,10 @@ from palyra.engine.core import Core
 from palyra.engine.exchange import ClientGone
 from palyra.engine.runs import Runs
 from palyra.engine.surfaces import ChatSurface, EmbeddingsSurface
+from palyra.engine.throttle import Passage
 from palyra.errors import EngineStopped, JournalUnwritable, Refusal, Refused
-from palyra.units import us_to_ms
+from palyra.projections.runs import summary_of
+from palyra.units import ms_to_s, us_to_ms
 from palyra.wire.errors import WireError
 from palyra.wire.request import SurfaceRequest, decode_chat, decode_embeddings
 
@@ -65,6 +68,7 @@ class Gateway:
         limits: GatewayLimits,
         log: Callable[[RequestLine], None],
         on_bug: Callable[[str], None],
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         #: Set by whoever stops the daemon: nothing new is taken, what is open goes on.
         self.is_draining = False
@@ -77,7 +81,8 @@ class Gateway:
         self._log = log
         #: Called with the run's id inside the handler of an exception that nobody expected.
         self._on_bug = on_bug
-        self.entrance = Entrance(core, access, limits.extra_hosts)
+        self._pause = pause
+        self.entrance = Entrance(core, access, limits)
         self.bodies = Bodies(
             max_request_bytes=limits.max_request_bytes,
             max_inflight_bytes=limits.max_inflight_bytes,
@@ -94,6 +99,11 @@ class Gateway:
         ]
         self._routes = {route.template: route for route in places}
         self._model_route = Route("/v1/models/{id}", "models", "v1:models", {"GET": self._find_model})
+
+    @property
+    def places(self) -> list[Route]:
+        """Every place that is served."""
+        return [*self._routes.values(), self._model_route]
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; raises nothing but cancellation, which means that its client has gone."""
@@ -112,6 +122,8 @@ class Gateway:
             await self._record_gone(visit)
             raise
         finally:
+            if visit.passage is not None:
+                visit.passage.end()
             if visit.client is not None:
                 visit.sent_bytes += visit.client.sent_bytes
             self._log(
@@ -163,13 +175,17 @@ class Gateway:
             self.entrance.check_state(
                 is_draining=self.is_draining, is_surplus=getattr(request.protocol, "is_surplus", False)
             )
+        self.entrance.check_host(visit)
+        if route.surface != "health":
+            self.entrance.check_origin(visit)
         if route is NOWHERE:
             raise Refused(Refusal(code="route_not_found", message="There is nothing here; the API is below /v1."))
+        if visit.cors and request.method == "OPTIONS":
+            return await self._send(visit, 204, _preflight(route), b"")
         handler = route.methods.get(request.method)
         if handler is None:
             message = f"{route.template} takes {' and '.join(route.methods)} only."
             raise Refused(Refusal(code="method_not_allowed", message=message))
-        self.entrance.check_host(visit)
         if route.scope:
             self.entrance.let_in(visit, route.scope)
         return await handler(visit)
@@ -199,7 +215,8 @@ class Gateway:
         try:
             request, digest = await decode_body(decode, body.data)
             if request.stream:
-                visit.client = StreamClient(visit.request, stall_ms=self._stall_ms)
+                visit.client = StreamClient(visit.request, stall_ms=self._stall_ms, headers=visit.cors)
+            self._charge(visit, request)
             command = _admission(visit, request, body, digest)
             run = self._runs.start(command, surface(request, visit.headers), visit.client)
         except BaseException:
@@ -207,6 +224,9 @@ class Gateway:
             raise
         visit.is_recorded = True
         run.task.add_done_callback(body.release)
+        if visit.passage is not None:
+            run.task.add_done_callback(functools.partial(self._settle, visit.passage, visit.run_id))
+            visit.passage = None
         try:
             reply = await asyncio.shield(run.task)
         except asyncio.CancelledError:
@@ -214,19 +234,37 @@ class Gateway:
             raise
         return await self._deliver(visit, reply)
 
+    def _charge(self, visit: Visit, request: SurfaceRequest) -> None:
+        """Count a request's tokens against the limit of its key; raises `Refused`."""
+        if visit.passage is not None:
+            tokens = request.raw_tokens + (request.output_max_tokens or 0)
+            refusal = visit.passage.charge(tokens, self._core.clock.now_us())
+            if refusal is not None:
+                raise Refused(refusal)
+
+    def _settle(self, passage: Passage, run_id: str, _ended: object) -> None:
+        """Correct what an ended run was charged by what it used; one that left no line of its own used nothing."""
+        passage.end()
+        if passage.counts_tokens:
+            summary = summary_of(self._core.state, run_id)
+            used = 0 if summary is None else summary.input_tokens + summary.output_tokens
+            passage.settle(used, self._core.clock.now_us())
+
     async def _deliver(self, visit: Visit, reply: Reply) -> web.StreamResponse:
         if visit.client is None or visit.client.response is None:
             return await self._send(visit, reply.status, reply.headers, reply.body or b"")
         return await visit.client.end()
 
     async def _list_models(self, visit: Visit) -> web.StreamResponse:
-        body = list_models(self._core.state, self._core.clock.now_us())
+        assert visit.caller is not None
+        body = list_models(self._core.state, visit.caller.models, self._core.clock.now_us())
         self._note_served(visit, 200)
         return await self._send(visit, 200, {**JSON, **_named(visit.run_id)}, body)
 
     async def _find_model(self, visit: Visit) -> web.StreamResponse:
         name = visit.request.path.removeprefix(_MODEL)
-        found = find_model(self._core.state, name, self._core.clock.now_us())
+        assert visit.caller is not None
+        found = find_model(self._core.state, name, visit.caller.models, self._core.clock.now_us())
         if not isinstance(found, Refusal):
             self._note_served(visit, 200)
             return await self._send(visit, 200, {**JSON, **_named(visit.run_id)}, found)
@@ -254,15 +292,19 @@ class Gateway:
     async def _refuse(self, visit: Visit, refusal: Refusal) -> web.StreamResponse:
         """Answer with a refusal, and leave its trace."""
         if visit.caller is None:
-            self._count_denied(visit, refusal)
+            delay_ms = self._count_denied(visit, refusal)
+            if delay_ms:
+                await self._pause(ms_to_s(delay_ms))
         elif not visit.is_recorded:
             refusal = await self._record_refused(visit, visit.caller, refusal)
         answer = refusal_answer(refusal, visit.run_id, allowed_methods=visit.route.methods)
         return await self._send(visit, *answer)
 
-    def _count_denied(self, visit: Visit, refusal: Refusal) -> None:
+    def _count_denied(self, visit: Visit, refusal: Refusal) -> int:
+        """Count a request that was turned away; return for how many milliseconds its answer is held back."""
         with contextlib.suppress(JournalUnwritable, EngineStopped):
-            self._access.deny(visit.route.surface, refusal.code, visit.request.remote or "")
+            return self._access.deny(visit.route.surface, refusal.code, visit.peer.address)
+        return 0
 
     async def _record_refused(self, visit: Visit, caller: Caller, refusal: Refusal) -> Refusal:
         """Record a refusal and return what is answered: the refusal, or that it could not be recorded."""
@@ -289,7 +331,7 @@ class Gateway:
 
     async def _send(self, visit: Visit, status: int, headers: Mapping[str, str], body: bytes) -> web.StreamResponse:
         request = visit.request
-        response = web.Response(status=status, headers={**EVERY_ANSWER, **headers}, body=body)
+        response = web.Response(status=status, headers={**EVERY_ANSWER, **headers, **visit.cors}, body=body)
         if self.is_draining or getattr(request.protocol, "is_surplus", False):
             response.force_close()
         visit.sent_bytes = len(body)
@@ -323,7 +365,17 @@ def _admission(visit: Visit, request: SurfaceRequest, body: Body, digest: str) -
         command_name=command_name(caller.principal_id, visit.route.template, attribution.idempotency_key)
         if attribution.idempotency_key
         else "",
+        models=() if "*" in caller.models else caller.models,
     )
+
+
+def _preflight(route: Route) -> dict[str, str]:
+    """Return what lets a named page ask; what it may ask for, the request itself is judged by."""
+    return {
+        "Access-Control-Allow-Methods": ", ".join(route.methods),
+        "Access-Control-Allow-Headers": "*, Authorization",
+        "Access-Control-Max-Age": "600",
+    }
 
 
 def _named(run_id: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from palyra.decisions.keys import is_permitted
 from palyra.decisions.naming import VIRTUAL_NAMES, resolve
 from palyra.errors import Refusal
 from palyra.events.registry import ModelEntry
@@ -17,23 +18,33 @@ from palyra.wire.openai_models import model_object, models_list, single_model
 _ROLES = ("chat", "embeddings")
 
 
-def list_models(state: State, now_us: int) -> bytes:
-    """Return the list: models by role and id, then the other names that lead to them."""
-    return models_list(_objects(state, now_us))
+def list_models(state: State, models: Sequence[str], now_us: int) -> bytes:
+    """Return the list: models by role and id, then the other names that lead to them.
+
+    `models` are globs of those that the caller may use; others are not there for it.
+    """
+    return models_list(_objects(state, models, now_us))
 
 
-def find_model(state: State, name: str, now_us: int) -> bytes | Refusal:
+def find_model(state: State, name: str, models: Sequence[str], now_us: int) -> bytes | Refusal:
     """Return the model that a request with this name would get."""
     refusals = []
     for role in _ROLES:
         found = resolve(state, role, name)
         if not isinstance(found, Refusal):
-            return single_model(_object(state, name, found.entries, now_us))
+            permitted = _permitted(found.entries, models)
+            if permitted:
+                return single_model(_object(state, name, permitted, now_us))
+            found = Refusal(code="model_not_found", message="This key may not use this model.", param="model")
         refusals.append(found)
     return refusals[0]
 
 
-def _objects(state: State, now_us: int) -> Iterator[dict[str, Any]]:
+def _permitted(entries: Sequence[ModelEntry], models: Sequence[str]) -> list[ModelEntry]:
+    return [entry for entry in entries if is_permitted(models, entry.provider_id, entry.model_id)]
+
+
+def _objects(state: State, models: Sequence[str], now_us: int) -> Iterator[dict[str, Any]]:
     registry = state.catalog.registry
     seen: set[str] = set()
     for role in _ROLES:
@@ -43,9 +54,9 @@ def _objects(state: State, now_us: int) -> Iterator[dict[str, Any]]:
         for name in [*ids, *aliases, *VIRTUAL_NAMES]:
             found = resolve(state, role, name)
             # A name that leads to models of both roles is told once, for the role that comes first.
-            if name not in seen and not isinstance(found, Refusal):
+            if name not in seen and not isinstance(found, Refusal) and (own := _permitted(found.entries, models)):
                 seen.add(name)
-                yield _object(state, name, found.entries, now_us)
+                yield _object(state, name, own, now_us)
 
 
 def _object(state: State, name: str, entries: Sequence[ModelEntry], now_us: int) -> dict[str, Any]:

@@ -6,17 +6,25 @@ read before all of them are passed.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 from aiohttp import web
 
 from palyra.daemon.stream import StreamClient
-from palyra.decisions.arrivals import Attribution, host_refusal, origin_refusal, read_attribution
+from palyra.decisions.arrivals import (
+    Attribution,
+    Peer,
+    host_refusal,
+    origin_refusal,
+    peer_of,
+    read_attribution,
+)
 from palyra.decisions.keys import Caller, authorize
 from palyra.engine.access import Access
 from palyra.engine.core import Core
+from palyra.engine.throttle import Passage
 from palyra.errors import Refusal, Refused
 from palyra.limits import BODY_READ_MS, CLIENT_STALL_MS, HEADERS_MAX_BYTES
 
@@ -33,6 +41,10 @@ class GatewayLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_inflight_bytes: int
     #: More names that a Host header may hold.
     extra_hosts: Collection[str] = ()
+    #: Origins of the web pages that may call.
+    cors_origins: Collection[str] = ()
+    #: Addresses and networks whose X-Forwarded headers are believed.
+    trusted_proxies: Sequence[str] = ()
     body_read_ms: int = BODY_READ_MS
     client_stall_ms: int = CLIENT_STALL_MS
 
@@ -44,8 +56,11 @@ class Visit:
         "attribution",
         "caller",
         "client",
+        "cors",
         "headers",
         "is_recorded",
+        "passage",
+        "peer",
         "request",
         "route",
         "run_id",
@@ -58,6 +73,11 @@ class Visit:
         self.route = NOWHERE
         #: Names in lower case; the values of a repeated header are joined by a comma.
         self.headers: Mapping[str, str] = {}
+        #: Where it comes from, and what it may use of a limited key; known once it was looked at.
+        self.peer = Peer(request.remote or "", is_secure=False)
+        self.passage: Passage | None = None
+        #: What lets the page that sent it read the answer, where configuration names that page.
+        self.cors: Mapping[str, str] = {}
         self.caller: Caller | None = None
         self.attribution = Attribution()
         #: It has left its trace in the journal: a run, a refusal, or a served request.
@@ -86,10 +106,12 @@ NOWHERE = Route("other", "other", "", {})
 class Entrance:
     """The checks that a request passes before its body is read."""
 
-    def __init__(self, core: Core, access: Access, extra_hosts: Collection[str]) -> None:
+    def __init__(self, core: Core, access: Access, limits: GatewayLimits) -> None:
         self._core = core
         self._access = access
-        self._extra_hosts = frozenset(extra_hosts)
+        self._extra_hosts = frozenset(limits.extra_hosts)
+        self._cors_origins = frozenset(limits.cors_origins)
+        self._trusted_proxies = tuple(limits.trusted_proxies)
         self._hosts: set[str] = set()
 
     def check_state(self, *, is_draining: bool, is_surplus: bool) -> None:
@@ -106,7 +128,11 @@ class Entrance:
 
     def check_host(self, visit: Visit) -> None:
         """Read the headers, and refuse a request that was meant for somebody else."""
-        visit.headers = _read_headers(visit.request)
+        request = visit.request
+        visit.headers = _read_headers(request)
+        is_tls = request.transport is not None and request.transport.get_extra_info("ssl_object") is not None
+        if self._trusted_proxies or is_tls:
+            visit.peer = peer_of(visit.peer.address, visit.headers, self._trusted_proxies, is_tls=is_tls)
         host = visit.headers.get("host")
         if host in self._hosts:
             return
@@ -114,19 +140,30 @@ class Entrance:
         if host is not None and len(self._hosts) < _HOSTS_MAX_COUNT:
             self._hosts.add(host)
 
+    def check_origin(self, visit: Visit) -> None:
+        """Refuse a request that a web page sent, unless that page is named in the configuration."""
+        origin = visit.headers.get("origin")
+        if origin is None:
+            return
+        _raise_if(origin_refusal(visit.headers, self._cors_origins))
+        visit.cors = {"Access-Control-Allow-Origin": origin, "Vary": "Origin", "Access-Control-Expose-Headers": "*"}
+
     def let_in(self, visit: Visit, scope: str) -> None:
         """Refuse a request whose sender may not do this."""
-        headers = visit.headers
-        _raise_if(origin_refusal(headers))
-        caller = self._access.identify(headers, visit.request.remote or "")
+        headers, peer_address = visit.headers, visit.peer.address
+        caller = self._access.identify(headers, peer_address)
         if isinstance(caller, Refusal):
             raise Refused(caller)
         visit.caller = caller
-        _raise_if(authorize(caller, scope))
+        _raise_if(authorize(caller, scope, peer_address))
         attribution = read_attribution(headers, caller)
         if isinstance(attribution, Refusal):
             raise Refused(attribution)
         visit.attribution = attribution
+        passage = self._access.pass_through(caller)
+        if isinstance(passage, Refusal):
+            raise Refused(passage)
+        visit.passage = passage
 
 
 def _read_headers(request: web.BaseRequest) -> dict[str, str]:

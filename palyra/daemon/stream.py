@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
@@ -19,8 +20,12 @@ _UNWATCHED_MAX_BYTES = 16 * 1024
 class StreamClient:
     """A client that takes an event stream: `palyra.engine.exchange.Client` over an HTTP answer."""
 
-    def __init__(self, request: web.BaseRequest, *, stall_ms: int) -> None:
+    def __init__(
+        self, request: web.BaseRequest, *, stall_ms: int, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """`headers` go with every answer to this request."""
         self._request = request
+        self._headers = headers
         self._stall_ms = stall_ms
         #: None until the stream has begun.
         self.response: web.StreamResponse | None = None
@@ -28,7 +33,7 @@ class StreamClient:
 
     async def begin(self, headers: Mapping[str, str]) -> None:
         """See `palyra.engine.exchange.Client.begin`."""
-        response = web.StreamResponse(status=200, headers={**EVENT_STREAM, **headers})
+        response = web.StreamResponse(status=200, headers={**EVENT_STREAM, **headers, **self._headers})
         try:
             await response.prepare(self._request)
         except ConnectionError:

@@ -7,11 +7,12 @@ meant as a limit.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from palyra.decisions.keys import Caller
+from palyra.decisions.keys import Caller, is_within
 from palyra.errors import Refusal
 
 NAME_MAX_CHARS = 128
@@ -55,11 +56,57 @@ def host_refusal(host: str | None, extra_hosts: Collection[str]) -> Refusal | No
     return Refusal(code="bad_host", message=message, param="host")
 
 
-def origin_refusal(headers: Mapping[str, str]) -> Refusal | None:
-    """Return why a request that a web page made is refused, or None for one that no page made."""
-    if "origin" not in headers:
+def origin_refusal(headers: Mapping[str, str], allowed_origins: Collection[str] = ()) -> Refusal | None:
+    """Return why a request that a web page made is refused, or None for one that no page or a named one made."""
+    origin = headers.get("origin")
+    if origin is None or origin in allowed_origins:
         return None
-    return Refusal(code="origin_refused", message="Web pages may not call this gateway.", param="origin")
+    message = "Web pages may not call this gateway; daemon.cors_origins can name one that may."
+    return Refusal(code="origin_refused", message=message, param="origin")
+
+
+def own_origin_refusal(headers: Mapping[str, str], scheme: str, *, is_needed: bool) -> Refusal | None:
+    """Return why a request to the console is refused: only its own pages may send one, by scheme, host and port.
+
+    Cookies know no ports, so this is the defence against other servers on this machine. `is_needed`: a request
+    that says nothing of its origin is refused too.
+    """
+    origin = headers.get("origin")
+    if origin is None and not is_needed:
+        return None
+    if origin is not None and _plain_origin(origin) == _plain_origin(f"{scheme}://{headers.get('host', '')}"):
+        return None
+    return Refusal(code="origin_refused", message="Only the console's own pages may do this.", param="origin")
+
+
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def _plain_origin(origin: str) -> str:
+    scheme, _, host = origin.lower().partition("://")
+    return f"{scheme}://{host.removesuffix(_DEFAULT_PORTS.get(scheme, ' '))}"
+
+
+class Peer(NamedTuple):
+    """Where a request comes from, as far as that can be believed."""
+
+    address: str
+    #: The way to us is encrypted, by our own TLS or by that of a proxy that we trust.
+    is_secure: bool
+
+
+def peer_of(
+    remote: str, headers: Mapping[str, str], trusted_proxies: Sequence[str], *, is_tls: bool = False
+) -> Peer:
+    """Return the peer of a request: whoever connected, or whom a trusted proxy names (the nearest not trusted)."""
+    if not trusted_proxies or not is_within(remote, trusted_proxies):
+        return Peer(remote, is_tls)
+    hops = [hop.strip() for hop in headers.get("x-forwarded-for", "").split(",") if hop.strip()]
+    address = remote
+    while hops and is_within(address, trusted_proxies):
+        address = hops.pop()
+    scheme = headers.get("x-forwarded-proto", "").rpartition(",")[2].strip().lower()
+    return Peer(address, is_tls or scheme == "https")
 
 
 def is_plain_local(headers: Mapping[str, str], address_class: str) -> bool:
@@ -75,7 +122,7 @@ def read_attribution(headers: Mapping[str, str], caller: Caller) -> Attribution 
             message = f"{name[:NAME_MAX_CHARS]} is no header of this release, and is not skipped."
             return Refusal(code="unknown_palyra_header", message=message, param=name[:NAME_MAX_CHARS])
     hint = next((headers[name] for name in _SESSION_HINTS if name in headers), "")
-    found = Attribution(session_id=session_of(caller, hint))
+    found = Attribution(session_id=session_of(caller, hint), agent_id=caller.default_agent)
     repeatable = headers.get("idempotency-key")
     if repeatable is not None:
         if not _is_text(repeatable, IDEMPOTENCY_KEY_MAX_CHARS):
@@ -91,12 +138,20 @@ def read_attribution(headers: Mapping[str, str], caller: Caller) -> Attribution 
 
 
 def session_of(caller: Caller, hint: str) -> str:
-    """Return the session that a hint not meant for us stands for; "" for one that cannot be a name."""
+    """Return the session of a run that names none: the key's, else what a hint not meant for us stands for.
+
+    "" where the key has none and the hint cannot be a name.
+    """
+    if caller.session:
+        return f"{caller.principal_id}/{caller.session}"
     return f"{caller.principal_id}/{hint}" if 1 <= len(hint) <= NAME_MAX_CHARS and hint.isprintable() else ""
 
 
 def _read(found: Attribution, name: str, value: str, caller: Caller) -> Attribution | Refusal:
     match name.removeprefix(_PREFIX):
+        case "session" if caller.session and value != caller.session:
+            message = "This key's runs are all in one session, and this is another."
+            return Refusal(code="binding_violation", message=message, param=name)
         case "session" if _is_name(value):
             return msgspec.structs.replace(found, session_id=f"{caller.principal_id}/{value}")
         case "agent" if _is_name(value):

@@ -47,6 +47,7 @@ def request_of(
             # A size that no candidate was left out for changes nothing.
             dimensions=next(figures, None),
             failover=decided.failover != "off",
+            models=decided.models_permitted,
         )
     if isinstance(asked, RunAdmitted):
         names = "session_id agent_id tags origin stream choices_count body_digest body_bytes".split()

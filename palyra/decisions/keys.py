@@ -1,24 +1,32 @@
-"""Client keys: how one is spelled, whose it is, and what its holder may do.
+"""Who shows a key, and what its holder may do.
 
-`palyra_client_<id>_<secret>` or `palyra_admin_<id>_<secret>`: the id is 12 characters of Crockford's base 32, the
-secret 43 of base 62 (256 random bits) and 6 more, the CRC-32 of everything before them, so that a mistyped key is
-told from a wrong one. The journal holds a verifier, which recognises a key and cannot be turned back into one.
+The order of the answers is fixed: form, then known, live and in time, then kind, then where it comes from, then
+what it asks for. An unknown id costs what a wrong secret costs.
 """
 
 from __future__ import annotations
 
-import hashlib
+import fnmatch
 import hmac
-import zlib
+import ipaddress
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
 
 import msgspec
 
+from palyra.decisions.key_text import KeyKind, KeyText, is_mistyped, read_key
 from palyra.errors import Refusal
+from palyra.projections.keys import NO_LIMITS, ClientKey, KeyLimits, is_live
 from palyra.projections.state import State
 
-KeyKind = Literal["client", "admin"]
+#: What a program may ask for; `v1:*` stands for all of its family.
+PROGRAM_SCOPES = (
+    *("v1:*", "v1:models", "v1:chat", "v1:responses", "v1:messages", "v1:embeddings", "v1:audio"),
+    *("routing:mode", "routing:pin"),
+)
+#: What keys of both kinds may read.
+READING_SCOPES = ("usage:read", "observe")
+#: What only the operator's keys may do.
+OPERATOR_SCOPES = ("usage:write", "approvals:decide", "operate", "secrets:write", "keys:manage")
 
 #: What a key may do unless said otherwise, by kind.
 DEFAULT_SCOPES: dict[KeyKind, tuple[str, ...]] = {
@@ -33,23 +41,12 @@ DEFAULT_SCOPES: dict[KeyKind, tuple[str, ...]] = {
         "keys:manage",
     ),
 }
+#: Everything; whoever may read the state directory may do it.
+ALL_SCOPES = ("v1:*", "routing:*", *READING_SCOPES, *OPERATOR_SCOPES)
 
-ID_BITS, SECRET_BITS = 60, 256
-_ID_CHARS, _SECRET_CHARS, _CHECKSUM_CHARS = 12, 43, 6
-_BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
-_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-#: Prefix of the digest, so that a verifier is a digest of nothing else.
-_VERIFIER_DOMAIN = b"palyra.key.v1\0"
 #: What a key of an unknown id is compared with.
 _NO_VERIFIER = "0" * 64
-
-
-class KeyText(NamedTuple):
-    """A key that is spelled rightly, which says nothing about its being known."""
-
-    kind: KeyKind
-    key_id: str
-    verifier: str
+ANY = ("*",)
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,33 +60,19 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     scopes: Sequence[str] = ()
     #: Agent ids that it may act as; `*` stands for any.
     agents: Sequence[str] = ()
+    #: The agent of a request that names none.
+    default_agent: str = ""
+    #: The session that every run of it is in; "" for any.
+    session: str = ""
+    #: Globs of the models that it may use.
+    models: Sequence[str] = ANY
+    #: Networks that it may come from; none stands for all.
+    allowed_cidrs: Sequence[str] = ()
+    limits: KeyLimits = NO_LIMITS
 
 
 #: A program on this machine that showed no key, where configuration lets it in.
 LOCAL_CALLER = Caller(principal_id="local", scopes=DEFAULT_SCOPES["client"])
-
-
-def spell_key(kind: KeyKind, id_number: int, secret_number: int) -> str:
-    """Return the key of these random numbers (below 2**60 and 2**256)."""
-    key_id = _digits(id_number, _BASE32, _ID_CHARS)
-    stem = f"palyra_{kind}_{key_id}_{_digits(secret_number, _BASE62, _SECRET_CHARS)}"
-    return stem + _checksum(stem)
-
-
-def read_key(text: str) -> KeyText | None:
-    """Return what a key says, or None if it is not spelled like one of ours. A leading `sk-` is ignored."""
-    key = text.removeprefix("sk-")
-    parts = key.split("_")
-    if len(parts) != 4 or not key.isascii():
-        return None
-    brand, kind, key_id, tail = parts
-    if brand != "palyra" or len(key_id) != _ID_CHARS or len(tail) != _SECRET_CHARS + _CHECKSUM_CHARS:
-        return None
-    if _checksum(key[:-_CHECKSUM_CHARS]) != key[-_CHECKSUM_CHARS:]:
-        return None
-    if kind == "client":
-        return KeyText("client", key_id, _verifier(key))
-    return KeyText("admin", key_id, _verifier(key)) if kind == "admin" else None
 
 
 def presented_key(headers: Mapping[str, str]) -> str | Refusal | None:
@@ -105,7 +88,9 @@ def presented_key(headers: Mapping[str, str]) -> str | Refusal | None:
     return bearer or api_key or None
 
 
-def authenticate(state: State, presented: str | None, *, may_be_anonymous: bool = False) -> Caller | Refusal:
+def authenticate(
+    state: State, presented: str | None, now_us: int, *, may_be_anonymous: bool = False
+) -> Caller | Refusal:
     """Return who shows this key."""
     if presented is None:
         if may_be_anonymous:
@@ -114,34 +99,71 @@ def authenticate(state: State, presented: str | None, *, may_be_anonymous: bool 
         return Refusal(code="missing_client_key", message=message)
     text = read_key(presented)
     if text is None:
-        message = "This is no client key of Palyra, or it was mistyped; `palyra env` prints yours."
-        return Refusal(code="invalid_client_key", message=message)
-    caller = recognize(state, text)
-    if caller is None:
-        message = "This client key is not known here, or was revoked; `palyra env` prints yours."
-        return Refusal(code="invalid_client_key", message=message)
-    return caller
+        return Refusal(code="invalid_client_key", message=f"{_misspelled(presented)}; `palyra env` prints yours.")
+    key = known_key(state, text)
+    if key is not None and is_live(key, now_us):
+        return _caller_of(key, text.kind)
+    if key is not None and key.revoked_us is None and key.expires_us is not None and key.expires_us <= now_us:
+        message = "This client key has expired; `palyra keys issue` makes another one."
+        return Refusal(code="expired_client_key", message=message)
+    message = "This client key is not known here, or was revoked; `palyra env` prints yours."
+    return Refusal(code="invalid_client_key", message=message)
 
 
-def recognize(state: State, text: KeyText) -> Caller | None:
-    """Return whose live key this is. An unknown id costs the same as a wrong secret."""
+def _misspelled(presented: str) -> str:
+    if is_mistyped(presented):
+        return "This client key was mistyped: its checksum does not fit"
+    return "This is no client key of Palyra"
+
+
+def known_key(state: State, text: KeyText) -> ClientKey | None:
+    """Return the key that this is, live or not. An unknown id costs the same as a wrong secret."""
     key = state.keys.by_id.get(text.key_id)
     is_ours = hmac.compare_digest(text.verifier, _NO_VERIFIER if key is None else key.verifier)
-    if key is None or not is_ours or key.revoked_us is not None:
-        return None
+    return key if is_ours else None
+
+
+def _caller_of(key: ClientKey, kind: KeyKind) -> Caller:
     return Caller(
-        principal_id=key.principal_id, key_id=key.key_id, kind=text.kind, scopes=key.scopes, agents=("*",)
+        principal_id=key.principal_id,
+        key_id=key.key_id,
+        kind=kind,
+        scopes=key.scopes,
+        agents=key.agents,
+        default_agent=key.default_agent,
+        session=key.session,
+        models=key.models,
+        allowed_cidrs=key.allowed_cidrs,
+        limits=key.limits,
     )
 
 
-def authorize(caller: Caller, scope: str) -> Refusal | None:
+def is_within(address: str, networks: Sequence[str]) -> bool:
+    """Return whether an address lies in one of these networks; what is no address lies in none."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    return any(found in ipaddress.ip_network(network, strict=False) for network in networks)
+
+
+def authorize(caller: Caller, scope: str, peer_address: str) -> Refusal | None:
     """Return why this caller may not use an endpoint of `/v1` that wants this scope, or None if it may."""
     if caller.kind != "client":
         message = "This is the operator's key; programs use a client key (`palyra env` prints yours)."
         return Refusal(code="wrong_key_kind", message=message)
-    if not has_scope(caller.scopes, scope):
-        return Refusal(code="missing_scope", message=f"This key lacks the scope {scope}.")
-    return None
+    if caller.allowed_cidrs and not is_within(peer_address, caller.allowed_cidrs):
+        return Refusal(code="peer_not_allowed", message="This key may not be used from your address.")
+    return scope_refusal(caller.scopes, scope)
+
+
+def scope_refusal(scopes: Sequence[str], scope: str) -> Refusal | None:
+    """Return why these scopes do not open what wants this one, or None if they do."""
+    if has_scope(scopes, scope):
+        return None
+    return Refusal(code="missing_scope", message=f"This key lacks the scope {scope}.")
 
 
 def has_scope(scopes: Sequence[str], scope: str) -> bool:
@@ -149,18 +171,9 @@ def has_scope(scopes: Sequence[str], scope: str) -> bool:
     return scope in scopes or f"{scope.partition(':')[0]}:*" in scopes
 
 
-def _verifier(key: str) -> str:
-    return hashlib.sha256(_VERIFIER_DOMAIN + key.encode()).hexdigest()
-
-
-def _checksum(stem: str) -> str:
-    return _digits(zlib.crc32(stem.encode()), _BASE62, _CHECKSUM_CHARS)
-
-
-def _digits(number: int, alphabet: str, count: int) -> str:
-    """Return a number in another base, with leading zeros."""
-    base, found = len(alphabet), ""
-    for _ in range(count):
-        number, digit = divmod(number, base)
-        found = alphabet[digit] + found
-    return found
+def is_permitted(models: Sequence[str], provider_id: str, model_id: str) -> bool:
+    """Return whether globs allow a model, by its name or as `provider/name`; no glob allows every one."""
+    if not models or "*" in models:
+        return True
+    names = (model_id, f"{provider_id}/{model_id}")
+    return any(fnmatch.fnmatchcase(name, glob) for glob in models for name in names)

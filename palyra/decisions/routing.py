@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from palyra.decisions.keys import is_permitted
 from palyra.decisions.naming import Resolution
 from palyra.errors import Refusal
 from palyra.events.registry import ModelEntry
@@ -40,6 +41,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     output_max_tokens: int | None
     dimensions: int | None = None
     failover: bool = True
+    #: Globs of the models that the caller may use; none stands for all.
+    models: Sequence[str] = ()
 
 
 class Plan(NamedTuple):
@@ -109,6 +112,8 @@ def exclude(state: State, entry: ModelEntry, wanted: Wanted, now_us: int) -> Exc
     provider = provider_entry(state, entry.provider_id)
     if provider is None or not provider.enabled or not entry.enabled:
         return excluded("disabled")
+    if not is_permitted(wanted.models, entry.provider_id, entry.model_id):
+        return excluded("model_not_permitted")
     for need in wanted.needs:
         if not getattr(entry.capabilities, need, False):
             return excluded(f"capability_missing:{need}")

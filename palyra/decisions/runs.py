@@ -14,6 +14,7 @@ import msgspec
 from palyra.decisions import routing
 from palyra.decisions.base import Decision
 from palyra.decisions.failures import Failure, rule_of
+from palyra.decisions.keys import is_permitted
 from palyra.decisions.naming import resolve
 from palyra.decisions.repeats import next_key
 from palyra.errors import CODES, Refusal
@@ -59,6 +60,8 @@ class AdmitRun(msgspec.Struct, frozen=True, kw_only=True):
     failover: bool = True
     #: Name of an idempotent request (`decisions/repeats.py`), "" for none.
     command_name: str = ""
+    #: Globs of the models that the caller may use; none stands for all.
+    models: Sequence[str] = ()
 
 
 def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
@@ -67,6 +70,10 @@ def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
     resolution = resolve(state, command.endpoint, command.model)
     if isinstance(resolution, Refusal):
         return Decision([refusal_draft(command, resolution)], resolution)
+    if not any(is_permitted(command.models, one.provider_id, one.model_id) for one in resolution.entries):
+        message = f"This key may not use the model '{resolution.model_id}'."
+        refusal = Refusal(code="model_not_permitted", message=message, param="model")
+        return Decision([refusal_draft(command, refusal)], refusal)
     needs = _needs_of(command)
     wanted = routing.Wanted(
         role=command.endpoint,
@@ -75,6 +82,7 @@ def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
         output_max_tokens=command.output_max_tokens,
         dimensions=command.dimensions,
         failover=command.failover,
+        models=command.models,
     )
     plan = routing.plan_candidates(state, resolution, wanted, now_us)
     first = plan.steps[0] if plan.steps else None
@@ -88,6 +96,7 @@ def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
         if first
         else None,
         output_requested_tokens=command.output_max_tokens,
+        models_permitted=list(command.models),
     )
     if first is None:
         refusal = routing.refusal_of_empty_plan(plan.excluded, now_us)

@@ -11,13 +11,16 @@ import msgspec
 from palyra.auth.keyfiles import read_client_key, write_key_file
 from palyra.auth.keys import NewKey, make_key
 from palyra.decisions.arrivals import is_plain_local
-from palyra.decisions.keys import DEFAULT_SCOPES, Caller, KeyKind, authenticate, presented_key, recognize
+from palyra.decisions.key_text import KeyKind
+from palyra.decisions.keys import ANY, DEFAULT_SCOPES, Caller, authenticate, known_key, presented_key
 from palyra.engine.clock import due_us
 from palyra.engine.core import SYSTEM, Batch, Core
-from palyra.errors import Refusal
+from palyra.engine.rates import PeerFailures, failing_delay_ms
+from palyra.engine.throttle import Passage, Throttle
+from palyra.errors import CODES, Refusal
 from palyra.events.base import Draft
 from palyra.events.keys import AccessDenied, ClientKeyIssued, ClientKeyRevoked
-from palyra.projections.keys import live_keys
+from palyra.projections.keys import is_live, live_keys
 from palyra.redaction import Secret
 from palyra.units import US_PER_S
 from palyra.wire.netguard import classify_address
@@ -69,6 +72,8 @@ class Access:
         self._core = core
         self._anonymous = anonymous
         self._tallies: dict[_Kind, _Tally] = {}
+        self._failures = PeerFailures(WINDOW_US)
+        self._throttle = Throttle()
 
     async def ensure_keys(self, paths: KeyPaths) -> list[IssuedKey]:
         """See to it that both key files hold a live key; return those that were made now.
@@ -81,11 +86,15 @@ class Access:
 
     def _is_good(self, kind: KeyKind, path: Path) -> bool:
         text = read_client_key(path)
-        return text is not None and text.kind == kind and recognize(self._core.state, text) is not None
+        if text is None or text.kind != kind:
+            return False
+        key = known_key(self._core.state, text)
+        return key is not None and is_live(key, self._core.clock.now_us())
 
     async def _issue(self, kind: KeyKind, path: Path) -> IssuedKey:
         key = make_key(kind)
-        lost = [old.key_id for old in live_keys(self._core.state, kind) if old.display_name == path.name]
+        now_us = self._core.clock.now_us()
+        lost = [old.key_id for old in live_keys(self._core.state, kind, now_us) if old.display_name == path.name]
         write_key_file(path, key.secret)
         revoked = [Draft(f"key-{key_id}", ClientKeyRevoked(reason="file_lost")) for key_id in lost]
         await self._core.record([_issued(key, path.name), *revoked])
@@ -107,10 +116,19 @@ class Access:
             and self._anonymous == "loopback"
             and is_plain_local(headers, classify_address(peer_address))
         )
-        return authenticate(self._core.state, presented, may_be_anonymous=may_be_anonymous)
+        now_us = self._core.clock.now_us()
+        return authenticate(self._core.state, presented, now_us, may_be_anonymous=may_be_anonymous)
 
-    def deny(self, surface: str, reason: str, peer_address: str) -> None:
-        """Count one request that was turned away before anybody was known."""
+    def pass_through(self, caller: Caller) -> Passage | Refusal | None:
+        """Let a request of a known caller pass its key's limits; None for a key that has none."""
+        return self._throttle.enter(caller, self._core.clock.now_us())
+
+    def deny(self, surface: str, reason: str, peer_address: str) -> int:
+        """Count one request that was turned away before anybody was known.
+
+        Returns for how many milliseconds the answer is to be held back: guessing keys is slow, whoever has one is
+        never held up.
+        """
         now_us = self._core.clock.now_us()
         if self._core.is_writable:
             self._turn_windows(now_us)
@@ -122,6 +140,9 @@ class Access:
         tally.count += 1
         if is_first and self._core.is_writable:
             self._record([kind])
+        if CODES[reason].http_status != 401:
+            return 0
+        return failing_delay_ms(self._failures.note(peer_address, now_us))
 
     async def flush(self) -> None:
         """Record what is counted and not recorded yet, and wait until that is durable."""
@@ -167,5 +188,6 @@ def _issued(key: NewKey, display_name: str) -> Draft:
         verifier=key.verifier,
         principal_id=f"key:{key.key_id}",
         scopes=list(DEFAULT_SCOPES[key.kind]),
+        agents=list(ANY if key.kind == "client" else ()),
     )
     return Draft(f"key-{key.key_id}", issued)

@@ -238,7 +238,12 @@ def refusal_headers(refusal: Refusal) -> Mapping[str, str]:
     """Return the headers that go with a refusal."""
     if refusal.retry_after_ms is None:
         return {}
-    return {"retry-after": str(max(1, ceil_div(refusal.retry_after_ms, 1_000)))}
+    headers = {"retry-after": str(max(1, ceil_div(refusal.retry_after_ms, 1_000)))}
+    for what, figures in refusal.details.get("rate_limit", {}).items():
+        headers[f"x-ratelimit-limit-{what}"] = str(figures["limit"])
+        headers[f"x-ratelimit-remaining-{what}"] = str(figures["remaining"])
+        headers[f"x-ratelimit-reset-{what}"] = f"{figures['reset_ms']}ms"
+    return headers
 
 
 def _what_came(ended: Ended) -> Mapping[str, str]:

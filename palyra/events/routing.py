@@ -45,6 +45,8 @@ class RoutingDecided(Fact, tag="routing.decided", frozen=True, kw_only=True):
     output_cap_tokens: int | None = None
     #: What the client asked for.
     output_requested_tokens: int | None = None
+    #: Globs of the models that the caller might use; none stands for all.
+    models_permitted: list[str] = []
 
 
 class RoutingFailedOver(Fact, tag="routing.failed_over", frozen=True, kw_only=True):

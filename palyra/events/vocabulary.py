@@ -17,6 +17,7 @@ from palyra.events import (
     budgets,
     circuits,
     config,
+    console_sessions,
     daemon,
     health,
     heartbeats,
@@ -83,7 +84,11 @@ AnyFact = (
     | journal.JournalHistoryForked
     | journal.BackupRestored
     | keys.ClientKeyIssued
+    | keys.ClientKeyChanged
+    | keys.ClientKeyRotated
     | keys.ClientKeyRevoked
+    | console_sessions.ConsoleSessionOpened
+    | console_sessions.ConsoleSessionEnded
     | keys.AccessDenied
     | vault.VaultCreated
     | vault.VaultRekeyed
@@ -109,6 +114,7 @@ _RETENTION: dict[str, Retention] = {
     "journal": "audit",
     "backup": "audit",
     "client_key": "audit",
+    "console_session": "audit",
     "access": "audit",
     "request": "pulse",
     "vault": "audit",

@@ -105,6 +105,11 @@ def run_id_of(stream: str) -> str:
     return stream[4:]
 
 
+def summary_of(state: State, run_id: str) -> RunSummary | None:
+    """Return the line about a run that ended lately; None where it left none."""
+    return next((one for one in reversed(state.runs.recent) if one.run_id == run_id), None)
+
+
 def open_for_us(run: Run, now_us: int) -> int:
     """Return how long a run has been open, steps of the clock left out."""
     return max(0, now_us - run.admitted_us - run.stepped_us)

@@ -17,6 +17,7 @@ from palyra.projections import (
     circuits,
     commands,
     config,
+    console_sessions,
     daemon,
     health,
     heartbeats,
@@ -53,6 +54,9 @@ class State(msgspec.Struct, kw_only=True):
     journal: journal.JournalState = msgspec.field(default_factory=journal.JournalState)
     keys: keys.KeysState = msgspec.field(default_factory=keys.KeysState)
     vault: vault.VaultState = msgspec.field(default_factory=vault.VaultState)
+    console_sessions: console_sessions.ConsoleSessionsState = msgspec.field(
+        default_factory=console_sessions.ConsoleSessionsState
+    )
 
 
 #: Chapters that look at the run an attempt belongs to stand before `runs`, which lets go of it.
@@ -71,6 +75,7 @@ _CHAPTERS = (
     journal,
     keys,
     vault,
+    console_sessions,
 )
 
 

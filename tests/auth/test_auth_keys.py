@@ -9,7 +9,7 @@ import pytest
 
 from palyra.auth.keyfiles import read_key_file, witness_key, write_key_file
 from palyra.auth.keys import make_key
-from palyra.decisions.keys import read_key
+from palyra.decisions.key_text import read_key
 from palyra.errors import StateError
 from palyra.redaction import Secret, redact_text
 

@@ -16,9 +16,13 @@ from registries import model, provider, registry
 from upstream import Upstream
 
 from palyra.auth.keyfiles import read_key_file
+from palyra.auth.keys import make_key
 from palyra.daemon.gateway import Gateway, RequestLine
 from palyra.daemon.requests import GatewayLimits
 from palyra.daemon.server import Server
+from palyra.decisions.key_changes import KeyWish, issue
+from palyra.decisions.key_text import read_key
+from palyra.decisions.keys import ALL_SCOPES
 from palyra.engine.access import Access
 from palyra.engine.codec import to_recorded
 from palyra.engine.core import Core
@@ -66,6 +70,8 @@ class House:
         core.on_commit = self._note
         self._providers: dict[str, Provider] = {}
         self.client_key = self.admin_key = ""
+        #: For how long answers to failing peers were held back; nobody waits for it here.
+        self.pauses_s: list[float] = []
         self.runs: Runs
         self.access: Access
         self.gateway: Gateway
@@ -84,7 +90,20 @@ class House:
     def secret(self, provider_id: str, credential_ref: str, revision: int) -> Secret | None:
         return None
 
+    async def pause(self, duration_s: float) -> None:
+        self.pauses_s.append(duration_s)
+
     # -- what tests ask
+
+    async def issue(self, name: str = "ci", **wish: Any) -> str:
+        """Issue a client key, and return it."""
+        key = make_key("client")
+        text = read_key(key.secret.reveal())
+        assert text is not None
+        decision = issue(self.core.state, KeyWish(name=name, **wish), text, ALL_SCOPES, self.core.clock.now_us())
+        assert decision.refusal is None, decision.refusal
+        await self.core.record(decision.drafts, "operator:local")
+        return key.secret.reveal()
 
     @property
     def url(self) -> str:
@@ -163,6 +182,7 @@ async def open_house(
             limits=GatewayLimits(**{"max_request_bytes": 1 << 20, "max_inflight_bytes": 8 << 20, **limits}),
             log=house._note,
             on_bug=house.bugs.append,
+            pause=house.pause,
         )
         bind = {"host": "127.0.0.1", "port": 0, "idle_timeout_ms": 60_000, "max_connections_count": 100}
         house.server = Server(house.gateway, **{**bind, **(server or {})})

@@ -11,6 +11,8 @@ from palyra.decisions.arrivals import (
     host_refusal,
     is_plain_local,
     origin_refusal,
+    own_origin_refusal,
+    peer_of,
     read_attribution,
     session_of,
 )
@@ -186,3 +188,85 @@ def test_a_name_that_cannot_be_kept_is_refused(key: str) -> None:
     refusal = read_attribution({"idempotency-key": key}, CALLER)
     assert isinstance(refusal, Refusal)
     assert (refusal.code, refusal.param) == ("invalid_header", "idempotency-key")
+
+
+BOUND = Caller(principal_id="user:ci", agents=["coder"], default_agent="coder", session="build")
+
+
+def test_a_bound_key_binds_every_run() -> None:
+    """Agent and session are the key's where the request names none; what others mean by a session is skipped."""
+    assert read_attribution({"session_id": "other"}, BOUND) == Attribution(
+        session_id="user:ci/build", agent_id="coder"
+    )
+    assert session_of(BOUND, "cache-key") == "user:ci/build"
+    assert read_attribution({"x-palyra-session": "build", "x-palyra-agent": "coder"}, BOUND) == Attribution(
+        session_id="user:ci/build", agent_id="coder"
+    )
+
+
+@pytest.mark.parametrize("name", ["x-palyra-agent", "x-palyra-session"])
+def test_what_a_key_is_not_bound_to_is_refused(name: str) -> None:
+    """Another agent or another session is a violation."""
+    refusal = read_attribution({name: "other"}, BOUND)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.code, refusal.param) == ("binding_violation", name)
+
+
+def test_a_named_page_may_call() -> None:
+    """An origin that is configured passes, exactly as it is written; every other one is refused."""
+    named = ["https://app.example"]
+    assert origin_refusal({"origin": "https://app.example"}, named) is None
+    for origin in ("https://app.example:8443", "http://app.example", "null", ""):
+        assert origin_refusal({"origin": origin}, named) is not None
+
+
+@pytest.mark.parametrize(
+    ("origin", "is_ours"),
+    [
+        ("http://127.0.0.1:7142", True),
+        ("HTTP://127.0.0.1:7142", True),
+        ("http://127.0.0.1:7143", False),
+        ("https://127.0.0.1:7142", False),
+        ("http://localhost:7142", False),
+        ("null", False),
+        ("", False),
+    ],
+)
+def test_the_console_answers_its_own_pages(origin: str, is_ours: bool) -> None:
+    """Scheme, host and port are those that the browser came with."""
+    headers = {"host": "127.0.0.1:7142", "origin": origin}
+    assert (own_origin_refusal(headers, "http", is_needed=True) is None) == is_ours
+
+
+def test_a_default_port_may_be_left_out() -> None:
+    """https://console.example is port 443 of it."""
+    headers = {"host": "console.example:443", "origin": "https://console.example"}
+    assert own_origin_refusal(headers, "https", is_needed=True) is None
+    assert own_origin_refusal({**headers, "host": "console.example:80"}, "https", is_needed=True) is not None
+
+
+def test_an_origin_may_be_missing_where_no_cookie_is() -> None:
+    """Programs send none."""
+    assert own_origin_refusal({"host": "localhost"}, "http", is_needed=False) is None
+    assert own_origin_refusal({"host": "localhost"}, "http", is_needed=True) is not None
+
+
+@pytest.mark.parametrize(
+    ("remote", "forwarded", "proto", "address", "is_secure"),
+    [
+        ("10.0.0.1", "8.8.8.8", "https", "8.8.8.8", True),
+        ("10.0.0.1", "1.2.3.4, 8.8.8.8, 10.0.0.2", "http", "8.8.8.8", False),
+        ("10.0.0.1", "", "", "10.0.0.1", False),
+        ("10.0.0.1", "nonsense", "https", "nonsense", True),
+        ("10.0.0.1", "10.0.0.9", "http, https", "10.0.0.9", True),
+        ("8.8.4.4", "127.0.0.1", "https", "8.8.4.4", False),
+    ],
+)
+def test_only_trusted_proxies_are_believed(
+    remote: str, forwarded: str, proto: str, address: str, is_secure: bool
+) -> None:
+    """The peer is the nearest that no trusted proxy stands for; what a stranger forwards is nothing."""
+    headers = {"x-forwarded-for": forwarded, "x-forwarded-proto": proto}
+    assert peer_of(remote, headers, ["10.0.0.0/8"]) == (address, is_secure)
+    assert peer_of(remote, headers, []) == (remote, False)
+    assert peer_of(remote, headers, [], is_tls=True) == (remote, True)

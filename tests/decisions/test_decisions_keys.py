@@ -6,15 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palyra.decisions.key_text import is_mistyped, read_key, spell_key
 from palyra.decisions.keys import (
     LOCAL_CALLER,
     Caller,
     authenticate,
     authorize,
     has_scope,
+    is_permitted,
+    is_within,
     presented_key,
-    read_key,
-    spell_key,
 )
 from palyra.errors import Refusal
 from palyra.events.base import Recorded
@@ -101,7 +102,7 @@ def test_another_kind_with_a_right_checksum_is_no_key() -> None:
 
 def test_a_known_key_is_its_principal() -> None:
     """A live key gives its caller: principal, scopes, any agent."""
-    caller = authenticate(house(), CLIENT)
+    caller = authenticate(house(), CLIENT, 2)
     assert isinstance(caller, Caller)
     assert caller.principal_id == "key:000000000001"
     assert (caller.key_id, caller.kind, list(caller.scopes)) == ("000000000001", "client", ["v1:*"])
@@ -122,7 +123,7 @@ def test_a_known_key_is_its_principal() -> None:
 )
 def test_nobody_else_is_let_in(presented: str | None, code: str) -> None:
     """No key, no form, a typing error, an unknown id, a wrong secret: each is refused and its key not repeated."""
-    answer = authenticate(house(), presented)
+    answer = authenticate(house(), presented, 2)
     assert refused(answer) == code
     assert isinstance(answer, Refusal)
     assert presented is None or presented not in answer.message
@@ -130,22 +131,22 @@ def test_nobody_else_is_let_in(presented: str | None, code: str) -> None:
 
 def test_a_revoked_key_opens_nothing() -> None:
     """A revoked key is refused like an unknown one."""
-    assert refused(authenticate(house(revoked=True), CLIENT)) == "invalid_client_key"
+    assert refused(authenticate(house(revoked=True), CLIENT, 2)) == "invalid_client_key"
 
 
 def test_a_local_program_may_be_let_in_without_a_key() -> None:
     """Where it may be anonymous, a request without key is `local` and acts as no agent; a bad key stays bad."""
-    assert authenticate(house(), None, may_be_anonymous=True) == LOCAL_CALLER
+    assert authenticate(house(), None, 2, may_be_anonymous=True) == LOCAL_CALLER
     assert LOCAL_CALLER.principal_id == "local"
     assert LOCAL_CALLER.agents == ()
-    assert refused(authenticate(house(), "bad", may_be_anonymous=True)) == "invalid_client_key"
+    assert refused(authenticate(house(), "bad", 2, may_be_anonymous=True)) == "invalid_client_key"
 
 
 def test_an_operator_key_is_not_for_programs() -> None:
     """An admin key is known on /v1 and of the wrong kind there."""
-    caller = authenticate(house(), ADMIN)
+    caller = authenticate(house(), ADMIN, 2)
     assert isinstance(caller, Caller)
-    assert refused(authorize(caller, "v1:chat")) == "wrong_key_kind"
+    assert refused(authorize(caller, "v1:chat", "127.0.0.1")) == "wrong_key_kind"
 
 
 @pytest.mark.parametrize(
@@ -156,9 +157,9 @@ def test_a_scope_is_needed(scopes: list[str], is_allowed: bool) -> None:
     """A scope is held by name or by its family; an empty list and an unknown word allow nothing."""
     caller = Caller(principal_id="p", scopes=scopes)
     assert has_scope(scopes, "v1:chat") == is_allowed
-    assert (authorize(caller, "v1:chat") is None) == is_allowed
+    assert (authorize(caller, "v1:chat", "127.0.0.1") is None) == is_allowed
     if not is_allowed:
-        assert refused(authorize(caller, "v1:chat")) == "missing_scope"
+        assert refused(authorize(caller, "v1:chat", "127.0.0.1")) == "missing_scope"
 
 
 @pytest.mark.parametrize(
@@ -184,3 +185,44 @@ def test_two_different_keys_are_refused() -> None:
     answer = presented_key({"authorization": "Bearer a", "x-api-key": "b"})
     assert isinstance(answer, Refusal)
     assert answer.code == "conflicting_credentials"
+
+
+def test_a_typing_error_is_named() -> None:
+    """What has a key's shape and the wrong checksum was mistyped; what has not is no key."""
+    assert is_mistyped(CLIENT[:-1] + ("0" if CLIENT[-1] != "0" else "1"))
+    assert not is_mistyped(CLIENT)
+    assert not is_mistyped("hunter2")
+    answer = authenticate(house(), CLIENT[:20] + "zz" + CLIENT[22:], 2)
+    assert isinstance(answer, Refusal)
+    assert "checksum" in answer.message
+
+
+@pytest.mark.parametrize(
+    ("address", "is_inside"),
+    [("10.1.2.3", True), ("::ffff:10.1.2.3", True), ("fd00::1", True), ("11.0.0.1", False), ("", False)],
+)
+def test_a_key_may_be_bound_to_networks(address: str, is_inside: bool) -> None:
+    """Outside of its networks a key is refused, whatever it may do; an address in another spelling is the same."""
+    networks = ["10.0.0.0/8", "fd00::/8"]
+    assert is_within(address, networks) == is_inside
+    caller = Caller(principal_id="p", scopes=["v1:*"], allowed_cidrs=networks)
+    refusal = authorize(caller, "v1:chat", address)
+    assert (refusal is None) == is_inside
+    assert is_inside or refused(refusal) == "peer_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("models", "is_allowed"),
+    [
+        ((), True),
+        (["*"], True),
+        (["gpt-*"], True),
+        (["up/*"], True),
+        (["up/gpt-4o"], True),
+        (["GPT-*"], False),
+        (["claude-*", "down/*"], False),
+    ],
+)
+def test_models_are_permitted_by_globs(models: list[str], is_allowed: bool) -> None:
+    """By name or by provider and name, in their case."""
+    assert is_permitted(models, "up", "gpt-4o") == is_allowed

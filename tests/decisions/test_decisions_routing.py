@@ -292,3 +292,19 @@ def test_the_estimate_that_is_judged_is_the_calibrated_one() -> None:
         run_id = f"r-{number}"
         world.do(admit(run_id), start(run_id), succeed(run_id, billed), complete(run_id))
     world.when(admit("r1")).refused("max_model_tokens_per_event_exceeded")
+
+
+def test_a_caller_may_be_held_to_some_models() -> None:
+    """What its globs do not name is left out of the chain, and the globs are on record for a later decision."""
+    made = decided(given(wide(*SPREAD)), models=["b/gpt", "tiny"])
+    assert [f"{step.provider_id}/{step.model_id}" for step in made.plan] == ["b/gpt", "c/tiny"]
+    assert {one.excluded_by for one in made.excluded} == {"model_not_permitted"}
+    assert made.models_permitted == ["b/gpt", "tiny"]
+
+
+def test_a_model_that_a_caller_may_not_use_is_refused() -> None:
+    """Also under another name, and where a permitted one could stand in."""
+    config = wide(model("gpt", "a", aliases=["fast"], fallbacks=["tiny"]), model("tiny", "c"))
+    for name in ("gpt", "fast", "a/gpt", ""):
+        outcome = given(config).when(admit("r1", name, models=["tiny"]))
+        assert outcome.refused("model_not_permitted").param == "model"

@@ -101,7 +101,7 @@ async def test_a_lost_file_gets_a_new_key_and_the_old_one_dies(tmp_path: Path) -
     assert isinstance(door.whose(old), Refusal)
     assert isinstance(door.whose(door.key(door.paths.client_key)), Caller)
     assert door.key(door.paths.admin_token) == admin
-    assert [len(live_keys(door.core.state, kind)) for kind in ("client", "admin")] == [1, 1]
+    assert [len(live_keys(door.core.state, kind, door.clock.us)) for kind in ("client", "admin")] == [1, 1]
     await door.core.stop()
 
 
@@ -121,7 +121,7 @@ async def test_a_file_that_holds_no_key_of_ours_is_replaced(tmp_path: Path, what
     (issued,) = await door.access.ensure_keys(door.paths)
     assert issued.kind == "client"
     assert isinstance(door.whose(door.key(door.paths.client_key)), Caller)
-    assert len(live_keys(door.core.state, "client")) == 1
+    assert len(live_keys(door.core.state, "client", door.clock.us)) == 1
     await door.core.stop()
 
 
@@ -133,7 +133,7 @@ async def test_a_file_that_others_can_read_stops_the_start(tmp_path: Path) -> No
     with pytest.raises(StateError) as caught:
         await door.access.ensure_keys(door.paths)
     assert caught.value.code == "insecure_permissions"
-    assert len(live_keys(door.core.state, "client")) == 1
+    assert len(live_keys(door.core.state, "client", door.clock.us)) == 1
     await door.core.stop()
 
 

@@ -8,6 +8,7 @@ from story import T0_US, admit, adopt, boot, break_down, given, record, serve, s
 
 from palyra.events.base import Recorded, UnknownEvent
 from palyra.events.budgets import BudgetReleased
+from palyra.events.console_sessions import ConsoleSessionEnded, ConsoleSessionOpened
 from palyra.events.daemon import DaemonClockStepped, DaemonDraining, DaemonReady, DaemonStopped
 from palyra.events.heartbeats import HeartbeatCleared, HeartbeatRecorded
 from palyra.events.incidents import (
@@ -283,10 +284,10 @@ def issued(kind: str = "client") -> ClientKeyIssued:
 def test_keys_live_until_they_are_revoked() -> None:
     """By kind, oldest first; the first revocation counts, and one of an unknown key is nothing."""
     world = given(THREE, record("key-1", issued()), record("key-2", issued()), record("key-3", issued("admin")))
-    assert [key.key_id for key in live_keys(world.state, "client")] == ["1", "2"]
+    assert [key.key_id for key in live_keys(world.state, "client", T0_US)] == ["1", "2"]
     revoked = ClientKeyRevoked(reason="operator")
     world.do(wait(ms=1), record("key-1", revoked), wait(ms=1), record("key-1", revoked), record("key-9", revoked))
-    assert [key.key_id for key in live_keys(world.state, "client")] == ["2"]
+    assert [key.key_id for key in live_keys(world.state, "client", T0_US)] == ["2"]
     assert world.state.keys.by_id["1"].revoked_us == T0_US + 1_000
     assert "9" not in world.state.keys.by_id
 
@@ -373,3 +374,23 @@ def test_a_recorded_fact_has_its_name() -> None:
     assert [one.name for one in world.history] == [VOCABULARY.name_of(one.body) for one in world.history]
     unknown = Recorded(1, "s", 1, 1, "a", "", 0, "", UnknownEvent(name="later.happened", schema=1, body={}))
     assert unknown.name == "later.happened"
+
+
+def test_a_key_remembers_when_it_was_used() -> None:
+    """Admitted or refused, a request is a use; of a key that is not known it is nothing."""
+    world = given(THREE, record("key-1", issued()))
+    assert world.state.keys.by_id["1"].last_used_us is None
+    world.do(wait(ms=1), admit("r1", key_id="1"), admit("r2", key_id="9"))
+    assert world.state.keys.by_id["1"].last_used_us == T0_US + 1_000
+
+
+def test_console_sessions_end_with_the_process() -> None:
+    """One that ended is gone; a start finds nobody logged in, whatever the journal says of the last one."""
+    opened = ConsoleSessionOpened(principal_id="key:a", key_id="a", how="token", peer_class="loopback")
+    world = given(THREE, record("session-1", opened), record("session-2", opened))
+    assert list(world.state.console_sessions.open) == ["1", "2"]
+    assert world.state.console_sessions.open["1"].opened_us == T0_US
+    world.do(record("session-1", ConsoleSessionEnded(reason="logout")))
+    assert list(world.state.console_sessions.open) == ["2"]
+    assert world.do(boot()).state.console_sessions.open == {}
+    assert "session-2" not in world.state.streams

@@ -28,7 +28,7 @@ from palyra.events.budgets import BudgetReserved
 from palyra.events.runs import RequestServed, RunCancelRequested, RunCompleted, RunRefused
 from palyra.events.usage import UsageRecorded
 from palyra.projections.run_view import view_of_run
-from palyra.projections.runs import RECENT_RUNS_COUNT, RunSummary
+from palyra.projections.runs import RECENT_RUNS_COUNT, RunSummary, summary_of
 from palyra.usage import TokenUsage
 
 
@@ -212,3 +212,12 @@ def test_a_view_of_nothing_is_none() -> None:
     assert told(world).attempts == []
     world.do(start("r1"), record("run-r1", RunCancelRequested(reason="client", by="")))
     assert [row.succeeded for row in told(world).attempts] == [None]
+
+
+def test_the_line_about_an_ended_run_is_found_by_its_id() -> None:
+    """The newest one with this id; of a run that is open or unknown there is none."""
+    world = given(THREE, serve("r1"), serve("r2"), admit("r3"))
+    found = summary_of(world.state, "r1")
+    assert found is not None
+    assert (found.run_id, found.outcome) == ("r1", "completed")
+    assert summary_of(world.state, "r3") is None
