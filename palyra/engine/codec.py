@@ -13,6 +13,9 @@ from palyra.events.base import Recorded, UnknownEvent
 from palyra.events.vocabulary import VOCABULARY
 from palyra.journal.port import Row
 
+#: Looked up once: replay is bound by what stands between two rows.
+_decode = VOCABULARY.decode
+
 
 def to_row(recorded: Recorded) -> Row:
     """Return the row that stores a fact."""
@@ -35,20 +38,21 @@ def to_row(recorded: Recorded) -> Row:
 def to_recorded(row: Row) -> Recorded:
     """Return the fact of a stored row; raises `msgspec.DecodeError` when its bytes are not the fact's shape."""
     position, stream, version, name, schema, recorded_at_us, actor, correlation, causation, key, body = row
-    fact = VOCABULARY.decode(name, schema, body)
+    fact = _decode(name, schema, body)
     return Recorded(position, stream, version, recorded_at_us, actor, correlation, causation, key, fact)
 
 
 def to_known(row: Row) -> Recorded:
     """Return the fact of a row that is to be folded; raises `JournalNewer` for what only a newer release knows."""
-    recorded = to_recorded(row)
-    if isinstance(recorded.body, UnknownEvent):
+    position, stream, version, name, schema, recorded_at_us, actor, correlation, causation, key, body = row
+    fact = _decode(name, schema, body)
+    if type(fact) is UnknownEvent:
         raise JournalNewer(
-            f"position {recorded.position} holds '{recorded.body.name}' of a newer release; this one can list and"
+            f"position {position} holds '{name}' of a newer release; this one can list and"
             " verify the journal but neither fold nor write it",
             hint="install the release that wrote it",
         )
-    return recorded
+    return Recorded(position, stream, version, recorded_at_us, actor, correlation, causation, key, fact)
 
 
 @functools.cache

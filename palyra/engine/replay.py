@@ -13,6 +13,7 @@ import msgspec
 
 from palyra.engine.codec import state_digest, to_known, to_recorded
 from palyra.events.base import Recorded
+from palyra.journal.migrations import refuse_newer, released_migrations
 from palyra.journal.port import Head
 from palyra.journal.reader import JournalReader
 from palyra.journal.snapshots import SNAPSHOTS_FILE, SnapshotFile
@@ -48,10 +49,13 @@ def fold_file(
 
 
 def recorded_in(reader: JournalReader, after: int = 0, upto: int | None = None) -> Iterator[Recorded]:
-    """Yield the facts with after < position <= upto in order."""
+    """Yield the facts with after < position <= upto in order, to be folded.
+
+    Raises `JournalNewer` for the journal of a newer release: it can be listed and checked, not understood.
+    """
+    refuse_newer(reader.schema, released_migrations())
     for rows in reader.rows(after, upto):
-        for row in rows:
-            yield to_known(row)
+        yield from map(to_known, rows)
 
 
 def run_history(path: Path, run_id: str) -> list[Recorded]:
