@@ -40,6 +40,7 @@ from palyra.engine.runs import Runs
 from palyra.engine.upgrade import Upgraded
 from palyra.engine.vault import VaultKeeper
 from palyra.errors import JournalDamaged, StateError
+from palyra.events.accounting import Accounting
 from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
 from palyra.home import WAY_OUT, DiskHome, Home, MemoryHome
@@ -415,6 +416,10 @@ def _adoptable(loaded: LoadedConfig) -> Adoptable:
         effective=recordable_tree(loaded.config),
         registry=recordable_registry(loaded.config.model_provider.registry),
         sources=loaded.sources,
+        accounting=Accounting(
+            unknown_outcome=loaded.config.usage.unknown_outcome, abandoned=loaded.config.usage.abandoned
+        ),
+        overrides=loaded.config.pricing.overrides,
     )
 
 

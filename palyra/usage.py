@@ -34,3 +34,14 @@ class TokenUsage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def is_empty(self) -> bool:
         return self == TokenUsage()
+
+    @property
+    def text_input_tokens(self) -> int:
+        """The input without its parts."""
+        parts = self.cached_input_tokens + self.cache_write_5m_tokens + self.cache_write_1h_tokens
+        return self.input_tokens - parts - self.input_audio_tokens - self.input_image_tokens
+
+    @property
+    def text_output_tokens(self) -> int:
+        """The output without its parts."""
+        return self.output_tokens - self.reasoning_tokens - self.output_audio_tokens

@@ -286,7 +286,7 @@ def start(run_id: str, *, candidate: int = 0, retry: int = 0) -> Step:
 
     def step(world: World) -> Outcome:
         command = StartAttempt(candidate=candidate, retry=retry, deadline_ms=600_000)
-        return Outcome(recorded=world.record(start_attempt(world.state, world.run(run_id), command)))
+        return Outcome(recorded=world.record(start_attempt(world.state, world.run(run_id), command, world.now_us)))
 
     return step
 
@@ -302,7 +302,9 @@ def succeed(run_id: str, metered: Metered | None = None, **changes: Any) -> Step
 
     def step(world: World) -> Outcome:
         end = AnswerEnd(**{"stop": "stop", "duration_us": 700_000, "first_byte_us": 200_000, **changes})
-        return Outcome(recorded=world.record(succeed_attempt(world.state, world.run(run_id), end, seen)))
+        return Outcome(
+            recorded=world.record(succeed_attempt(world.state, world.run(run_id), end, seen, world.now_us))
+        )
 
     return step
 

@@ -25,6 +25,7 @@ _COMMANDS = {
     "env": ("env", "env", "Print the variables that lead programs to the gateway, or run one with them."),
     "status": ("status", "status", "Show what runs, what fails and what is used."),
     "models": ("models", "models", "Show models, providers and their health."),
+    "pricing": ("pricing", "pricing", "Show what models cost."),
     "runs": ("runs", "runs", "Show requests, open and done."),
     "explain": ("explain", "explain", "Tell why a request was served the way it was."),
     "capture": ("capture", "capture", "Take one run out of the journal, and decide it again anywhere."),

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from datetime import UTC, datetime, timedelta, tzinfo
 
-from palyra.units import US_PER_MS, US_PER_S
+from palyra.units import NANOUSD_PER_USD, US_PER_MS, US_PER_S
 
 _MINUTE_US = 60 * US_PER_S
 _HOUR_US = 60 * _MINUTE_US
@@ -63,6 +63,14 @@ def count(number: int) -> str:
 def counted(number: int, one: str, many: str = "") -> str:
     """Return `1 run`, `12,345 runs`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def usd(nanousd: int) -> str:
+    """Return an amount of money, as many digits as it needs and cents at least: `$0.0213`."""
+    sign, amount = ("-", -nanousd) if nanousd < 0 else ("", nanousd)
+    whole, rest = divmod(amount, NANOUSD_PER_USD)
+    digits = f"{rest:09}".rstrip("0").ljust(2, "0")
+    return f"{sign}${whole:,}.{digits}"
 
 
 def size(number_bytes: int) -> str:

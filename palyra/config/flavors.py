@@ -23,6 +23,8 @@ class Flavor(msgspec.Struct, frozen=True, kw_only=True):
     on_client_disconnect: Literal["drain", "cancel"] = "drain"
     #: Texts in one embeddings request.
     max_batch: int = 2_048
+    #: Its name in the price catalogue; "": it is not in there.
+    price_vendor: str = ""
     #: Field of a chat request that holds the output maximum.
     output_cap_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
@@ -33,17 +35,20 @@ FLAVORS: Mapping[str, Flavor] = MappingProxyType(
             base_url="https://api.openai.com/v1",
             host="api.openai.com",
             key="required",
+            price_vendor="openai",
             output_cap_field="max_completion_tokens",
         ),
         "groq": Flavor(
             base_url="https://api.groq.com/openai/v1",
             host="api.groq.com",
             key="required",
+            price_vendor="groq",
         ),
         "together": Flavor(
             base_url="https://api.together.xyz/v1",
             host="api.together.xyz",
             key="required",
+            price_vendor="together",
         ),
         "ollama": Flavor(
             base_url="http://127.0.0.1:11434/v1",

@@ -160,6 +160,17 @@ _ROOT_KEYS = (
         _int("loop", 60_000, 10_000, _DAY_MS, "a busy loop without a sign of life for this long is suspect"),
     ),
     *_table(
+        "usage",
+        "usage",
+        _choice("unknown_outcome", "input", "input reserved zero", "what a call counts that may have been billed"),
+        _choice("abandoned", "reserved", "input reserved zero", "what a call counts that a crash cut off"),
+    ),
+    *_table(
+        "pricing",
+        "pricing",
+        Key(path="overrides", type="rules", default=[], meaning="prices of your own: [[pricing.overrides]]"),
+    ),
+    *_table(
         "cli",
         "cli",
         _text("timezone", "local", 64, "zone of times that are shown: local, or an IANA name", shape="timezone"),
@@ -258,6 +269,22 @@ _PROVIDER_KEYS = (
         ),
         _int("drain_max_ms", 30_000, 0, 600_000, "how long such an answer is read on"),
         _int("drain_max_tokens", 4_096, 0, 1_000_000, "and how much of it"),
+        _choice(
+            "pricing", "catalogue", "catalogue free unknown", "where its prices come from; free is a declaration",
+            only="openai_compatible",
+        ),
+        _text(
+            "price_vendor", None, 64, "its name in the price catalogue", derived="the flavor's", shape="line",
+            only="openai_compatible",
+        ),
+        _choice(
+            "cost_source", "price_book", "price_book provider", "provider: a cost that it reports is believed",
+            only="openai_compatible",
+        ),
+        _choice(
+            "zero_usage", "trust", "trust estimate", "what counts when it reports 0 tokens for an answer",
+            only="openai_compatible",
+        ),
         Key(path="rules", type="rules", default=[], only="deterministic", meaning="answers; the first match wins"),
         _text(
             "script", None, _PATH_MAX_CHARS, "TOML file with more [[rules]], beside this file or absolute",
@@ -305,6 +332,7 @@ _MODEL_KEYS = (
             "first_byte_timeout_ms", None, 50, 600_000, "request written to first byte of a stream",
             derived="the provider's",
         ),
+        _text("price_model", None, 256, "name in the price catalogue", derived="upstream_model", shape="line"),
         _choice("metadata_source", "static", "static operator_override", "override: beats what a provider reports"),
     ),
 )  # fmt: skip

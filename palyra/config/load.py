@@ -18,6 +18,7 @@ import msgspec
 from palyra.config.document import SYSTEM_FILE, Document, given_document, home_of, locate, read_document
 from palyra.config.effective import config_digest
 from palyra.config.layers import read_environment, read_file, read_flags
+from palyra.config.money import resolve_overrides
 from palyra.config.problems import ConfigProblems, Findings, Problem, Source
 from palyra.config.registry import resolve_registry
 from palyra.config.tree import Config, ModelProviderConfig
@@ -125,6 +126,7 @@ def _resolve(reading: Reading, document: Document | None) -> LoadedConfig:
     reading.require()
     _check_sizes(reading)
     registry, scripts = resolve_registry(reading, _own_listeners(reading))
+    resolve_overrides(reading)
     if reading.findings.has_errors:
         raise ConfigProblems(reading.findings.sorted())
     return LoadedConfig(_build(reading, registry), reading, [document, *scripts] if document else scripts)

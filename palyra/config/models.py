@@ -26,6 +26,7 @@ def resolve_model(reading: Reading, values: Values, provider: ProviderEntry, dec
     row = row_of(provider.flavor, role)
     by_row = Sources.derived(declared.key("flavor" if provider.flavor else "kind"))
     values.derive({"upstream_model": values.get("model_id")}, Sources.derived(values.key("model_id")))
+    values.derive({"price_model": values.get("upstream_model")}, Sources.derived(values.key("upstream_model")))
     values.derive(
         {name: getattr(row, name) for name in ("max_context_tokens", "cost_tier", "latency_tier")}, by_row
     )

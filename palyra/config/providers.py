@@ -41,6 +41,10 @@ def resolve_provider(
     flavor = _resolve_url(reading, values, own) if kind == "openai_compatible" else ""
     values.derive({"flavor": flavor}, Sources.derived(values.key("base_url")) if flavor else NOT_WRITTEN)
     traits = traits_of(kind, flavor)
+    if kind == "deterministic":
+        values.derive({"pricing": "free"}, Sources.derived(values.key("kind")))
+    vendor = traits.price_vendor
+    values.derive({"price_vendor": vendor}, Sources.derived(values.key("flavor")) if vendor else NOT_WRITTEN)
     by_flavor = Sources.derived(values.key("flavor" if flavor else "kind"))
     by_traits = ("max_concurrency", "first_byte_timeout_ms", "on_client_disconnect")
     values.derive({name: getattr(traits, name) for name in by_traits}, by_flavor)

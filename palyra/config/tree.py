@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from palyra.events.pricing import PriceEntry
 from palyra.events.registry import Registry
 
 
@@ -82,6 +83,19 @@ class SelfHealingConfig(_Table, frozen=True, kw_only=True):
     stalls_after_ms: StallsConfig
 
 
+class UsageConfig(_Table, frozen=True, kw_only=True):
+    """`[usage]`."""
+
+    unknown_outcome: Literal["input", "reserved", "zero"]
+    abandoned: Literal["input", "reserved", "zero"]
+
+
+class PricingConfig(_Table, frozen=True, kw_only=True):
+    """`[pricing]`."""
+
+    overrides: list[PriceEntry]
+
+
 class CliConfig(_Table, frozen=True, kw_only=True):
     """`[cli]`."""
 
@@ -109,5 +123,7 @@ class Config(_Table, frozen=True, kw_only=True):
     auth: AuthConfig
     vault: VaultConfig
     self_healing: SelfHealingConfig
+    usage: UsageConfig
+    pricing: PricingConfig
     cli: CliConfig
     model_provider: ModelProviderConfig

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 import msgspec
 
-from palyra.decisions import budgets, circuits, models, retries, usage
+from palyra.decisions import budgets, circuits, models, pricing, retries, usage
 from palyra.decisions.failures import Failure, rule_of
 from palyra.decisions.routing import next_candidate
 from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
 from palyra.events.base import Draft, Fact
 from palyra.events.registry import ProviderEntry
+from palyra.events.usage import UsageRecorded
 from palyra.projections.catalog import model_entry, provider_entry, standing_of
 from palyra.projections.circuits import circuit_of, is_passable
+from palyra.projections.pricing import price_at
 from palyra.projections.runs import Run
 from palyra.projections.state import State
 from palyra.projections.usage import calibrate
@@ -32,13 +34,14 @@ class StartAttempt(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ms: int
 
 
-def start_attempt(state: State, run: Run, command: StartAttempt) -> list[Draft]:
+def start_attempt(state: State, run: Run, command: StartAttempt, now_us: int) -> list[Draft]:
     """Reserve and start; whether the candidate is ready was asked right before, in the same step of the loop."""
     step = run.plan[command.candidate]
     attempt = run.attempts_count + 1
     stream = f"run-{run.run_id}"
     entry = model_entry(state, run.endpoint, step.provider_id, step.model_id)
     _, _, upper = calibrate(state, step.provider_id, step.upstream_model, run.tokens.raw)
+    price = price_at(state, step.provider_id, step.model_id, now_us)
     half_opened = circuits.at_start(circuit_of(state, step.provider_id), run_id=run.run_id, attempt=attempt)
     started = AttemptStarted(
         attempt=attempt,
@@ -54,6 +57,7 @@ def start_attempt(state: State, run: Run, command: StartAttempt) -> list[Draft]:
         queue_wait_ms=command.queue_wait_ms,
         deadline_ms=command.deadline_ms,
         trial=half_opened is not None,
+        price_id="" if price is None else price.price_id,
     )
     drafts = [
         Draft(stream, budgets.reserve(run, entry, attempt=attempt, input_upper_tokens=upper)),
@@ -78,7 +82,7 @@ class AnswerEnd(msgspec.Struct, frozen=True, kw_only=True):
     unparsed_count: int = 0
 
 
-def succeed_attempt(state: State, run: Run, end: AnswerEnd, metered: usage.Metered) -> list[Draft]:
+def succeed_attempt(state: State, run: Run, end: AnswerEnd, metered: usage.Metered, now_us: int) -> list[Draft]:
     """Settle a complete answer: attempt, usage, hold, circuit, model."""
     attempt = run.attempt
     assert attempt is not None, "settling an attempt that is not open"
@@ -95,8 +99,8 @@ def succeed_attempt(state: State, run: Run, end: AnswerEnd, metered: usage.Meter
         output_bytes=end.output_bytes,
         unparsed_count=end.unparsed_count,
     )
-    row = usage.row_of_answer(run, attempt, metered, estimated_input_tokens=_estimated(state, run))
-    drafts = [Draft(stream, succeeded), Draft(stream, row)]
+    row = usage.row_of_answer(state, run, attempt, metered, estimated_input_tokens=_estimated(state, run))
+    drafts = [Draft(stream, succeeded), Draft(stream, row), *_note_unpriced(state, run, row, now_us)]
     hold = state.budgets.holds.get(run.run_id)
     if hold is not None:
         drafts.append(Draft(stream, budgets.release(hold, row.usage, "settled")))
@@ -166,7 +170,7 @@ def fail_attempt(
         duration_us=end.duration_us,
         output_bytes=end.output_bytes,
     )
-    drafts = [Draft(f"run-{run.run_id}", failed), *_settle_cut(state, run, end)]
+    drafts = [Draft(f"run-{run.run_id}", failed), *_settle_cut(state, run, end, now_us)]
     side_effects: list[Fact | None] = [opened]
     if provider is not None:
         side_effects.append(
@@ -185,13 +189,14 @@ def fail_attempt(
     return drafts, wait_ms
 
 
-def _settle_cut(state: State, run: Run, end: FailureEnd) -> list[Draft]:
+def _settle_cut(state: State, run: Run, end: FailureEnd, now_us: int) -> list[Draft]:
     """Return usage and release of an attempt that ended without a complete answer."""
     attempt, failure = run.attempt, end.failure
     assert attempt is not None
     stream = f"run-{run.run_id}"
     drafts: list[Draft] = []
     row = None
+    hold = state.budgets.holds.get(run.run_id)
     saw_output = end.metered.reported is not None or end.metered.output_estimate_tokens > 0
     if usage.may_have_cost(
         phase=failure.phase,
@@ -199,11 +204,18 @@ def _settle_cut(state: State, run: Run, end: FailureEnd) -> list[Draft]:
         saw_output=saw_output,
         failure_class=failure.failure_class,
     ):
+        estimated = _estimated(state, run)
         row = usage.row_of_cut(
-            run, attempt, end.metered, estimated_input_tokens=_estimated(state, run), billed=saw_output
+            state,
+            run,
+            attempt,
+            end.metered,
+            estimated_input_tokens=estimated,
+            hold=hold,
+            is_answered=failure.status != 0,
         )
-        drafts.append(Draft(stream, row))
-    hold = state.budgets.holds.get(run.run_id)
+    if row is not None:
+        drafts += [Draft(stream, row), *_note_unpriced(state, run, row, now_us)]
     if hold is not None:
         because = "cancelled" if failure.failure_class in ("cancelled", "client_disconnected") else "settled"
         drafts.append(Draft(stream, budgets.release(hold, row.usage if row else None, because)))  # type: ignore[arg-type]
@@ -220,6 +232,20 @@ def _retry_wait_ms(state: State, run: Run, end: FailureEnd, provider: ProviderEn
         time_left_ms=us_to_ms(run.deadline_us - now_us),
         jitter_bp=end.jitter_bp,
         has_alternative=alternative is not None,
+    )
+
+
+def _note_unpriced(state: State, run: Run, row: UsageRecorded, now_us: int) -> list[Draft]:
+    """Return the fact that the row's model has no price, where that was not said today."""
+    if row.cost_nanousd is not None:
+        return []
+    return pricing.note_missing(
+        state,
+        provider_id=row.provider_id,
+        model_id=row.model_id,
+        variant=row.variant,
+        run_id=run.run_id,
+        now_us=now_us,
     )
 
 

@@ -13,13 +13,16 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from palyra.events.accounting import Accounting
 from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
 from palyra.events.base import Fact, Recorded, UnknownEvent
 from palyra.events.config import ConfigAdopted
 from palyra.events.daemon import DaemonClockStepped
+from palyra.events.pricing import PriceEntry, PriceListAdopted
 from palyra.events.registry import ModelEntry, Registry
 from palyra.events.routing import PlanStep
 from palyra.events.runs import RunAdmitted, RunCancelled, RunCancelRequested, RunRefused
+from palyra.events.usage import UsageRecorded
 from palyra.events.vocabulary import VOCABULARY
 from palyra.projections.catalog import ModelStanding
 from palyra.projections.circuits import Circuit
@@ -31,8 +34,8 @@ from palyra.redaction import redact_text
 FORMAT, VERSION = "palyra.capsule", 1
 #: In place of the runs of others.
 _OTHER = "another"
-#: Signs of life decide nothing.
-_LEFT_OUT = ("heartbeat.recorded", "heartbeat.cleared")
+#: Signs of life decide nothing, nor does the remark that a price is missing.
+_LEFT_OUT = ("heartbeat.recorded", "heartbeat.cleared", "price.missing")
 
 EntryT = TypeVar("EntryT", bound=msgspec.Struct)
 
@@ -47,16 +50,20 @@ class Ground(msgspec.Struct, kw_only=True, omit_defaults=True):
     position: int
     generation: int = 0
     registry: Registry | None = None
+    accounting: Accounting = Accounting()
     #: By provider.
     circuits: dict[str, Circuit] = {}
     health: dict[str, ProviderHealth] = {}
     #: By `provider/model` and `provider/upstream_model`.
     standings: dict[str, ModelStanding] = {}
     calibrations: dict[str, Calibration] = {}
+    #: Those of the candidates; None where they are as before.
+    prices: list[PriceEntry] | None = None
 
     @property
     def is_empty(self) -> bool:
-        return self.registry is None and not any((self.circuits, self.health, self.standings, self.calibrations))
+        boards = (self.circuits, self.health, self.standings, self.calibrations)
+        return self.registry is None and self.prices is None and not any(boards)
 
 
 class CapsuleEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,8 +92,19 @@ class Capsule(msgspec.Struct, frozen=True, kw_only=True):
 def stand_on(state: State, ground: Ground) -> None:
     """Make true in a state what a ground says; its entries are not shared."""
     if ground.registry is not None:
-        adopted = ConfigAdopted(generation=ground.generation, digest="", effective={}, registry=ground.registry)
+        adopted = ConfigAdopted(
+            generation=ground.generation,
+            digest="",
+            effective={},
+            registry=ground.registry,
+            accounting=ground.accounting,
+        )
         evolve(state, Recorded(ground.position - 1, "config", 0, 0, "", "", 0, "", adopted))
+    if ground.prices is not None:
+        listed = PriceListAdopted(
+            price_version=0, digest="", config_generation=ground.generation, entries=ground.prices
+        )
+        evolve(state, Recorded(ground.position - 1, "pricing", 0, 0, "", "", 0, "", listed))
     for own, told in _chapters(state, ground):
         own.update({key: msgspec.structs.replace(entry) for key, entry in told.items()})
 
@@ -164,10 +182,13 @@ class CapsuleMaker:
         self._registry = registry
         providers, models, upstream = self._candidates(registry)
         known = self._known
+        prices = _prices_of(self._state, models)
         return Ground(
             position=position,
             generation=self._state.config.generation if is_new else 0,
             registry=_without_places(registry) if is_new else None,
+            accounting=self._state.config.accounting if is_new else Accounting(),
+            prices=None if prices == _prices_of(known, models) else prices,
             circuits=_news_of(
                 Circuit(), self._state.circuits.by_provider, known.circuits.by_provider, providers, self._hide_trial
             ),
@@ -221,6 +242,14 @@ class CapsuleMaker:
                     tags={},
                     body_digest="",
                 )
+            case UsageRecorded():
+                return replace(
+                    body,
+                    principal_id=self._token("principal", body.principal_id),
+                    key_id=self._token("key", body.key_id),
+                    session_id=self._token("session", body.session_id),
+                    agent_id=self._token("agent", body.agent_id),
+                )
             case AttemptStarted():
                 return replace(body, credential_ref=self._token("credential", body.credential_ref))
             case AttemptSucceeded():
@@ -250,6 +279,12 @@ def _news_of(
     return {
         key: msgspec.structs.replace(entry) for key, entry in entries.items() if entry != known.get(key, unknown)
     }
+
+
+def _prices_of(state: State, models: Iterable[str]) -> list[PriceEntry]:
+    """Return the entries by which models are priced."""
+    book = state.pricing
+    return [book.by_id[price_id] for key in models for price_id in book.by_model.get(key, ())]
 
 
 def _without_places(registry: Registry) -> Registry:

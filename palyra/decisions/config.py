@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from palyra.events.accounting import Accounting
 from palyra.events.base import Draft
 from palyra.events.config import ConfigAdopted, ConfigSource
 from palyra.events.registry import Registry
@@ -17,6 +18,7 @@ def adopt(
     digest: str,
     effective: dict[str, Any],
     registry: Registry,
+    accounting: Accounting,
     sources: Sequence[ConfigSource],
 ) -> list[Draft]:
     """Return the adoption, or nothing when this very configuration is in force."""
@@ -29,6 +31,7 @@ def adopt(
         effective=effective,
         changed=changed_keys(state.config.effective, effective) if state.config.generation else [],
         registry=registry,
+        accounting=accounting,
     )
     return [Draft("config", adopted)]
 

@@ -59,14 +59,15 @@ def request_of(
 
 def metered_of(row: UsageRecorded | None) -> Metered:
     """Return what was seen of an attempt's consumption, from the row that came of it."""
-    if row is None:
+    if row is None or row.billed == "unknown":
         return Metered()
     is_estimated = row.source == "estimated"
     return Metered(
         reported=None if is_estimated else row.usage,
-        output_estimate_tokens=row.usage.output_tokens if is_estimated else 0,
+        output_estimate_tokens=row.usage.output_tokens,
         anomalies=tuple(row.anomalies),
         provider_cost_nanousd=row.provider_cost_nanousd,
+        variant=row.variant,
     )
 
 

@@ -17,6 +17,7 @@ from palyra.projections.heartbeats import beat_stream
 from palyra.projections.incidents import open_incidents
 from palyra.projections.runs import Run
 from palyra.projections.state import State
+from palyra.projections.usage import calibrate
 from palyra.units import us_to_ms
 
 #: Kinds of incidents about the process that has gone.
@@ -43,8 +44,11 @@ def _abandon(state: State, run: Run, *, boot_id: str, now_us: int) -> list[Draft
     drafts = [Draft(stream, AttemptAbandoned(attempt=attempt.attempt, boot_id=boot_id), command_key=key)]
     hold = state.budgets.holds.get(run.run_id)
     if hold is not None:
-        row = usage.row_of_abandoned(run, attempt, hold)
-        drafts += [Draft(stream, row), Draft(stream, budgets.release(hold, row.usage, "abandoned"))]
+        _, estimated, _ = calibrate(state, attempt.provider_id, attempt.upstream_model, run.tokens.raw)
+        row = usage.row_of_abandoned(state, run, attempt, hold, estimated_input_tokens=estimated)
+        if row is not None:
+            drafts.append(Draft(stream, row))
+        drafts.append(Draft(stream, budgets.release(hold, None if row is None else row.usage, "abandoned")))
     opened = circuits.at_failure(
         circuit_of(state, attempt.provider_id),
         run_id=run.run_id,

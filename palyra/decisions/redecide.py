@@ -195,12 +195,12 @@ class _Redecision:
             queue_wait_ms=started.queue_wait_ms,
             deadline_ms=started.deadline_ms,
         )
-        self._expect(start_attempt(self._state, run, command))
+        self._expect(start_attempt(self._state, run, command, now_us))
 
     def _succeed(self, body: AttemptSucceeded, now_us: int) -> None:
         run, attempt = self._run(), self._attempt()
         end = msgspec.convert(body, AnswerEnd, from_attributes=True)
-        self._expect(succeed_attempt(self._state, run, end, metered_of(self._next(UsageRecorded, 2))))
+        self._expect(succeed_attempt(self._state, run, end, metered_of(self._next(UsageRecorded, 2)), now_us))
         self._retry = 0
         if isinstance(self._body(0), RunCompleted):
             step = run.plan[attempt.candidate]

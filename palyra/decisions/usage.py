@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
+from palyra.decisions.pricing import Cost, cost_of
 from palyra.events.usage import UsageRecorded
 from palyra.projections.budgets import Hold
+from palyra.projections.catalog import provider_entry
+from palyra.projections.pricing import entry_of, price_at
 from palyra.projections.runs import Attempt, Run
+from palyra.projections.state import State
 from palyra.usage import TokenUsage
+
+#: An answer with content whose provider says that it took no tokens.
+_ZERO = "usage_zero_reported"
 
 
 class Metered(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +28,8 @@ class Metered(msgspec.Struct, frozen=True, kw_only=True):
     output_estimate_tokens: int = 0
     anomalies: tuple[str, ...] = ()
     provider_cost_nanousd: int | None = None
+    #: Variant that the provider says it was served by.
+    variant: str = "standard"
 
 
 #: Failures after which the provider cannot have done billable work: it was not reached, or it said no.
@@ -26,35 +37,71 @@ _UNBILLED_PHASES = ("connect",)
 _UNBILLED_CLASSES = ("redirect_refused",)
 
 
-def row_of_answer(run: Run, attempt: Attempt, metered: Metered, *, estimated_input_tokens: int) -> UsageRecorded:
+def row_of_answer(
+    state: State, run: Run, attempt: Attempt, metered: Metered, *, estimated_input_tokens: int
+) -> UsageRecorded:
     """Return the row of a complete answer."""
-    usage, source = metered.reported, "provider"
+    usage = metered.reported
     if usage is None:
-        source = "estimated"
         usage = TokenUsage(input_tokens=estimated_input_tokens, output_tokens=metered.output_estimate_tokens)
-    return _row(run, attempt, usage, source, "yes", metered)
+        return _row(state, run, attempt, usage, "estimated", "yes", metered)
+    provider = provider_entry(state, attempt.provider_id)
+    if _ZERO in metered.anomalies and provider is not None and provider.zero_usage == "estimate":
+        usage = msgspec.structs.replace(
+            usage,
+            input_tokens=usage.input_tokens or estimated_input_tokens,
+            output_tokens=metered.output_estimate_tokens,
+        )
+        return _row(state, run, attempt, usage, "partial", "yes", metered)
+    return _row(state, run, attempt, usage, "provider", "yes", metered)
 
 
 def row_of_cut(
-    run: Run, attempt: Attempt, metered: Metered, *, estimated_input_tokens: int, billed: bool
-) -> UsageRecorded:
-    """Return the row of an answer that ended early: what was seen, the rest estimated."""
+    state: State,
+    run: Run,
+    attempt: Attempt,
+    metered: Metered,
+    *,
+    estimated_input_tokens: int,
+    hold: Hold | None,
+    is_answered: bool,
+) -> UsageRecorded | None:
+    """Return the row of an answer that ended early: what was seen, the rest estimated.
+
+    Where the provider had not even begun to answer, the rule for unknown outcomes says what is counted; None:
+    nothing.
+    """
     seen = metered.reported
-    if seen is None:
+    if seen is not None:
+        usage = msgspec.structs.replace(
+            seen,
+            input_tokens=seen.input_tokens or estimated_input_tokens,
+            output_tokens=max(seen.output_tokens, metered.output_estimate_tokens),
+        )
+        return _row(state, run, attempt, usage, "partial", "yes", metered)
+    if metered.output_estimate_tokens:
         usage = TokenUsage(input_tokens=estimated_input_tokens, output_tokens=metered.output_estimate_tokens)
-        return _row(run, attempt, usage, "estimated", "yes" if billed else "unknown", metered)
-    usage = msgspec.structs.replace(
-        seen,
-        input_tokens=seen.input_tokens or estimated_input_tokens,
-        output_tokens=max(seen.output_tokens, metered.output_estimate_tokens),
-    )
-    return _row(run, attempt, usage, "partial", "yes" if billed else "unknown", metered)
+        return _row(state, run, attempt, usage, "estimated", "yes", metered)
+    rule = "input" if is_answered else state.config.accounting.unknown_outcome
+    return _row_of_unknown(state, run, attempt, hold, rule, estimated_input_tokens)
 
 
-def row_of_abandoned(run: Run, attempt: Attempt, hold: Hold) -> UsageRecorded:
-    """Return the row of an attempt whose process died: all that was held, because nothing else is known."""
-    usage = TokenUsage(input_tokens=hold.input_tokens, output_tokens=hold.output_tokens)
-    return _row(run, attempt, usage, "estimated", "unknown", Metered())
+def row_of_abandoned(
+    state: State, run: Run, attempt: Attempt, hold: Hold, *, estimated_input_tokens: int
+) -> UsageRecorded | None:
+    """Return the row of an attempt whose process died, by the rule for those; None: nothing is counted."""
+    return _row_of_unknown(state, run, attempt, hold, state.config.accounting.abandoned, estimated_input_tokens)
+
+
+def _row_of_unknown(
+    state: State, run: Run, attempt: Attempt, hold: Hold | None, rule: str, estimated_input_tokens: int
+) -> UsageRecorded | None:
+    if rule == "zero":
+        return None
+    usage = TokenUsage(input_tokens=estimated_input_tokens)
+    if rule == "reserved" and hold is not None:
+        usage = TokenUsage(input_tokens=hold.input_tokens, output_tokens=hold.output_tokens)
+    return _row(state, run, attempt, usage, "estimated", "unknown", Metered())
 
 
 def may_have_cost(*, phase: str, status: int, saw_output: bool, failure_class: str = "") -> bool:
@@ -65,17 +112,51 @@ def may_have_cost(*, phase: str, status: int, saw_output: bool, failure_class: s
 
 
 def _row(
-    run: Run, attempt: Attempt, usage: TokenUsage, source: str, billed: str, metered: Metered
+    state: State,
+    run: Run,
+    attempt: Attempt,
+    usage: TokenUsage,
+    source: Literal["provider", "partial", "estimated"],
+    billed: Literal["yes", "unknown"],
+    metered: Metered,
 ) -> UsageRecorded:
+    """Return a row, priced as of the start of its attempt."""
+    entry = entry_of(state, attempt.price_id)
+    if metered.variant != "standard":
+        entry = price_at(state, attempt.provider_id, attempt.model_id, attempt.started_us, metered.variant)
+    cost = _believed(state, attempt, cost_of(usage, entry), metered)
     return UsageRecorded(
         attempt=attempt.attempt,
         provider_id=attempt.provider_id,
         model_id=attempt.model_id,
         upstream_model=attempt.upstream_model,
+        principal_id=run.principal_id,
+        key_id=run.key_id,
+        session_id=run.session_id,
+        agent_id=run.agent_id,
+        endpoint=run.endpoint,
+        origin=run.origin,
+        effective_at_us=run.admitted_us,
         usage=usage,
-        source=source,  # type: ignore[arg-type]
-        billed=billed,  # type: ignore[arg-type]
+        source=source,
+        billed=billed,
         raw_input_tokens=run.tokens.raw,
+        price_id="" if entry is None else entry.price_id,
+        variant=metered.variant,
+        tier_above_tokens=cost.tier_above_tokens,
+        cost_state=cost.state,
+        cost_nanousd=cost.nanousd,
+        # Of a cost that is known whole this says nothing new.
+        known_nanousd=cost.known_nanousd if cost.nanousd is None else 0,
         anomalies=list(metered.anomalies),
         provider_cost_nanousd=metered.provider_cost_nanousd,
     )
+
+
+def _believed(state: State, attempt: Attempt, cost: Cost, metered: Metered) -> Cost:
+    """Return the cost by the rule of the provider: that of the price list, or the one that it reports itself."""
+    provider = provider_entry(state, attempt.provider_id)
+    reported = metered.provider_cost_nanousd
+    if provider is None or provider.cost_source != "provider" or reported is None:
+        return cost
+    return Cost("priced", reported, reported)

@@ -12,12 +12,16 @@ import msgspec
 
 import palyra
 from palyra.decisions.config import adopt
+from palyra.decisions.pricing import adopt_prices
 from palyra.decisions.recovery import clear_old_boot, recover_run
 from palyra.engine.core import Core
+from palyra.engine.prices import make_price_list
+from palyra.events.accounting import Accounting
 from palyra.events.base import Draft
 from palyra.events.config import ConfigSource
 from palyra.events.daemon import DaemonStarted
 from palyra.events.journal import JournalCreated
+from palyra.events.pricing import PriceEntry
 from palyra.events.registry import Registry
 from palyra.journal.version import SQLITE_VERSION
 from palyra.limits import COMMIT_MAX_COUNT
@@ -30,7 +34,9 @@ class Adoptable(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     effective: dict[str, Any]
     registry: Registry
+    accounting: Accounting = Accounting()
     sources: Sequence[ConfigSource] = ()
+    overrides: Sequence[PriceEntry] = ()
 
 
 async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
@@ -39,6 +45,7 @@ async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
     From then on the core closes by itself what a failed commit leaves open.
     """
     core.catch_up_with_clock()
+    prices = await make_price_list(config.registry, config.overrides)
     with core.batch() as batch:
         if core.state.position == 0:
             created = JournalCreated(journal_id=core.journal.journal_id, release=palyra.__version__)
@@ -48,6 +55,7 @@ async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
             digest=config.digest,
             effective=config.effective,
             registry=config.registry,
+            accounting=config.accounting,
             sources=config.sources,
         )
         started = DaemonStarted(
@@ -59,6 +67,7 @@ async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
             pid=os.getpid(),
         )
         batch.add([Draft("daemon", started), *adopted])
+        batch.add(adopt_prices(core.state, **prices._asdict()))
     await batch.durable()
     core.on_rebuilt = functools.partial(recover, core, boot_id)
     return await recover(core, boot_id)

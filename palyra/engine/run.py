@@ -257,7 +257,7 @@ class RunTask:
             queue_wait_ms=queue_wait_ms,
             deadline_ms=min(candidate.entry.request_timeout_ms, self._time_left_ms()),
         )
-        batch.add(start_attempt(self._core.state, self._run_state(), command))
+        batch.add(start_attempt(self._core.state, self._run_state(), command, batch.now_us))
         self._is_started = True
         self.client.note_start()
 

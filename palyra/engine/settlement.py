@@ -112,7 +112,7 @@ class Settlement:
 
     def _succeed(self, batch: Batch, run: Run, attempt: Attempt, ended: Ended, completes: bool) -> Following:
         end = _answer_end(ended)
-        batch.add(succeed_attempt(self._core.state, run, end, ended.metered))
+        batch.add(succeed_attempt(self._core.state, run, end, ended.metered, batch.now_us))
         if completes:
             step, first_byte_us = run.plan[attempt.candidate], end.first_byte_us
             self._end_run(

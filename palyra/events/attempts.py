@@ -26,6 +26,8 @@ class AttemptStarted(Fact, tag="attempt.started", frozen=True, kw_only=True):
     deadline_ms: int
     #: The circuit's one trial call.
     trial: bool = False
+    #: Entry of the price list that held when it started; "" where there was none.
+    price_id: str = ""
 
 
 class AttemptSucceeded(Fact, tag="attempt.succeeded", frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from palyra.events.accounting import Accounting
 from palyra.events.base import Fact
 from palyra.events.registry import Registry
 
@@ -31,3 +32,4 @@ class ConfigAdopted(Fact, tag="config.adopted", frozen=True, kw_only=True):
     changed: list[str] = []
     #: What decisions choose from, every default resolved.
     registry: Registry
+    accounting: Accounting = Accounting()

@@ -62,6 +62,12 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     on_client_disconnect: Literal["drain", "cancel"]
     drain_max_ms: int
     drain_max_tokens: int
+    #: Where prices come from: the catalogue, under the vendor's name there, or it is free, or they are not known.
+    pricing: Literal["catalogue", "free", "unknown"] = "catalogue"
+    price_vendor: str = ""
+    #: Which of two figures becomes the cost, and what an explicit zero of a provider that answered is worth.
+    cost_source: Literal["price_book", "provider"] = "price_book"
+    zero_usage: Literal["trust", "estimate"] = "trust"
     #: Rules of kind deterministic, inline and from `script`, in the order in which they are tried.
     rules: list[dict[str, Any]] = []
 
@@ -92,6 +98,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     request_timeout_ms: int
     first_byte_timeout_ms: int
     metadata_source: str = "static"
+    #: Its name in the price catalogue.
+    price_model: str = ""
 
 
 class Registry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

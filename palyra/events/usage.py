@@ -1,4 +1,7 @@
-"""Usage: what an attempt consumed. Stream of the run; one row at most for an attempt."""
+"""Usage: what an attempt consumed and cost. Stream of the run; one row at most for an attempt.
+
+A row says by itself who used what, where and when, so that it can be summed without reading anything else.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ from typing import Literal
 
 from palyra.events.base import Fact
 from palyra.usage import TokenUsage
+
+#: unknown: there is no price for it, or not for all of it. Unknown is never zero.
+CostState = Literal["priced", "free", "unknown"]
 
 
 class UsageRecorded(Fact, tag="usage.recorded", frozen=True, kw_only=True):
@@ -15,6 +21,14 @@ class UsageRecorded(Fact, tag="usage.recorded", frozen=True, kw_only=True):
     provider_id: str
     model_id: str
     upstream_model: str
+    principal_id: str
+    key_id: str = ""
+    session_id: str = ""
+    agent_id: str = ""
+    endpoint: str
+    origin: str = "http"
+    #: The run's admission: the run belongs to the windows that hold this instant.
+    effective_at_us: int
     usage: TokenUsage
     #: provider: final counts; partial: some counts, the rest estimated; estimated: no counts came.
     source: Literal["provider", "partial", "estimated"] = "provider"
@@ -22,5 +36,37 @@ class UsageRecorded(Fact, tag="usage.recorded", frozen=True, kw_only=True):
     billed: Literal["yes", "unknown"] = "yes"
     #: The uncalibrated estimate of the input, which the calibration compares with what was billed.
     raw_input_tokens: int
+    #: Entry that it was priced by; "" where there was none.
+    price_id: str = ""
+    #: The service tier that it was billed by.
+    variant: str = "standard"
+    #: The tier that held, if one did.
+    tier_above_tokens: int | None = None
+    cost_state: CostState = "unknown"
+    #: None: not known.
+    cost_nanousd: int | None = None
+    #: Of an unknown cost, the part that is known.
+    known_nanousd: int = 0
     anomalies: list[str] = []
+    #: What the provider itself said that it cost.
     provider_cost_nanousd: int | None = None
+
+
+class UsageCorrected(Fact, tag="usage.corrected", frozen=True, kw_only=True):
+    """A row cost something else than it says; the row itself stays as it is."""
+
+    attempt: int
+    corrects_position: int
+    provider_id: str
+    model_id: str
+    principal_id: str
+    key_id: str = ""
+    session_id: str = ""
+    agent_id: str = ""
+    endpoint: str
+    origin: str = "http"
+    effective_at_us: int
+    cost_before_nanousd: int | None = None
+    cost_after_nanousd: int | None = None
+    price_id: str = ""
+    reason: Literal["recost"] = "recost"

@@ -26,6 +26,7 @@ from palyra.events import (
     keys,
     loops,
     models,
+    pricing,
     routing,
     runs,
     usage,
@@ -54,6 +55,9 @@ AnyFact = (
     | attempts.AttemptFailed
     | attempts.AttemptAbandoned
     | usage.UsageRecorded
+    | usage.UsageCorrected
+    | pricing.PriceListAdopted
+    | pricing.PriceMissing
     | budgets.BudgetReserved
     | budgets.BudgetReleased
     | circuits.CircuitOpened
@@ -98,6 +102,8 @@ AnyFact = (
 )
 
 _RETENTION: dict[str, Retention] = {
+    "price": "money",
+    "price_list": "money",
     "run": "money",
     "routing": "operations",
     "attempt": "money",

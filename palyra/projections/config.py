@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from palyra.events import config
+from palyra.events.accounting import Accounting
 from palyra.events.base import Recorded
 from palyra.projections.base import Chapter
 
@@ -33,6 +34,7 @@ class ConfigState(msgspec.Struct, kw_only=True):
     generation: int = 0
     digest: str = ""
     effective: dict[str, Any] = {}
+    accounting: Accounting = Accounting()
     history: list[Generation] = []
 
 
@@ -43,6 +45,7 @@ CHAPTER = Chapter()
 def _adopted(state: State, recorded: Recorded, body: config.ConfigAdopted) -> None:
     current = state.config
     current.generation, current.digest, current.effective = body.generation, body.digest, body.effective
+    current.accounting = body.accounting
     entry = Generation(
         generation=body.generation,
         digest=body.digest,

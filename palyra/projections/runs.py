@@ -33,6 +33,7 @@ class Attempt(msgspec.Struct, kw_only=True, omit_defaults=True):
     started_us: int
     deadline_ms: int
     trial: bool = False
+    price_id: str = ""
 
 
 class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -175,6 +176,7 @@ def _attempt_started(state: State, recorded: Recorded, body: attempts.AttemptSta
             started_us=recorded.recorded_at_us,
             deadline_ms=body.deadline_ms,
             trial=body.trial,
+            price_id=body.price_id,
         )
 
 

@@ -24,6 +24,7 @@ from palyra.projections import (
     incidents,
     journal,
     keys,
+    pricing,
     runs,
     usage,
     vault,
@@ -45,6 +46,7 @@ class State(msgspec.Struct, kw_only=True):
     circuits: circuits.CircuitsState = msgspec.field(default_factory=circuits.CircuitsState)
     health: health.HealthStates = msgspec.field(default_factory=health.HealthStates)
     usage: usage.UsageState = msgspec.field(default_factory=usage.UsageState)
+    pricing: pricing.PricingState = msgspec.field(default_factory=pricing.PricingState)
     budgets: budgets.BudgetsState = msgspec.field(default_factory=budgets.BudgetsState)
     catalog: catalog.CatalogState = msgspec.field(default_factory=catalog.CatalogState)
     config: config.ConfigState = msgspec.field(default_factory=config.ConfigState)
@@ -65,6 +67,7 @@ _CHAPTERS = (
     circuits,
     health,
     catalog,
+    pricing,
     usage,
     budgets,
     runs,

@@ -33,9 +33,16 @@ class UsageCell(msgspec.Struct, kw_only=True, omit_defaults=True):
     input_tokens: int = 0
     output_tokens: int = 0
     cached_input_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
     reasoning_tokens: int = 0
     #: Rows whose counts are not all the provider's.
     estimated_count: int = 0
+    #: Sum of the known costs; complete only where nothing is unpriced.
+    cost_nanousd: int = 0
+    #: Rows whose cost is not known, and their tokens.
+    unpriced_count: int = 0
+    unpriced_tokens: int = 0
 
 
 class Calibration(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -48,8 +55,9 @@ class Calibration(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class UsageState(msgspec.Struct, kw_only=True):
-    """Cells by start of the quarter (first filled first), then by `provider|model|principal|endpoint`; totals."""
+    """Cells by start of the quarter (first filled first), then by who used what how; totals."""
 
+    #: The inner key is `provider|model|principal|endpoint|origin`.
     cells: dict[int, dict[str, UsageCell]] = {}
     total: UsageCell = msgspec.field(default_factory=UsageCell)
     #: By `provider_id/upstream_model`.
@@ -70,14 +78,11 @@ def calibrate(state: State, provider_id: str, upstream_model: str, raw_tokens: i
 
 @CHAPTER.on(usage.UsageRecorded)
 def _recorded(state: State, recorded: Recorded, body: usage.UsageRecorded) -> None:
-    run = state.runs.open.get(recorded.stream[4:])
-    principal_id, endpoint = ("", "") if run is None else (run.principal_id, run.endpoint)
-    effective_at_us = recorded.recorded_at_us if run is None else run.admitted_us
-    start_us = effective_at_us - effective_at_us % CELL_US
+    start_us = body.effective_at_us - body.effective_at_us % CELL_US
     cells = state.usage.cells.get(start_us)
     if cells is None:
         cells = _open_quarter(state, start_us)
-    key = f"{body.provider_id}|{body.model_id}|{principal_id}|{endpoint}"
+    key = f"{body.provider_id}|{body.model_id}|{body.principal_id}|{body.endpoint}|{body.origin}"
     cell = cells.get(key)
     if cell is None:
         cell = cells[key] = UsageCell()
@@ -87,13 +92,31 @@ def _recorded(state: State, recorded: Recorded, body: usage.UsageRecorded) -> No
         _learn(state, body)
 
 
+@CHAPTER.on(usage.UsageCorrected)
+def _corrected(state: State, recorded: Recorded, body: usage.UsageCorrected) -> None:
+    change = (body.cost_after_nanousd or 0) - (body.cost_before_nanousd or 0)
+    cured_count = (body.cost_after_nanousd is not None) - (body.cost_before_nanousd is not None)
+    key = f"{body.provider_id}|{body.model_id}|{body.principal_id}|{body.endpoint}|{body.origin}"
+    cells = state.usage.cells.get(body.effective_at_us - body.effective_at_us % CELL_US, {})
+    for cell in (state.usage.total, cells.get(key)):
+        if cell is not None:
+            cell.cost_nanousd += change
+            cell.unpriced_count -= cured_count
+
+
 def _add(cell: UsageCell, body: usage.UsageRecorded) -> None:
     cell.rows_count += 1
     cell.input_tokens += body.usage.input_tokens
     cell.output_tokens += body.usage.output_tokens
     cell.cached_input_tokens += body.usage.cached_input_tokens
+    cell.cache_write_5m_tokens += body.usage.cache_write_5m_tokens
+    cell.cache_write_1h_tokens += body.usage.cache_write_1h_tokens
     cell.reasoning_tokens += body.usage.reasoning_tokens
     cell.estimated_count += body.source != "provider"
+    cell.cost_nanousd += body.known_nanousd if body.cost_nanousd is None else body.cost_nanousd
+    if body.cost_nanousd is None:
+        cell.unpriced_count += 1
+        cell.unpriced_tokens += body.usage.total_tokens
 
 
 def _open_quarter(state: State, start_us: int) -> dict[str, UsageCell]:

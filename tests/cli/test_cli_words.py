@@ -122,6 +122,9 @@ def test_the_rare_parts_of_an_explanation(tmp_path: Path) -> None:
         _attempt(2, provider_id="groq"),
         AttemptSucceeded(attempt=2, stop="end_turn", duration_us=5_000),
         UsageRecorded(
+            principal_id="key:tester",
+            endpoint="chat",
+            effective_at_us=0,
             attempt=2,
             provider_id="groq",
             model_id="gpt",

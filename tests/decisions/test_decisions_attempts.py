@@ -22,7 +22,7 @@ def test_a_start_reserves_first() -> None:
     command = StartAttempt(
         candidate=1, retry=2, credential_ref="env:KEY_B", edits=("model",), queue_wait_ms=7, deadline_ms=9_000
     )
-    drafts = start_attempt(world.state, world.run("r1"), command)
+    drafts = start_attempt(world.state, world.run("r1"), command, world.now_us)
     assert drafts == [
         Draft(
             "run-r1",
@@ -91,6 +91,9 @@ def test_an_answer_settles_attempt_usage_and_hold() -> None:
             provider_id="a",
             model_id="gpt",
             upstream_model="gpt-a",
+            principal_id="key:tester",
+            endpoint="chat",
+            effective_at_us=T0_US,
             usage=TokenUsage(input_tokens=90, output_tokens=20),
             raw_input_tokens=100,
             anomalies=["usage_total_differs"],

@@ -8,6 +8,7 @@ import pytest
 from story import T0_US
 
 from palyra.decisions.config import adopt, changed_keys
+from palyra.events.accounting import Accounting
 from palyra.events.base import Draft, Recorded
 from palyra.events.config import ConfigAdopted, ConfigSource
 from palyra.events.registry import Registry
@@ -18,7 +19,9 @@ SOURCE = ConfigSource(kind="file", name="palyra.toml", digest="d1")
 
 def adopted(state: State, digest: str, effective: dict[str, Any]) -> list[Draft]:
     """Decide and fold an adoption."""
-    drafts = adopt(state, digest=digest, effective=effective, registry=Registry(), sources=(SOURCE,))
+    drafts = adopt(
+        state, digest=digest, effective=effective, registry=Registry(), accounting=Accounting(), sources=(SOURCE,)
+    )
     for draft in drafts:
         version = state.streams.get(draft.stream, 0) + 1
         evolve(state, Recorded(state.position + 1, draft.stream, version, T0_US, "", "", 0, "", draft.body))

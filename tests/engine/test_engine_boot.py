@@ -45,11 +45,16 @@ def bodies(journal: MemoryJournal, kind: type) -> list[Any]:
 
 
 async def test_first_boot_makes_the_journal_and_adopts() -> None:
-    """A new journal begins with its own making, the process, and the configuration, in one commit."""
+    """A new journal begins with its own making, the process, configuration and prices, in one commit."""
     journal = BrittleJournal()
     core, recovered = await start(journal, "boot-1", adoptable(one(), port=7142))
     assert recovered == {}
-    assert [row.name for row in journal.rows] == ["journal.created", "daemon.started", "config.adopted"]
+    assert [row.name for row in journal.rows] == [
+        "journal.created",
+        "daemon.started",
+        "config.adopted",
+        "price_list.adopted",
+    ]
     assert journal.commits_count == 1
     (started,) = bodies(journal, DaemonStarted)
     assert (started.boot_id, started.config_generation) == ("boot-1", 1)

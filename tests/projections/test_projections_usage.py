@@ -18,12 +18,17 @@ from palyra.usage import TokenUsage
 DAY_MS = 24 * 3_600_000
 
 
-def row(raw: int, billed: int, source: str = "provider", upstream_model: str = "gpt-a") -> UsageRecorded:
+def row(
+    raw: int, billed: int, source: str = "provider", upstream_model: str = "gpt-a", at_us: int = T0_US
+) -> UsageRecorded:
     return UsageRecorded(
         attempt=1,
         provider_id="a",
         model_id="gpt",
         upstream_model=upstream_model,
+        principal_id="key:tester",
+        endpoint="chat",
+        effective_at_us=at_us,
         usage=TokenUsage(input_tokens=billed, output_tokens=1),
         source=source,  # type: ignore[arg-type]
         raw_input_tokens=raw,
@@ -35,13 +40,15 @@ def test_rows_add_up_by_quarter_and_user() -> None:
     world = given(
         THREE, serve("r1"), serve("r2"), wait(ms=CELL_US // 1_000), serve("r3"), serve("r4", principal_id="x")
     )
-    two = UsageCell(rows_count=2, input_tokens=180, output_tokens=40)
-    one = UsageCell(rows_count=1, input_tokens=90, output_tokens=20)
+    two = UsageCell(rows_count=2, input_tokens=180, output_tokens=40, unpriced_count=2, unpriced_tokens=220)
+    one = UsageCell(rows_count=1, input_tokens=90, output_tokens=20, unpriced_count=1, unpriced_tokens=110)
     assert world.state.usage.cells == {
-        T0_US: {"a|gpt|key:tester|chat": two},
-        T0_US + CELL_US: {"a|gpt|key:tester|chat": one, "a|gpt|x|chat": one},
+        T0_US: {"a|gpt|key:tester|chat|http": two},
+        T0_US + CELL_US: {"a|gpt|key:tester|chat|http": one, "a|gpt|x|chat|http": one},
     }
-    assert world.state.usage.total == UsageCell(rows_count=4, input_tokens=360, output_tokens=80)
+    assert world.state.usage.total == UsageCell(
+        rows_count=4, input_tokens=360, output_tokens=80, unpriced_count=4, unpriced_tokens=440
+    )
 
 
 def test_a_row_counts_in_the_quarter_in_which_its_run_was_admitted() -> None:
@@ -50,11 +57,11 @@ def test_a_row_counts_in_the_quarter_in_which_its_run_was_admitted() -> None:
     assert list(world.state.usage.cells) == [T0_US]
 
 
-def test_a_row_without_a_run_counts_when_it_was_recorded() -> None:
-    """Nobody is known to have used it; it is not lost."""
+def test_a_row_says_by_itself_where_it_counts() -> None:
+    """A row whose run has left memory is counted like any other."""
     world = given(THREE, wait(ms=CELL_US // 1_000 + 5), record("run-gone", row(10, 7)))
-    assert list(world.state.usage.cells) == [T0_US + CELL_US]
-    assert list(world.state.usage.cells[T0_US + CELL_US]) == ["a|gpt||"]
+    assert list(world.state.usage.cells) == [T0_US]
+    assert list(world.state.usage.cells[T0_US]) == ["a|gpt|key:tester|chat|http"]
 
 
 def test_parts_and_estimates_are_counted_apart() -> None:
@@ -65,6 +72,11 @@ def test_parts_and_estimates_are_counted_apart() -> None:
         provider_id="a",
         model_id="m",
         upstream_model="m",
+        principal_id="key:tester",
+        endpoint="chat",
+        effective_at_us=T0_US,
+        cost_state="priced",
+        cost_nanousd=70,
         usage=usage,
         source="partial",
         raw_input_tokens=9,
@@ -76,6 +88,7 @@ def test_parts_and_estimates_are_counted_apart() -> None:
         cached_input_tokens=7,
         reasoning_tokens=6,
         estimated_count=1,
+        cost_nanousd=70,
     )
 
 
@@ -83,7 +96,7 @@ def test_quarters_are_forgotten_after_five_weeks_of_use() -> None:
     """The first filled goes first and the total keeps it; a clock that was a year ahead makes no quarter old."""
     world = given(THREE, serve("r0"), wait(ms=365 * DAY_MS), serve("r1"), wait(ms=-365 * DAY_MS))
     for number in range(2, KEEP_CELLS_COUNT + 1):
-        world.do(wait(ms=CELL_US // 1_000), record(f"run-r{number}", row(10, 7)))
+        world.do(record(f"run-r{number}", row(10, 7, at_us=world.now_us + number * CELL_US)))
     cells = world.state.usage.cells
     assert (len(cells), T0_US in cells) == (KEEP_CELLS_COUNT, False)
     assert next(iter(cells)) == T0_US + 365 * DAY_MS * 1_000

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from palyra.engine.console import changes, config, frame, journal, models, runs, status
+from palyra.engine.console import changes, config, frame, journal, models, pricing, runs, status
 from palyra.engine.history import EventAnswer, RunReport
 from palyra.engine.inspection import FiguresAnswer
+from palyra.engine.price_questions import PricingAnswer
 from palyra.engine.questions import ModelsAnswer, RunAnswer, StatusAnswer
 
 CONFIG = frame.Question("config", config.AdoptedParams, config.AdoptedAnswer, config.adopted)
@@ -20,6 +21,7 @@ JOURNAL_STATUS = frame.Question(
     "journal/status", journal.FiguresParams, FiguresAnswer, journal.figures, source="rows"
 )
 MODELS = frame.Question("models", models.ModelsParams, ModelsAnswer, models.models)
+PRICING = frame.Question("pricing", pricing.PricingParams, PricingAnswer, pricing.pricing)
 RUNS = frame.Question("runs", runs.RunsParams, frame.Items[RunAnswer], runs.runs)
 RUN = frame.Question("runs/{run}", runs.RunParams, RunReport, runs.run, source="rows")
 RUN_EXPLAIN = frame.Question(
@@ -33,6 +35,7 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     JOURNAL_EVENT,
     JOURNAL_STATUS,
     MODELS,
+    PRICING,
     RUNS,
     RUN,
     RUN_EXPLAIN,

@@ -1,0 +1,63 @@
+"""What the state knows of prices, as it is shown: pure questions about the list in force at an instant."""
+
+from __future__ import annotations
+
+from palyra.decisions.pricing import sample_nanousd
+from palyra.engine.questions import Answer
+from palyra.events.pricing import PriceEntry
+from palyra.projections.pricing import price_at
+from palyra.projections.state import State
+
+_UNITS = ("_nanousd_per_mtok", "_nanousd_per_minute", "_nanousd_each", "_nanousd_per_thousand")
+
+
+class PriceAnswer(Answer, frozen=True, kw_only=True):
+    """One entry, and what 1,000 tokens in and 1,000 out cost by it; null where it has no rate for them."""
+
+    entry: PriceEntry
+    sample_nanousd: int | None
+
+    @property
+    def rates(self) -> dict[str, int]:
+        """Return the rates that the entry has, by the name of their field."""
+        names = [name for name in self.entry.__struct_fields__ if name.endswith(_UNITS)]
+        return {name: rate for name in names if (rate := getattr(self.entry, name)) is not None}
+
+
+class UnpricedModel(Answer, frozen=True, kw_only=True):
+    """A configured model whose cost is unknown."""
+
+    provider_id: str
+    model_id: str
+
+
+class PricingAnswer(Answer, frozen=True, kw_only=True):
+    """The list in force."""
+
+    price_version: int
+    catalogue_name: str
+    catalogue_version: str
+    adopted_us: int
+    items: list[PriceAnswer]
+    missing: list[UnpricedModel]
+
+
+def pricing_answer(state: State, now_us: int) -> PricingAnswer:
+    """Return the entry of each configured model that holds at an instant, and the models that have none."""
+    items: list[PriceAnswer] = []
+    missing: list[UnpricedModel] = []
+    for model in state.catalog.registry.models:
+        entry = price_at(state, model.provider_id, model.model_id, now_us)
+        if entry is None:
+            missing.append(UnpricedModel(provider_id=model.provider_id, model_id=model.model_id))
+        else:
+            items.append(PriceAnswer(entry=entry, sample_nanousd=sample_nanousd(entry)))
+    book = state.pricing
+    return PricingAnswer(
+        price_version=book.version,
+        catalogue_name=book.catalogue_name,
+        catalogue_version=book.catalogue_version,
+        adopted_us=book.adopted_us,
+        items=items,
+        missing=missing,
+    )
