@@ -34,6 +34,7 @@ PATHS = {
     "journal/events/{event}": "journal/events/1",
     "journal/status": "journal/status",
     "models": "models",
+    "pricing": "pricing",
     "runs": "runs",
     "runs/{run}": "runs/last",
     "runs/{run}/explain": "runs/last/explain",
