@@ -93,7 +93,8 @@ def end_words(report: RunReport) -> list[Piece]:
     words: list[Piece] = [state_word(report.state)]
     if report.state == "completed":
         first = f" · first byte after {duration(report.first_byte_us)}" if report.first_byte_us is not None else ""
-        return [*words, f" · stop reason {report.stop}{first}"]
+        cached = f" · from the cache, made for run {report.hit.of_run_id}" if report.hit is not None else ""
+        return [*words, f" · stop reason {report.stop}{first}{cached}"]
     if report.state == "cancelled":
         why = f" · {CANCELLED.get(report.code, report.code)}"
         who = f" ({report.cancelled_by})" if report.cancelled_by else ""
@@ -108,6 +109,9 @@ def end_words(report: RunReport) -> list[Piece]:
 
 def usage_words(report: RunReport) -> str:
     """Return what all attempts used together, beside what was held for them."""
+    if report.hit is not None:
+        saved_in, saved_out = count(report.hit.saved_input_tokens), count(report.hit.saved_output_tokens)
+        return f"nothing spent · {saved_in} tokens in and {saved_out} out saved"
     if not any(one.input_tokens is not None for one in report.attempts):
         return "nothing recorded"
     used = f"{count(report.input_tokens)} tokens in · {count(report.output_tokens)} out"
@@ -128,7 +132,7 @@ def _show(page: Page, report: RunReport, now_us: int) -> None:
                 _show_failover(page, failovers[attempt.attempt], report)
     page.title("End")
     page.line(*_pieces(end_words(report)), indent=2)
-    if report.attempts:
+    if report.attempts or report.hit is not None:
         page.line(usage_words(report), indent=2)
     elif report.state == "refused":
         page.line(Styled("Nothing was sent to a provider.", "dim"), indent=2)

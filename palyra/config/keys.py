@@ -187,6 +187,15 @@ _ROOT_KEYS = (
         _bool("failover_enabled", True, "whether another candidate is tried when one fails"),
         _choice("failover_scope", "compatible", "compatible same_model declared", "which models may stand in"),
         _int("failover_max_candidates", 4, 1, 8, "candidates of a request, the first included"),
+        _bool("response_cache_enabled", False, "whether equal requests may get the same answer for a while"),
+        _int("response_cache_ttl_ms", 30_000, 1_000, _DAY_MS, "how long an answer is kept"),
+        _int("response_cache_max_entries", 128, 1, 100_000, "answers that are kept"),
+        _int("response_cache_max_bytes", 64 * _MIB, _MIB, 4 * _GIB, "size of all kept answers together"),
+        _choice(
+            "response_cache_isolation", "principal", "principal session shared",
+            "who may get an answer that was made for another request",
+        ),
+        _bool("response_cache_tool_calls", False, "whether answers that call tools are kept"),
         _int("health_ttl_ms", 60_000, 5_000, _DAY_MS, "how long what is known of a provider's health holds"),
         _int(
             "max_model_tokens_per_event", limits.MAX_MODEL_TOKENS_PER_EVENT, 1, 10_000_000,

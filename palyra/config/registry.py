@@ -37,6 +37,7 @@ def resolve_registry(reading: Reading, own: Listeners) -> tuple[Registry, list[D
     _resolve_defaults(reading, references)
     _check_aliases(reading, references)
     _warn_about_failover(reading)
+    _warn_about_cache(reading)
     root.fill()
     fields = {
         name: setting.value
@@ -154,6 +155,17 @@ def _check_aliases(reading: Reading, references: References) -> None:
             reading.warn(WITHOUT_EFFECT, reading.root, name, message, inside=(alias,))
         if not any(references.find(role, target) for role in ("chat", "embeddings")):
             references.refuse(reading, reading.root, name, target, "", (alias,))
+
+
+def _warn_about_cache(reading: Reading) -> None:
+    """Warn about bounds of a cache that is off."""
+    root = reading.root
+    if root.get(f"{_PREFIX}response_cache_enabled"):
+        return
+    for name in ("ttl_ms", "max_entries", "max_bytes", "isolation", "tool_calls"):
+        if root.is_written(f"{_PREFIX}response_cache_{name}"):
+            reason = "means nothing while response_cache_enabled is false"
+            reading.warn(WITHOUT_EFFECT, root, f"{_PREFIX}response_cache_{name}", reason)
 
 
 def _warn_about_failover(reading: Reading) -> None:

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from palyra.daemon.answers import EVERY_ANSWER, JSON, refusal_answer
 from palyra.daemon.bodies import Bodies, Body, decode_body
+from palyra.daemon.caching import with_cache
 from palyra.daemon.console import PREFIX, Console
 from palyra.daemon.health import ALIVE, readiness
 from palyra.daemon.models import find_model, list_models
@@ -218,6 +219,8 @@ class Gateway:
                 visit.client = StreamClient(visit.request, stall_ms=self._stall_ms, headers=visit.cors)
             self._charge(visit, request)
             command = _admission(visit, request, body, digest)
+            if self._core.state.catalog.registry.response_cache_enabled:
+                command = await with_cache(command, visit.attribution, request)
             run = self._runs.start(command, surface(request, visit.headers), visit.client)
         except BaseException:
             body.release()

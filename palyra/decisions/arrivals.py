@@ -22,7 +22,7 @@ TAGS_MAX_COUNT = 8
 HOPS_MAX_COUNT = 3
 
 _PREFIX = "x-palyra-"
-_KNOWN = frozenset(_PREFIX + name for name in "session agent tags failover timeout-ms hop".split())
+_KNOWN = frozenset(_PREFIX + name for name in "session agent tags failover timeout-ms hop cache".split())
 #: Where other programs put the name of a session.
 _SESSION_HINTS = ("x-claude-code-session-id", "session_id", "session-id")
 #: A web page or a proxy speaks for somebody else.
@@ -39,6 +39,10 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
     timeout_ms: int | None = None
     failover: bool = True
+    #: What the client wants of the response cache: off, read, refresh (write only); "" where it says nothing.
+    cache: str = ""
+    #: The oldest answer that it takes from there.
+    cache_max_age_ms: int | None = None
     #: What the client calls this very request, so that it can send it again; "" for nothing.
     idempotency_key: str = ""
 
@@ -129,6 +133,8 @@ def read_attribution(headers: Mapping[str, str], caller: Caller) -> Attribution 
             message = f"idempotency-key must be 1 to {IDEMPOTENCY_KEY_MAX_CHARS} printable ASCII characters."
             return Refusal(code="invalid_header", message=message, param="idempotency-key")
         found = msgspec.structs.replace(found, idempotency_key=repeatable)
+    if "cache-control" in headers:
+        found = _with_cache_control(found, headers["cache-control"])
     for name in ours:
         read = _read(found, name, headers[name].strip(), caller)
         if isinstance(read, Refusal):
@@ -162,6 +168,8 @@ def _read(found: Attribution, name: str, value: str, caller: Caller) -> Attribut
             return msgspec.structs.replace(found, tags=tags)
         case "failover" if value == "off":
             return msgspec.structs.replace(found, failover=False)
+        case "cache" if value in ("off", "read", "refresh"):
+            return msgspec.structs.replace(found, cache=value)
         case "timeout-ms" if _is_decimal(value) and int(value) > 0:
             return msgspec.structs.replace(found, timeout_ms=int(value))
         case "hop" if _is_decimal(value):
@@ -176,10 +184,20 @@ _WANTED = {
     "x-palyra-session": f"1 to {NAME_MAX_CHARS} printable ASCII characters",
     "x-palyra-agent": f"1 to {NAME_MAX_CHARS} printable ASCII characters",
     "x-palyra-tags": f"1 to {TAGS_MAX_COUNT} different name=value, separated by commas",
+    "x-palyra-cache": "off, read or refresh",
     "x-palyra-failover": "off",
     "x-palyra-timeout-ms": "a whole number of milliseconds above 0",
     "x-palyra-hop": "a whole number",
 }
+
+
+def _with_cache_control(found: Attribution, value: str) -> Attribution:
+    """Return what a header says that every cache obeys (RFC 9111, 5.2.1); what is not for us in it is skipped."""
+    words = [word.strip().lower() for word in value.split(",")]
+    cache = "off" if "no-store" in words else "refresh" if "no-cache" in words else found.cache
+    ages = [word.removeprefix("max-age=") for word in words if word.startswith("max-age=")]
+    max_age_ms = int(ages[0]) * 1_000 if ages and _is_decimal(ages[0]) else None
+    return msgspec.structs.replace(found, cache=cache, cache_max_age_ms=max_age_ms)
 
 
 def _read_tags(value: str) -> dict[str, str] | None:

@@ -32,6 +32,7 @@ from palyra.errors import Refusal
 from palyra.events.attempts import AttemptAbandoned, AttemptFailed, AttemptStarted, AttemptSucceeded
 from palyra.events.base import Draft, Fact, UnknownEvent
 from palyra.events.budgets import BudgetReleased, BudgetReserved
+from palyra.events.cache import CacheHit, CacheStored
 from palyra.events.circuits import CircuitClosed
 from palyra.events.daemon import DaemonClockStepped
 from palyra.events.health import HealthChanged
@@ -171,7 +172,10 @@ class _Redecision:
         admitted, decided = self._next(RunAdmitted, 1), self._next(RoutingDecided, 2)
         refused = self._next(RunRefused, 2)
         asked = admitted or refused
-        if refused is not None and decided is None and refused.code not in _OF_A_NAME:
+        if self._next(CacheHit, 2) is not None:
+            for _ in range(3):  # what is kept in memory is given: admission, hit and end
+                self._take()
+        elif refused is not None and decided is None and refused.code not in _OF_A_NAME:
             self._take()
         elif asked is not None:
             command = request_of(self._run_id, asked, decided, now_us)
@@ -202,6 +206,8 @@ class _Redecision:
         end = msgspec.convert(body, AnswerEnd, from_attributes=True)
         self._expect(succeed_attempt(self._state, run, end, metered_of(self._next(UsageRecorded, 2)), now_us))
         self._retry = 0
+        if isinstance(self._body(0), CacheStored):
+            self._take()
         if isinstance(self._body(0), RunCompleted):
             step = run.plan[attempt.candidate]
             drafts = complete_run(run, stop=end.stop, step=step, first_byte_us=end.first_byte_us, now_us=now_us)

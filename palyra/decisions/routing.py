@@ -103,8 +103,20 @@ def _chain(state: State, resolution: Resolution, wanted: Wanted, failover: str) 
     return chain + [("compatible", entry) for entry in others]
 
 
+def first_fitting(state: State, resolution: Resolution, wanted: Wanted) -> ModelEntry | None:
+    """Return the first candidate that can serve a request, whether or not it is ready to."""
+    failover = _failover_of(state, resolution, wanted)
+    chain = (entry for _, entry in _chain(state, resolution, wanted, failover))
+    return next((entry for entry in chain if unfit(state, entry, wanted) is None), None)
+
+
 def exclude(state: State, entry: ModelEntry, wanted: Wanted, now_us: int) -> Exclusion | None:
     """Return the first rule that keeps a candidate from being tried, or None."""
+    return unfit(state, entry, wanted) or unready(state, entry.provider_id, entry.model_id, now_us)
+
+
+def unfit(state: State, entry: ModelEntry, wanted: Wanted) -> Exclusion | None:
+    """Return why a candidate cannot serve a request at any time, or None."""
 
     def excluded(by: str, **figures: int) -> Exclusion:
         return Exclusion(provider_id=entry.provider_id, model_id=entry.model_id, excluded_by=by, figures=figures)
@@ -125,7 +137,7 @@ def exclude(state: State, entry: ModelEntry, wanted: Wanted, now_us: int) -> Exc
     needed = estimated + (0 if wanted.role == "embeddings" else wanted.output_max_tokens or FIT_OUTPUT_TOKENS)
     if entry.max_context_tokens is not None and needed > entry.max_context_tokens:
         return excluded("context_too_small", needed_tokens=needed, window_tokens=entry.max_context_tokens)
-    return unready(state, entry.provider_id, entry.model_id, now_us)
+    return None
 
 
 def unready(state: State, provider_id: str, model_id: str, now_us: int) -> Exclusion | None:

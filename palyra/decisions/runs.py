@@ -35,6 +35,16 @@ from palyra.projections.usage import calibrate
 from palyra.units import US_PER_MS
 
 
+class CacheAsk(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request wants of the response cache."""
+
+    #: Of the body as far as it changes the answer (`wire/canonical.py`).
+    body_digest: str
+    reads: bool = True
+    writes: bool = True
+    max_age_ms: int | None = None
+
+
 class AdmitRun(msgspec.Struct, frozen=True, kw_only=True):
     """A request that wants to become a run."""
 
@@ -62,6 +72,8 @@ class AdmitRun(msgspec.Struct, frozen=True, kw_only=True):
     command_name: str = ""
     #: Globs of the models that the caller may use; none stands for all.
     models: Sequence[str] = ()
+    #: None where the cache has nothing to do with it.
+    cache: CacheAsk | None = None
 
 
 def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
@@ -74,17 +86,7 @@ def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
         message = f"This key may not use the model '{resolution.model_id}'."
         refusal = Refusal(code="model_not_permitted", message=message, param="model")
         return Decision([refusal_draft(command, refusal)], refusal)
-    needs = _needs_of(command)
-    wanted = routing.Wanted(
-        role=command.endpoint,
-        needs=needs,
-        raw_tokens=command.raw_tokens,
-        output_max_tokens=command.output_max_tokens,
-        dimensions=command.dimensions,
-        failover=command.failover,
-        models=command.models,
-    )
-    plan = routing.plan_candidates(state, resolution, wanted, now_us)
+    plan = routing.plan_candidates(state, resolution, wanted_of(command), now_us)
     first = plan.steps[0] if plan.steps else None
     decided = RoutingDecided(
         resolved_by=resolution.resolved_by,
@@ -101,11 +103,31 @@ def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
     if first is None:
         refusal = routing.refusal_of_empty_plan(plan.excluded, now_us)
         return Decision([Draft(stream, decided), refusal_draft(command, refusal)], refusal)
-    ratio_bp, estimated, upper = calibrate(state, first.provider_id, first.upstream_model, command.raw_tokens)
+    return Decision(
+        [admitted(state, command, first.provider_id, first.upstream_model, now_us), Draft(stream, decided)]
+    )
+
+
+def wanted_of(command: AdmitRun) -> routing.Wanted:
+    """Return what a request needs of a model."""
+    return routing.Wanted(
+        role=command.endpoint,
+        needs=_needs_of(command),
+        raw_tokens=command.raw_tokens,
+        output_max_tokens=command.output_max_tokens,
+        dimensions=command.dimensions,
+        failover=command.failover,
+        models=command.models,
+    )
+
+
+def admitted(state: State, command: AdmitRun, provider_id: str, upstream_model: str, now_us: int) -> Draft:
+    """Return the first fact of a run, sized for the model that it is meant for."""
+    ratio_bp, estimated, upper = calibrate(state, provider_id, upstream_model, command.raw_tokens)
     run_timeout_ms = state.catalog.registry.run_timeout_ms
     if command.timeout_ms is not None:
         run_timeout_ms = min(run_timeout_ms, command.timeout_ms)
-    admitted = RunAdmitted(
+    fact = RunAdmitted(
         principal_id=command.principal_id,
         key_id=command.key_id,
         session_id=command.session_id,
@@ -114,7 +136,7 @@ def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
         endpoint=command.endpoint,
         origin=command.origin,
         model_requested=command.model[:256],
-        needs=needs,
+        needs=_needs_of(command),
         stream=command.stream,
         choices_count=command.choices_count,
         config_generation=state.config.generation,
@@ -124,7 +146,7 @@ def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
         tokens=TokenEstimate(raw=command.raw_tokens, ratio_bp=ratio_bp, estimated=estimated, upper=upper),
     )
     key = next_key(state, command.command_name, now_us) if command.command_name else ""
-    return Decision([Draft(stream, admitted, command_key=key), Draft(stream, decided)])
+    return Draft(f"run-{command.run_id}", fact, command_key=key)
 
 
 def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from palyra.decisions.runs import AdmitRun
+from palyra.engine.cache import CachedAnswer
 from palyra.engine.candidate import Candidate
 from palyra.engine.exchange import Client, ClientGone, Ended
 from palyra.engine.surfaces import Surface
@@ -50,6 +51,8 @@ class ClientSide:
     def __init__(self, command: AdmitRun, surface: Surface, client: Client | None) -> None:
         #: Nobody takes the answer any more.
         self.is_gone = False
+        #: What the response cache did for it: hit, miss, bypass or off; "" where there is nothing to say.
+        self.cache_word = ""
         #: How often bytes of the answer were passed on: a run whose count grows advances.
         self.sends_count = 0
         self._command = command
@@ -75,6 +78,11 @@ class ClientSide:
         """Keep what is sent of a stream, unless it grows beyond this."""
         if self._client is not None:
             self._copy, self._copy_max_bytes = bytearray(), max_bytes
+
+    @property
+    def sent(self) -> bytes | None:
+        """What was sent of a stream so far, None without a copy."""
+        return None if self._copy is None else bytes(self._copy)
 
     def note_drained(self, data: bytes) -> None:
         """Take bytes of the stream that nobody waits for any more."""
@@ -199,9 +207,27 @@ class ClientSide:
         headers = self._begun_headers or self._headers()
         return KeptAnswer(status=200, headers=headers, body=bytes(self._copy) + end, is_stream=True)
 
-    async def replay(self, kept: KeptAnswer) -> Reply:
-        """Tell the client what it was told before."""
-        headers = {**kept.headers, "x-palyra-idempotent-replay": "true"}
+    def from_cache(self, answer: CachedAnswer, age_ms: int) -> KeptAnswer:
+        """Return a kept answer as this client gets it."""
+        known, is_stream = answer.known, self._surface.request.stream
+        headers = {
+            **_named(self._command.run_id),
+            "x-palyra-provider": known.provider_id,
+            "x-palyra-model": known.model_id,
+            "x-palyra-attempts": "0",
+            "x-palyra-cache": "hit",
+            "age": str(age_ms // 1_000),
+        }
+        if self._command.model and self._command.model != known.model_id:
+            headers["x-palyra-requested-model"] = _header_value(self._command.model)
+        if not is_stream:
+            headers["content-type"] = "application/json"
+        body = self._surface.as_stream(answer.body) if is_stream else answer.body
+        return KeptAnswer(status=200, headers=headers, body=body, is_stream=is_stream)
+
+    async def tell(self, kept: KeptAnswer) -> Reply:
+        """Tell the client an answer that is at hand."""
+        headers = kept.headers
         if kept.is_stream:
             self._begun_headers = headers
             await self._close_stream(kept.body)
@@ -217,8 +243,10 @@ class ClientSide:
             self.is_gone = True
 
     def _headers(self) -> dict[str, str]:
-        run_id, candidate = self._command.run_id, self._candidate
-        headers = {"x-palyra-run-id": run_id, "request-id": run_id, "x-request-id": run_id}
+        candidate = self._candidate
+        headers = _named(self._command.run_id)
+        if self.cache_word:
+            headers["x-palyra-cache"] = self.cache_word
         if candidate is None:
             return headers
         step = candidate.step
@@ -232,6 +260,10 @@ class ClientSide:
         if candidate.cap_tokens is not None and candidate.cap_tokens < (self._command.output_max_tokens or 0):
             headers["x-palyra-adjusted"] = f"max_tokens={candidate.cap_tokens}"
         return headers
+
+
+def _named(run_id: str) -> dict[str, str]:
+    return {"x-palyra-run-id": run_id, "request-id": run_id, "x-request-id": run_id}
 
 
 def refusal_headers(refusal: Refusal) -> Mapping[str, str]:

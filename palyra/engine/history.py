@@ -230,6 +230,15 @@ class RoutingAnswer(Answer, frozen=True, kw_only=True):
     output_cap_tokens: int | None
 
 
+class HitAnswer(Answer, frozen=True, kw_only=True):
+    """An answer from the response cache: the run that it was made for, how long before, and what that one used."""
+
+    of_run_id: str
+    age_ms: int
+    saved_input_tokens: int
+    saved_output_tokens: int
+
+
 class RunReport(Answer, frozen=True, kw_only=True):
     """One run from its admission to its end, from its own stream alone."""
 
@@ -257,6 +266,8 @@ class RunReport(Answer, frozen=True, kw_only=True):
     estimated_upper_tokens: int | None
     calibration_bp: int | None
     routing: RoutingAnswer | None
+    #: None where the response cache gave no answer.
+    hit: HitAnswer | None
     attempts: list[AttemptAnswer]
     failovers: list[FailoverAnswer]
     #: Of a run that did not complete: code, and the class behind it.
@@ -313,6 +324,7 @@ def _report(view: RunView, history: Sequence[Recorded], now_us: int) -> RunRepor
         estimated_upper_tokens=admitted.tokens.upper if admitted is not None else None,
         calibration_bp=admitted.tokens.ratio_bp if admitted is not None else None,
         routing=None if routing is None else msgspec.convert(routing, RoutingAnswer, from_attributes=True),
+        hit=None if view.hit is None else msgspec.convert(view.hit, HitAnswer, from_attributes=True),
         attempts=attempts,
         failovers=msgspec.convert(view.failovers, list[FailoverAnswer], from_attributes=True),
         code=_code(view),

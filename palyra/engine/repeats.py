@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Container
 
+import msgspec
+
 from palyra.decisions.repeats import find_repeat, refuse_repeat
 from palyra.decisions.runs import AdmitRun
 from palyra.engine.client import KeptAnswer
@@ -35,7 +37,10 @@ class Repeats:
         if found.run_id in open_runs:
             # Its end may be recorded already while its last bytes are on their way.
             return refuse_repeat(found._replace(is_open=True))
-        return self._answers.get(found.run_id, now_us) or refuse_repeat(found)
+        answer = self._answers.get(found.run_id, now_us)
+        if answer is None:
+            return refuse_repeat(found)
+        return msgspec.structs.replace(answer, headers={**answer.headers, "x-palyra-idempotent-replay": "true"})
 
     def keep(self, state: State, command: AdmitRun, answer: KeptAnswer | None, now_us: int) -> None:
         """Keep what a client was told, unless its request may be made anew."""

@@ -13,6 +13,7 @@ import msgspec
 
 from palyra.decisions.attempts import StartAttempt, reach_content, start_attempt
 from palyra.decisions.base import Decision
+from palyra.decisions.cache import ANSWER_MAX_BYTES, Place, admit_hit, is_fresh, is_storable, place_of
 from palyra.decisions.failures import Failure
 from palyra.decisions.routing import unready
 from palyra.decisions.runs import AdmitRun, admit, refusal_draft
@@ -20,7 +21,7 @@ from palyra.engine.candidate import Candidate, candidate_of
 from palyra.engine.client import ClientSide, KeptAnswer, Reply, refusal_headers
 from palyra.engine.core import Batch
 from palyra.engine.exchange import Client, ClientGone, Ended, Exchange
-from palyra.engine.settlement import Following, Settlement
+from palyra.engine.settlement import Following, Settlement, Storing
 from palyra.engine.slots import SlotRefused
 from palyra.engine.surfaces import Part, Surface
 from palyra.errors import EngineStopped, JournalUnwritable, PalyraError, Refusal
@@ -85,10 +86,14 @@ class RunTask:
         self._is_under_way = False
         #: The answer was read to its end although its client had gone.
         self._is_drained = False
-        #: The answer that this very request has had before.
-        self._repeated: KeptAnswer | None = None
+        #: An answer that is at hand already: of this very request, or of one like it.
+        self._at_once: KeptAnswer | None = None
+        #: Where the answer is kept for requests like this one.
+        self._place: Place | None = None
         if command.command_name:
             self.client.keep_copy(REPEAT_MAX_BYTES)
+        elif command.cache is not None and command.cache.writes:
+            self.client.keep_copy(ANSWER_MAX_BYTES)
         self.task: asyncio.Task[Reply] = asyncio.get_running_loop().create_task(self._run())
 
     # -- what others may ask of it
@@ -135,14 +140,21 @@ class RunTask:
             refusal = await self._serve_or_settle()
         finally:
             self.let_go()
-        if self._repeated is not None:
-            return await self.client.replay(self._repeated)
+        if self._at_once is not None:
+            return await self._tell(self._at_once)
         answer = await self.client.would_be_told() if self._is_drained and self._command.command_name else None
         reply = await (self.client.finish() if refusal is None else self.client.refuse(refusal))
         if self._command.command_name and self._core.is_writable:
-            answer = answer or self.client.told(reply)
-            self._runs.repeats.keep(self._core.state, self._command, answer, self._core.clock.now_us())
+            self._keep_for_repeats(answer or self.client.told(reply))
         return reply
+
+    async def _tell(self, answer: KeptAnswer) -> Reply:
+        if self._command.command_name:
+            self._keep_for_repeats(answer)
+        return await self.client.tell(answer)
+
+    def _keep_for_repeats(self, answer: KeptAnswer | None) -> None:
+        self._runs.repeats.keep(self._core.state, self._command, answer, self._core.clock.now_us())
 
     async def _serve_or_settle(self) -> Refusal | None:
         """Serve; whatever stops it on the way is settled. Return what the client is told instead of an answer."""
@@ -164,7 +176,7 @@ class RunTask:
     async def _serve(self) -> Refusal | None:
         """Be admitted and have every part of the request answered; return why not."""
         refusal = await self._admit()
-        if refusal is not None or self._repeated is not None:
+        if refusal is not None or self._at_once is not None:
             return refusal
         parts = self._surface.parts(self._at_hand().entry)
         for part in parts:
@@ -180,7 +192,7 @@ class RunTask:
             decision = self._decide(batch.now_us)
             batch.add(decision.drafts)
             self._is_under_way = True
-            if decision.refusal is None and self._repeated is None:
+            if decision.refusal is None and self._at_once is None:
                 self._come_to(0)
                 candidate = self._at_hand()
                 if self._cancel_reason is None and self._runs.slots.try_take(candidate.provider):
@@ -188,24 +200,41 @@ class RunTask:
                     self._start(batch, self._surface.parts(candidate.entry)[0], queue_wait_ms=0)
         if self._cancel_reason is not None and decision.refusal is None:
             raise asyncio.CancelledError
-        if self._repeated is not None:
-            served = self._repeated.status
+        if self._at_once is not None and not decision.drafts:
+            served = self._at_once.status
             self._runs.served(endpoint=command.endpoint, principal_id=command.principal_id, http_status=served)
         await batch.durable()
         return decision.refusal
 
     def _decide(self, now_us: int) -> Decision:
-        """Decide whether the request becomes a run; one that was made before has its answer already."""
+        """Decide whether the request becomes a run; one that was made before, or is like one, has its answer."""
         refusal = self._core.shortage
         if refusal is None and self._command.command_name:
             judged = self._runs.repeats.judge(self._core.state, self._command, self._runs.open, now_us)
             if isinstance(judged, KeptAnswer):
-                self._repeated = judged
+                self._at_once = judged
                 return Decision([])
             refusal = judged
         if refusal is not None:
             return Decision([refusal_draft(self._command, refusal)], refusal)
+        if self._command.cache is not None:
+            hit = self._look_into_cache(now_us)
+            if hit is not None:
+                return hit
         return admit(self._core.state, self._command, now_us)
+
+    def _look_into_cache(self, now_us: int) -> Decision | None:
+        state, command = self._core.state, self._command
+        ask = command.cache
+        assert ask is not None
+        self.client.cache_word = "miss" if ask.reads else "bypass" if ask.writes else "off"
+        self._place = place = place_of(state, command) if ask.writes else None
+        answer = None if place is None else self._runs.cache.find(place.key_digest, now_us)
+        if place is None or answer is None or not is_fresh(command, answer.known, now_us):
+            return None
+        age_ms = max(0, us_to_ms(now_us - answer.known.stored_us))
+        self._at_once = self.client.from_cache(answer, age_ms)
+        return admit_hit(state, command, place, answer.known, now_us)
 
     async def _answer(self, part: Part, *, is_last: bool) -> Refusal | None:
         """Try candidates until one gives a complete answer to this part of the request."""
@@ -298,12 +327,32 @@ class RunTask:
 
     async def _settle(self, ended: Ended, *, is_last: bool) -> Following:
         """Record how an attempt ended. Its slot is free at once; the way goes on when the facts are durable."""
-        batch, following = self._settlement.settle(ended, is_last=is_last, is_client_gone=self.client.is_gone)
+        stored = None
+        if self._place is not None and is_last and ended.failure is None:
+            stored = await self._keepable(self._place, ended)
+        batch, following = self._settlement.settle(
+            ended, is_last=is_last, is_client_gone=self.client.is_gone, stored=stored
+        )
         self._is_started, self._exchange = False, None
         self._is_drained = self.client.is_gone and is_last and ended.failure is None
         self._release_slot()
         self.client.note_end(ended)
-        return await self._follow(batch, following)
+        following = await self._follow(batch, following)
+        if stored is not None and stored.is_recorded:
+            self._runs.cache.keep(stored.answer(), self._core.state.catalog.registry)
+        return following
+
+    async def _keepable(self, place: Place, ended: Ended) -> Storing | None:
+        """Return the answer for the cache, if it is one that is kept."""
+        facts, entry = ended.facts, self._at_hand().entry
+        if facts is None or ended.outgrown or self.client.is_gone or entry != place.entry:
+            return None
+        body = await self._surface.whole(self.client.sent, facts) or b""
+        candidate = self._at_hand().index
+        state = self._core.state
+        if not is_storable(state, self._command, stop=facts.stop, candidate=candidate, size_bytes=len(body)):
+            return None
+        return Storing(place.key_digest, entry, facts.stop, body)
 
     async def _skip(self, failure_class: str, *, until_us: int = 0) -> Refusal | None:
         """Leave a candidate that no attempt was started at."""

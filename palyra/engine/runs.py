@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from palyra.decisions.runs import AdmitRun, refusal_draft
 from palyra.engine.beats import Watch
+from palyra.engine.cache import ResponseCache
 from palyra.engine.core import Core
 from palyra.engine.exchange import Client
 from palyra.engine.repeats import Repeats
@@ -34,6 +35,7 @@ class Runs:
         self.outward = outward
         self.slots = Slots()
         self.repeats = Repeats()
+        self.cache = ResponseCache()
         self.open: dict[str, RunTask] = {}
         #: Called with the run's id inside the handler of an exception that nobody expected.
         self.on_bug: Callable[[str], None] = on_bug or (lambda run_id: None)

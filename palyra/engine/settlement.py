@@ -11,17 +11,21 @@ from typing import NamedTuple
 import msgspec
 
 from palyra.decisions.attempts import AnswerEnd, FailureEnd, fail_attempt, succeed_attempt
+from palyra.decisions.cache import Cached
 from palyra.decisions.failures import Failure
 from palyra.decisions.health import transition
 from palyra.decisions.runs import after_failure, cancel_run, complete_run, fail_run
 from palyra.engine.beats import clear_beat
+from palyra.engine.cache import CachedAnswer
 from palyra.engine.core import Batch, Core
 from palyra.engine.exchange import Ended, Exchange
 from palyra.errors import Refusal
 from palyra.events.base import Draft
+from palyra.events.cache import CacheStored
+from palyra.events.registry import ModelEntry
 from palyra.events.runs import CancelReason
 from palyra.projections.runs import Attempt, Run
-from palyra.units import us_to_ms
+from palyra.units import ms_to_us, us_to_ms
 
 #: Decides the end of a run: (run, now).
 RunEnd = Callable[[Run, int], Sequence[Draft]]
@@ -37,6 +41,47 @@ class Following(NamedTuple):
     refusal: Refusal | None = None
 
 
+class Storing:
+    """An answer on its way into the response cache; what it used is known once its attempt is settled."""
+
+    def __init__(self, key_digest: str, entry: ModelEntry, stop: str, body: bytes) -> None:
+        self.is_recorded = False
+        self._key_digest = key_digest
+        self._entry = entry
+        self._stop = stop
+        self._body = body
+        self._run_id = ""
+        self._stored_us = 0
+        self._tokens = (0, 0)
+
+    def record(self, core: Core, batch: Batch, run_id: str) -> None:
+        """Record that the answer is kept, right before its run ends."""
+        state = core.state
+        self.is_recorded, self._run_id, self._stored_us = True, run_id, batch.now_us
+        self._tokens = state.runs.consumed.get(run_id, (0, 0))
+        stored = CacheStored(
+            key_digest=self._key_digest,
+            size_bytes=len(self._body),
+            until_us=batch.now_us + ms_to_us(state.catalog.registry.response_cache_ttl_ms),
+        )
+        batch.add([Draft(f"run-{run_id}", stored)])
+
+    def answer(self) -> CachedAnswer:
+        """Return the answer as it is kept."""
+        input_tokens, output_tokens = self._tokens
+        known = Cached(
+            key_digest=self._key_digest,
+            run_id=self._run_id,
+            provider_id=self._entry.provider_id,
+            model_id=self._entry.model_id,
+            stop=self._stop,
+            stored_us=self._stored_us,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+        )
+        return CachedAnswer(known=known, body=self._body)
+
+
 class Settlement:
     """Records the ends of one run's attempts, and its own."""
 
@@ -45,14 +90,16 @@ class Settlement:
         self._run_id = run_id
         self._principal_id = principal_id
 
-    def settle(self, ended: Ended, *, is_last: bool, is_client_gone: bool) -> tuple[Batch, Following]:
-        """Settle the open attempt, and the run where it ends with it."""
+    def settle(
+        self, ended: Ended, *, is_last: bool, is_client_gone: bool, stored: Storing | None = None
+    ) -> tuple[Batch, Following]:
+        """Settle the open attempt, and the run where it ends with it; an answer that is kept is recorded."""
         with self._core.batch(self._principal_id) as batch:
             run = self._core.state.runs.open[self._run_id]
             attempt = run.attempt
             assert attempt is not None
             if ended.failure is None:
-                following = self._succeed(batch, run, attempt, ended, is_last and not is_client_gone)
+                following = self._succeed(batch, run, attempt, ended, is_last and not is_client_gone, stored)
             else:
                 ended.failure = _at_deadline(ended.failure, run, batch.now_us)
                 following = self._fail(batch, run, attempt, ended, may_go_on=not is_client_gone)
@@ -110,10 +157,14 @@ class Settlement:
             self._end_run(batch, end(run, batch.now_us))
         await batch.durable()
 
-    def _succeed(self, batch: Batch, run: Run, attempt: Attempt, ended: Ended, completes: bool) -> Following:
+    def _succeed(
+        self, batch: Batch, run: Run, attempt: Attempt, ended: Ended, completes: bool, stored: Storing | None
+    ) -> Following:
         end = _answer_end(ended)
         batch.add(succeed_attempt(self._core.state, run, end, ended.metered, batch.now_us))
         if completes:
+            if stored is not None:
+                stored.record(self._core, batch, self._run_id)
             step, first_byte_us = run.plan[attempt.candidate], end.first_byte_us
             self._end_run(
                 batch,

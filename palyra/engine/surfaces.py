@@ -22,6 +22,7 @@ from palyra.wire.openai_chat import (
     public_chat_reply,
     read_chat_reply,
 )
+from palyra.wire.openai_chat_fold import cut_chat, fold_chat
 from palyra.wire.openai_chat_reply import ReplyFacts
 from palyra.wire.openai_embeddings import (
     convert_encoding,
@@ -75,6 +76,14 @@ class Surface(Protocol):
 
     async def public_reply(self) -> bytes:
         """Return the client's answer, made of the answers to all parts."""
+        ...
+
+    async def whole(self, sent: bytes | None, facts: ReplyFacts) -> bytes | None:
+        """Return the answer whole, made of what was sent of a stream if there was one; None where it cannot be."""
+        ...
+
+    def as_stream(self, whole: bytes) -> bytes:
+        """Return a whole answer as the client of a stream gets it, to its last byte."""
         ...
 
     def stream_end(self, ended: Ended) -> bytes:
@@ -155,6 +164,18 @@ class ChatSurface(_OpenAI):
     async def public_reply(self) -> bytes:
         return self._parts[0].answer
 
+    async def whole(self, sent: bytes | None, facts: ReplyFacts) -> bytes | None:
+        if not self.request.stream:
+            return self._parts[0].answer
+        if sent is None:
+            return None
+        if len(sent) > OFF_LOOP_BYTES:
+            return await asyncio.to_thread(fold_chat, sent, facts.usage)
+        return fold_chat(sent, facts.usage)
+
+    def as_stream(self, whole: bytes) -> bytes:
+        return cut_chat(whole, wants_usage=self.request.wants_usage)
+
     def stream_end(self, ended: Ended) -> bytes:
         if not ended.outgrown or ended.facts is None:
             return DONE
@@ -212,6 +233,12 @@ class EmbeddingsSurface(_OpenAI):
         if sum(map(len, answers)) > OFF_LOOP_BYTES:
             return await asyncio.to_thread(join_embeddings, answers)
         return join_embeddings(answers)
+
+    async def whole(self, sent: bytes | None, facts: ReplyFacts) -> bytes | None:
+        return await self.public_reply()
+
+    def as_stream(self, whole: bytes) -> bytes:
+        raise TypeError("embeddings are not streamed")
 
     def stream_end(self, ended: Ended) -> bytes:
         raise TypeError("embeddings are not streamed")

@@ -111,6 +111,12 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failover_scope: Literal["compatible", "same_model", "declared"] = "compatible"
     failover_max_candidates: int = 4
     health_ttl_ms: int = 60_000
+    response_cache_enabled: bool = False
+    response_cache_ttl_ms: int = 30_000
+    response_cache_max_entries: int = 128
+    response_cache_max_bytes: int = 67_108_864
+    response_cache_isolation: Literal["principal", "session", "shared"] = "principal"
+    response_cache_tool_calls: bool = False
     unknown_model_policy: Literal["refuse", "default"] = "refuse"
     run_timeout_ms: int = 900_000
     model_aliases: dict[str, str] = {}

@@ -15,6 +15,7 @@ import msgspec
 from palyra.events import (
     attempts,
     budgets,
+    cache,
     circuits,
     config,
     console_sessions,
@@ -60,6 +61,8 @@ AnyFact = (
     | pricing.PriceMissing
     | budgets.BudgetReserved
     | budgets.BudgetReleased
+    | cache.CacheStored
+    | cache.CacheHit
     | circuits.CircuitOpened
     | circuits.CircuitHalfOpened
     | circuits.CircuitClosed
@@ -109,6 +112,7 @@ _RETENTION: dict[str, Retention] = {
     "attempt": "money",
     "usage": "money",
     "budget": "money",
+    "cache": "money",
     "circuit": "operations",
     "health": "operations",
     "model": "operations",

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from palyra.events import attempts, budgets, runs, usage
+from palyra.events import attempts, budgets, cache, runs, usage
 from palyra.events.base import Recorded
 from palyra.events.routing import RoutingDecided, RoutingFailedOver
 from palyra.projections.runs import run_id_of
@@ -40,6 +40,7 @@ class RunView(msgspec.Struct, kw_only=True):
     ended_us: int | None = None
     admitted: runs.RunAdmitted | None = None
     routing: RoutingDecided | None = None
+    hit: cache.CacheHit | None = None
     failovers: list[RoutingFailedOver] = []
     attempts: list[AttemptView] = []
     refused: runs.RunRefused | None = None
@@ -76,6 +77,8 @@ def _add_to_view(view: RunView, recorded: Recorded, reserved: dict[int, budgets.
             view.admitted = body
         case RoutingDecided() as body:
             view.routing = body
+        case cache.CacheHit() as body:
+            view.hit = body
         case RoutingFailedOver() as body:
             view.failovers = [*view.failovers, body]
         case budgets.BudgetReserved() as body:

@@ -13,6 +13,7 @@ from palyra.events.base import Recorded
 from palyra.events.vocabulary import VOCABULARY
 from palyra.projections import (
     budgets,
+    cache,
     catalog,
     circuits,
     commands,
@@ -48,6 +49,7 @@ class State(msgspec.Struct, kw_only=True):
     usage: usage.UsageState = msgspec.field(default_factory=usage.UsageState)
     pricing: pricing.PricingState = msgspec.field(default_factory=pricing.PricingState)
     budgets: budgets.BudgetsState = msgspec.field(default_factory=budgets.BudgetsState)
+    cache: cache.CacheState = msgspec.field(default_factory=cache.CacheState)
     catalog: catalog.CatalogState = msgspec.field(default_factory=catalog.CatalogState)
     config: config.ConfigState = msgspec.field(default_factory=config.ConfigState)
     heartbeats: heartbeats.HeartbeatsState = msgspec.field(default_factory=heartbeats.HeartbeatsState)
@@ -70,6 +72,7 @@ _CHAPTERS = (
     pricing,
     usage,
     budgets,
+    cache,
     runs,
     config,
     heartbeats,

@@ -6,8 +6,9 @@ import asyncio
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
-from daemon_house import BROKEN, CHAT, chat, head, open_house, over_socket, raw_client, read_answer
+from daemon_house import BROKEN, CHAT, OFFER, chat, head, open_house, over_socket, raw_client, read_answer
 from upstream import raw_server
 
 from palyra.events.runs import RunRefused
@@ -243,3 +244,23 @@ async def test_a_request_with_an_idempotency_key_is_made_once(tmp_path: Path) ->
         ).status == 200
         assert (await raw(body=chat(), key=house.admin_key, headers=headers)).status in (200, 401)
         assert all("idempotency-key" not in seen.headers for seen in house.upstream.requests)
+
+
+async def test_equal_requests_share_an_answer_where_it_is_configured(tmp_path: Path) -> None:
+    """Order of members and form of the answer do not count; headers and what a body asks of its provider do."""
+    offer = msgspec.structs.replace(OFFER, response_cache_enabled=True)
+    async with open_house(tmp_path, offer=offer) as house, raw_client(house) as raw:
+        bodies = [
+            chat(temperature=0.5),
+            dict(reversed(chat(temperature=0.5, user="x").items())),
+            chat(temperature=0.5, stream=True),
+            chat(temperature=0.50),
+            chat(temperature=0.5, store=False),
+            chat(temperature=0.5, store=True),
+            chat("x" * 270_000),
+            chat("x" * 270_000),
+        ]
+        words = [(await raw(body=body)).headers["x-palyra-cache"] for body in bodies]
+        assert words == ["miss", "hit", "hit", "hit", "miss", "off", "miss", "hit"]
+        no_store = await raw(body=chat(temperature=0.5), headers={"cache-control": "no-store"})
+        assert no_store.headers["x-palyra-cache"] == "off"

@@ -270,3 +270,31 @@ def test_only_trusted_proxies_are_believed(
     assert peer_of(remote, headers, ["10.0.0.0/8"]) == (address, is_secure)
     assert peer_of(remote, headers, []) == (remote, False)
     assert peer_of(remote, headers, [], is_tls=True) == (remote, True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "cache", "max_age_ms"),
+    [
+        ({}, "", None),
+        ({"cache-control": "no-store"}, "off", None),
+        ({"cache-control": "no-cache"}, "refresh", None),
+        ({"cache-control": "No-Cache, no-store"}, "off", None),
+        ({"cache-control": "max-age=5, only-if-cached"}, "", 5_000),
+        ({"cache-control": "max-age=soon"}, "", None),
+        ({"cache-control": "no-store", "x-palyra-cache": "read"}, "read", None),
+        ({"x-palyra-cache": "refresh"}, "refresh", None),
+        ({"x-palyra-cache": "off"}, "off", None),
+    ],
+)
+def test_what_is_wanted_of_the_cache(headers: dict[str, str], cache: str, max_age_ms: int | None) -> None:
+    """Our own header wins over the one that every cache obeys."""
+    found = read_attribution(headers, CALLER)
+    assert isinstance(found, Attribution)
+    assert (found.cache, found.cache_max_age_ms) == (cache, max_age_ms)
+
+
+def test_a_wish_that_is_not_known_is_refused() -> None:
+    """It may have been meant as a limit."""
+    refusal = read_attribution({"x-palyra-cache": "on"}, CALLER)
+    assert isinstance(refusal, Refusal)
+    assert refusal.message.endswith("must be off, read or refresh.")

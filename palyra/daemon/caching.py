@@ -1,0 +1,37 @@
+"""What a request wants of the response cache, where that is on."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from palyra.decisions.arrivals import Attribution
+from palyra.decisions.cache import NOT_ASKED, UNCACHEABLE
+from palyra.decisions.runs import AdmitRun, CacheAsk
+from palyra.limits import OFF_LOOP_BYTES
+from palyra.wire.canonical import body_digest
+from palyra.wire.request import SurfaceRequest
+
+_UNSET = (b"null", b"false")
+
+
+async def with_cache(command: AdmitRun, attribution: Attribution, request: SurfaceRequest) -> AdmitRun:
+    """Return the request with its wish; large bodies are digested off the loop."""
+    body, spans = request.body, request.spans
+    is_of_provider = any(
+        name in spans and body[spans[name].start : spans[name].end] not in _UNSET for name in UNCACHEABLE
+    )
+    is_off = attribution.cache == "off" or is_of_provider
+    digest = ""
+    if not is_off and len(body) > OFF_LOOP_BYTES:
+        digest = await asyncio.to_thread(body_digest, body, without=NOT_ASKED)
+    elif not is_off:
+        digest = body_digest(body, without=NOT_ASKED)
+    ask = CacheAsk(
+        body_digest=digest,
+        reads=not is_off and attribution.cache != "refresh",
+        writes=not is_off,
+        max_age_ms=attribution.cache_max_age_ms,
+    )
+    return msgspec.structs.replace(command, cache=ask)
