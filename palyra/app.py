@@ -237,7 +237,7 @@ class Daemon:
             await self._close_books(forced_count=0)  # a port that is taken is not a crash
             raise
         self._stack.push_async_callback(self.server.stop)
-        self._home.announce(self.url)
+        self._home.announce(self.url, self.server.socket_path)
         self.took_ms = us_to_ms(self._clock.now_us() - self._started_us)
         ready = DaemonReady(boot_id=self.boot_id, recovered=self.recovered, took_ms=self.took_ms)
         await self.core.record([Draft("daemon", ready)])
@@ -295,6 +295,7 @@ class Daemon:
             port=config.daemon.port,
             idle_timeout_ms=config.daemon.idle_timeout_ms,
             max_connections_count=config.daemon.max_connections_count,
+            socket_path=self._home.socket_path(self.environ) if config.daemon.control_socket else None,
         )
 
     def _console(self) -> Console:

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -19,7 +20,7 @@ import msgspec
 import palyra
 from palyra.auth.keyfiles import read_key_file, witness_key
 from palyra.auth.vault import Vault, VaultFiles
-from palyra.config.state import StatePaths, prepare_state_dir
+from palyra.config.state import StatePaths, find_socket, prepare_state_dir
 from palyra.config.tree import Config, JournalConfig, VaultConfig
 from palyra.engine.access import Access
 from palyra.engine.clock import Clock
@@ -117,7 +118,11 @@ class Home(Protocol):
         """See to it that local programs have a key, and return it."""
         ...
 
-    def announce(self, url: str) -> None:
+    def socket_path(self, environ: Mapping[str, str]) -> Path | None:
+        """Return where commands may reach the daemon; None where there is no place."""
+        ...
+
+    def announce(self, url: str, socket_path: Path | None) -> None:
         """Tell the programs of this machine where the daemon listens."""
         ...
 
@@ -274,8 +279,11 @@ class DiskHome:
             raise StateError(f"{self.paths.client_key} is gone again", hint="start once more")
         return key
 
-    def announce(self, url: str) -> None:
-        self._holder = msgspec.structs.replace(self._holder, http=url)
+    def socket_path(self, environ: Mapping[str, str]) -> Path | None:
+        return find_socket(self.paths, environ)
+
+    def announce(self, url: str, socket_path: Path | None) -> None:
+        self._holder = msgspec.structs.replace(self._holder, http=url, socket=str(socket_path or ""))
         self._lock.describe(self._holder)
 
 
@@ -333,7 +341,10 @@ class MemoryHome:
     async def client_key(self, access: Access) -> Secret:
         return await access.issue("client", "client.key")
 
-    def announce(self, url: str) -> None:
+    def socket_path(self, environ: Mapping[str, str]) -> None:
+        return None
+
+    def announce(self, url: str, socket_path: Path | None) -> None:
         self._holder = msgspec.structs.replace(self._holder, http=url)
 
 

@@ -1,25 +1,29 @@
-"""How a command asks: the questions of `palyra.engine.console`, answered from the journal file.
+"""How a command asks and changes: by `palyra.engine.console`, of a daemon that runs or of the journal file.
 
-The answer is the one that the daemon gives for the same position and instant, byte for byte.
+Both give the same answer for the same position and instant, byte for byte, so which of them did only shows at the
+foot.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from palyra.cli.command import Call
+from palyra.cli.door import LONG_S, SHORT_S, DoorClosed, find_door
 from palyra.cli.frame import Answer, At, Notice
 from palyra.cli.page import Page
 from palyra.cli.progress import Progress
 from palyra.cli.reading import file_of_journal, origin_of
 from palyra.engine.clock import SystemClock
+from palyra.engine.console.changes import Change, DaemonNotRunning
 from palyra.engine.console.file import ask_file
 from palyra.engine.console.frame import Items, JournalFiles, ListParams, Params, Question, Told
 from palyra.engine.questions import Answer as Found
-from palyra.journal.lock import read_lock
+from palyra.journal.lock import LockState, read_lock
 
 FoundT = TypeVar("FoundT", bound=Found)
 ItemT = TypeVar("ItemT")
@@ -53,21 +57,68 @@ class Asked(NamedTuple, Generic[FoundT]):
 
 
 def ask(call: Call, question: Question[ParamsT, FoundT], params: ParamsT) -> Asked[FoundT]:
-    """Ask a question at the moment that the command line names; raises `PalyraError`."""
-    paths, now_us = call.paths, SystemClock().now_us()
-    journal, lock = file_of_journal(paths), read_lock(paths.lock)
+    """Ask a question at the moment that the command line names; raises `PalyraError`.
+
+    A daemon that answers at once is asked about now; about the past the file is, whose fold then is not the
+    daemon's to do. `--offline`, `--online` and `--url` choose otherwise.
+    """
+    now_us, zone = SystemClock().now_us(), _zone(call)
+    lock = LockState(False, None) if call.url else read_lock(call.paths.lock)
+    is_wanted = call.source == "online" or bool(call.url)
+    if is_wanted or (call.source == "" and call.as_of is None):
+        door = find_door(call, lock)
+        if door is None and is_wanted:
+            raise DaemonNotRunning
+        frame = {"zone": zone} | ({"at": call.as_of} if call.as_of is not None else {})
+        if door is not None:
+            try:
+                told = door.ask(question.path, params, frame, LONG_S if is_wanted else SHORT_S)
+                return _asked(call, question, told, "daemon", door.origin, now_us)
+            except DoorClosed:
+                if is_wanted:
+                    raise
+    journal = file_of_journal(call.paths)
     with Progress() as progress:
         told = ask_file(
             question,
             params,
-            files=JournalFiles(journal, paths.vault_key),
+            files=JournalFiles(journal, call.paths.vault_key),
             lock=lock,
             at=call.as_of,
-            zone=call.loaded.config.cli.timezone,
+            zone=zone,
             now_us=now_us,
             progress=lambda done, total: progress("folding", done, total),
         )
     return _asked(call, question, told, "journal_file", origin_of(lock), now_us)
+
+
+def _zone(call: Call) -> str:
+    """Return the asker's zone by a name that a daemon understands, which may run in another one."""
+    configured = call.loaded.config.cli.timezone
+    return (os.environ.get("TZ", "").lstrip(":") or configured) if configured == "local" else configured
+
+
+def change(call: Call, change: Change[ParamsT, FoundT], params: ParamsT) -> Asked[FoundT]:
+    """Have the daemon change something, or where none runs and none is needed change it in the journal.
+
+    Raises `PalyraError`.
+    """
+    now_us = SystemClock().now_us()
+    lock = LockState(False, None) if call.url else read_lock(call.paths.lock)
+    door = find_door(call, lock)
+    if door is not None:
+        told = door.change(change.method, change.path, params)
+        return _asked(call, change, told, "daemon", door.origin, now_us)
+    if lock.is_locked:
+        hint = "name it with --url, its admin token in PALYRA_TOKEN"
+        raise DoorClosed("The daemon that runs has no control socket.", hint=hint)
+    if change.needs_daemon:
+        raise DaemonNotRunning
+    file_of_journal(call.paths)
+    from palyra.engine.offline import change_offline
+
+    told = change_offline(call.paths, change, params)
+    return _asked(call, change, told, "journal_file", origin_of(lock), now_us)
 
 
 def ask_all(
@@ -90,11 +141,16 @@ def ask_all(
 
 
 def _asked(
-    call: Call, question: Question[Any, FoundT], told: Told, source: str, origin: str, asked_us: int
+    call: Call,
+    thing: Question[Any, FoundT] | Change[Any, FoundT],
+    told: Told,
+    source: str,
+    origin: str,
+    asked_us: int,
 ) -> Asked[FoundT]:
     at = told.at
     return Asked(
-        found=msgspec.json.decode(told.data, type=question.reply),
+        found=msgspec.json.decode(told.data, type=thing.reply),
         data=msgspec.json.decode(told.data, type=dict[str, Any]),
         at=At(journal_id=at.journal_id, position=at.position, as_of_us=at.as_of_us, source=source),
         origin=origin,

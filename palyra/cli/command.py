@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -46,6 +46,13 @@ class Call:
         self.sets: Sequence[str] = options.pop("sets", ())
         #: The moment that is asked about, as it was written; None for now.
         self.as_of: str | None = options.pop("as_of", None)
+        #: Whom to ask: the journal's file, the daemon, or whoever is at hand.
+        is_offline, is_online = options.pop("is_offline", False), options.pop("is_online", False)
+        self.source: Literal["", "offline", "online"] = "offline" if is_offline else "online" if is_online else ""
+        #: Of a daemon that may run anywhere; "" for that of the state directory.
+        self.url: str = options.pop("url", None) or ""
+        if is_offline and (is_online or self.url):
+            raise click.UsageError("--offline excludes --online and --url", click.get_current_context())
         given = {flag: options.pop(flag[2:].replace("-", "_"), None) for flag in _SHORT_FLAGS}
         self.short_flags = {flag: text for flag, text in given.items() if text is not None}
         self._loaded: LoadedConfig | None = None
@@ -118,6 +125,7 @@ class Command(Helped):
         exits: Sequence[int] = (0, 2),
         is_configured: bool = True,
         takes_as_of: bool = False,
+        is_change: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
@@ -126,6 +134,9 @@ class Command(Helped):
         if takes_as_of:
             help_ = "Answer as it was then: a position, an instant, -2h; palyra help as-of."
             self.params.append(click.Option(["--as-of"], metavar="WHEN", help=help_))
+            self.params.extend(_source_options())
+        if is_change:
+            self.params.append(_url_option())
         self.params.extend(_common_options(is_configured))
 
     def invoke(self, ctx: click.Context) -> int:
@@ -145,6 +156,17 @@ class Command(Helped):
             raise
         except Exception as error:
             return fail(error, command=call.command, as_json=call.as_json, is_verbose=call.is_verbose)
+
+
+def _source_options() -> Iterable[click.Option]:
+    yield click.Option(["--offline", "is_offline"], is_flag=True, help="Ask the journal's file, daemon or not.")
+    yield click.Option(["--online", "is_online"], is_flag=True, help="Ask the running daemon and nobody else.")
+    yield _url_option()
+
+
+def _url_option() -> click.Option:
+    help_ = "Ask the daemon there, with the key in PALYRA_TOKEN."
+    return click.Option(["--url"], metavar="URL", envvar="PALYRA_URL", help=help_)
 
 
 def _common_options(is_configured: bool) -> Iterable[click.Option]:

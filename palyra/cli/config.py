@@ -119,7 +119,7 @@ def show(call: Call, has_origins: bool) -> Answer:
     """
     from palyra.config.effective import effective_tree
 
-    if call.as_of is not None:
+    if call.as_of is not None or call.source == "online" or call.url:
         if has_origins:
             raise click.UsageError("origins are not recorded: --origin or --as-of", click.get_current_context())
         return _show_adopted(call)

@@ -84,6 +84,31 @@ def show_run(call: Call, run: str) -> Answer:
     return asked.answer(lambda page: _show_report(page, asked.found, asked.now_us))
 
 
+@runs.command(
+    "cancel",
+    examples=[
+        ("palyra runs cancel last", "end the newest run that is open"),
+        ("palyra runs cancel 01JD --json", "end the one whose id begins so, for a program"),
+    ],
+    exits=(0, 2, 4, 7, 8),
+    is_change=True,
+)
+@click.argument("run", metavar="RUN")
+def cancel_run(call: Call, run: str) -> Answer:
+    """End an open run now. RUN is its id, the beginning of it, or `last`.
+
+    What it has used is recorded; its client is told that it was cancelled.
+    """
+    from palyra.cli.asking import change
+    from palyra.engine.console.runs import CancelParams
+    from palyra.engine.console.table import RUN_CANCEL
+
+    done = change(call, RUN_CANCEL, CancelParams(run=run))
+    return done.answer(
+        lambda page: page.line(Styled(f"Run {done.found.run_id}", "bold"), " ", state_word(done.found.state))
+    )
+
+
 def show_runs(page: Page, rows: Sequence[RunAnswer], now_us: int) -> None:
     """Print the table of runs."""
     columns = [

@@ -106,6 +106,7 @@ _ROOT_KEYS = (
         "daemon",
         _text("host", "127.0.0.1", 64, "loopback address to listen on, or localhost", shape="listener"),
         _int("port", 7142, 0, 65_535, "port to listen on; 0 takes any free one"),
+        _bool("control_socket", True, "whether commands reach the daemon over a socket in the state directory"),
         _int("max_connections_count", 1_024, 1, 65_535, "connections open at once; more get 503"),
         _int("idle_timeout_ms", 75_000, 100, 600_000, "an idle connection is closed after this long"),
         _int("drain_timeout_ms", 30_000, 0, 600_000, "how long open runs may finish when the daemon stops"),
@@ -350,7 +351,7 @@ _MODEL_KEYS = (
 KEYS: tuple[Key, ...] = (*_ROOT_KEYS, *_PROVIDER_KEYS, *_MODEL_KEYS)
 
 #: Variables that begin like ours and are no keys: where the file is, and what the command line reads itself.
-OTHER_VARIABLES = frozenset(("PALYRA_CONFIG",))
+OTHER_VARIABLES = frozenset(("PALYRA_CONFIG", "PALYRA_TOKEN", "PALYRA_URL"))
 
 #: Short flags and the key that each one sets.
 SHORT_FLAGS: Mapping[str, str] = MappingProxyType(

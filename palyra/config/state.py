@@ -6,6 +6,7 @@ Directories are made with their mode, not with a changed umask, which belongs to
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from palyra.errors import StateError
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 _OTHERS = 0o077
+#: The shortest limit of the systems we run on is 104 bytes.
+_SOCKET_MAX_BYTES = 100
 
 
 class StateFile(NamedTuple):
@@ -40,6 +43,7 @@ STATE_FILES: tuple[StateFile, ...] = (
     StateFile("snapshots.db-shm", "index of the snapshots' last commits"),
     StateFile("journal.head", "note of the journal's head, which finds a cut tail"),
     StateFile("journal.lock", "lock of the one writer; its text is for people"),
+    StateFile("palyra.sock", "where commands reach the daemon"),
     StateFile("admin.token", "key of the operator"),
     StateFile("client.key", "key of local programs"),
     StateFile("vault.key", "the vault's key, and the one that signs the note of the journal's head"),
@@ -72,6 +76,10 @@ class StatePaths(NamedTuple):
     @property
     def lock(self) -> FilePath:
         return self.directory / "journal.lock"
+
+    @property
+    def socket(self) -> FilePath:
+        return self.directory / "palyra.sock"
 
     @property
     def admin_token(self) -> FilePath:
@@ -115,6 +123,20 @@ def find_state_dir(configured: str, environ: Mapping[str, str]) -> StatePaths:
     if configured.startswith("~/"):
         return StatePaths(FilePath(home_of(environ)) / configured[2:])
     return StatePaths(FilePath(configured) if configured else user_directory("state", environ))
+
+
+def find_socket(paths: StatePaths, environ: Mapping[str, str]) -> FilePath | None:
+    """Return where a daemon makes its control socket; None where no place is short enough.
+
+    A socket's name has little room, so a long one is replaced by one in the user's runtime directory.
+    """
+    if len(os.fsencode(paths.socket)) <= _SOCKET_MAX_BYTES:
+        return paths.socket
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    if not runtime.startswith("/"):
+        return None
+    place = FilePath(runtime) / f"palyra-{hashlib.sha256(os.fsencode(paths.directory)).hexdigest()[:8]}.sock"
+    return place if len(os.fsencode(place)) <= _SOCKET_MAX_BYTES else None
 
 
 def prepare_state_dir(paths: StatePaths) -> None:

@@ -22,6 +22,7 @@ class DaemonConfig(_Table, frozen=True, kw_only=True):
 
     host: str
     port: int
+    control_socket: bool
     max_connections_count: int
     idle_timeout_ms: int
     drain_timeout_ms: int

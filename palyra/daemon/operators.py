@@ -10,6 +10,9 @@ from palyra.decisions.keys import has_scope
 from palyra.engine.access import Access
 from palyra.errors import Refusal
 
+#: Whoever works as the user that the daemon runs as.
+LOCAL_OPERATOR = "operator:local"
+
 
 class Operator(NamedTuple):
     """Whoever asks or changes something, as facts name them."""
@@ -20,8 +23,10 @@ class Operator(NamedTuple):
 def authorize(visit: Visit, access: Access, scope: str, *, is_change: bool) -> Operator | Refusal:
     """Return in whose name a request to the console comes, or why it may not do what wants this scope.
 
-    Any key that has the scope may read; changes are for the operator's key.
+    Any key that has the scope may read; changes are for the operator's key. The control socket may do everything.
     """
+    if getattr(visit.request.protocol, "is_local", False):
+        return Operator(LOCAL_OPERATOR)
     refusal = origin_refusal(visit.headers)
     if refusal is not None:
         return refusal

@@ -7,12 +7,14 @@ Draining is not stopping: while open runs finish, the socket stays and answers t
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from palyra.daemon.gateway import Gateway
+from palyra.daemon.peers import bind_socket, is_local, is_ours, remove_socket
 from palyra.errors import Refusal, StateError
 from palyra.units import ms_to_s
 
@@ -26,9 +28,18 @@ class Server:
     """Listens on one address and hands every request to the gateway."""
 
     def __init__(
-        self, gateway: Gateway, *, host: str, port: int, idle_timeout_ms: int, max_connections_count: int
+        self,
+        gateway: Gateway,
+        *,
+        host: str,
+        port: int,
+        idle_timeout_ms: int,
+        max_connections_count: int,
+        socket_path: Path | None = None,
     ) -> None:
         self._gateway = gateway
+        #: The control socket; None for none.
+        self.socket_path = socket_path
         self._host = host
         self._port = port
         self._idle_timeout_ms = idle_timeout_ms
@@ -52,6 +63,12 @@ class Server:
             hint = "another program has it; stop that one, or choose another daemon.port"
             raise StateError(message, hint=hint, code="address_in_use") from exc
         self._port = int(self._runner.addresses[0][1])
+        if self.socket_path is not None:
+            try:
+                await web.SockSite(self._runner, bind_socket(self.socket_path)).start()
+            except StateError:
+                await self.stop()
+                raise
 
     @property
     def port(self) -> int:
@@ -67,6 +84,8 @@ class Server:
         """Listen no more and close every connection; call it when runs have ended."""
         if self._runner is not None:
             runner, self._runner = self._runner, None
+            if self.socket_path is not None:
+                remove_socket(self.socket_path)
             await runner.cleanup()
 
 
@@ -93,6 +112,12 @@ class _Listener(web.Server):
         super().connection_made(handler, transport)
         self._connections_count += 1
         assert isinstance(handler, _Connection)
+        if is_local(transport):
+            # The operator gets in when nobody else does.
+            handler.is_local = is_ours(transport)
+            if not handler.is_local:
+                transport.abort()
+            return
         handler.is_surplus = self._connections_count > self._max_connections_count
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
@@ -103,13 +128,15 @@ class _Listener(web.Server):
 class _Connection(web.RequestHandler):
     """One connection."""
 
-    __slots__ = ("_gateway", "is_surplus")
+    __slots__ = ("_gateway", "is_local", "is_surplus")
 
     def __init__(self, server: _Listener, **settings: Any) -> None:
         super().__init__(server, **settings)
         self._gateway = server.gateway
         #: More were open than may be when this one came; it gets one answer, which says so.
         self.is_surplus = False
+        #: It came over the control socket, from a process of our own user.
+        self.is_local = False
 
     def handle_error(
         self,

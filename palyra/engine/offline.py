@@ -7,8 +7,9 @@ past. The journal is opened under its lock, and its new head is witnessed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,8 @@ import palyra
 from palyra.auth.keyfiles import witness_key
 from palyra.config.state import StatePaths
 from palyra.engine.clock import SystemClock
+from palyra.engine.console.changes import Change, Changer, ChangeT, Desk
+from palyra.engine.console.frame import AnswerT, Told
 from palyra.engine.core import Core, load_state
 from palyra.engine.ids import SystemIds
 from palyra.errors import PalyraError
@@ -69,17 +72,37 @@ def record_offline(paths: StatePaths, drafts: Sequence[Draft]) -> Head:
 
 async def record_held(paths: StatePaths, drafts: Sequence[Draft], actor: str = OPERATOR) -> Head:
     """Append facts to a journal whose lock the caller holds; return its head, which is witnessed."""
+    async with _held_core(paths) as core:
+        await core.record(drafts, actor)
+        return core.journal.head
+
+
+def change_offline(paths: StatePaths, change: Change[ChangeT, AnswerT], params: ChangeT) -> Told:
+    """Make a change in a journal that exists and that nobody writes, as the daemon would make it.
+
+    Raises `JournalLocked` while a daemon runs. Not for use inside a running loop.
+    """
+
+    async def make() -> Told:
+        async with _held_core(paths) as core:
+            return await Changer(Desk(core)).change(change, params, actor=OPERATOR)
+
+    with take_lock(paths):
+        return asyncio.run(make())
+
+
+@contextlib.asynccontextmanager
+async def _held_core(paths: StatePaths) -> AsyncIterator[Core]:
+    """Give the engine over a journal whose lock the caller holds; its new head is witnessed at the end."""
     clock, ids = SystemClock(), SystemIds()
     now_us = clock.now_us()
     journal = await SqliteJournal.open(paths.journal, new_journal_id=ids.ulid(now_us), now_us=now_us)
     try:
-        core = Core(journal, await load_state(journal), clock=clock, ids=ids)
-        await core.record(drafts, actor)
+        yield Core(journal, await load_state(journal), clock=clock, ids=ids)
         head = journal.head
     finally:
         await journal.close()
     _write_witness(paths, journal.journal_id, head, clock.now_us())
-    return head
 
 
 def witness_offline(paths: StatePaths) -> Head:

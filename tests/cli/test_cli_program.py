@@ -84,7 +84,8 @@ def test_the_tree_holds_what_this_release_does() -> None:
     """These are the commands, no more and no less."""
     leaves = [path.removeprefix("palyra ") for path, command in COMMANDS.items() if isinstance(command, Command)]
     assert leaves == [
-        *("serve", "env", "status", "models list", "models status", "runs list", "runs show", "explain"),
+        *("serve", "env", "status", "models list", "models status", "pricing show", "pricing missing"),
+        *("runs list", "runs show", "runs cancel", "explain"),
         *("capture run", "capture replay"),
         *("journal status", "journal tail", "journal show", "journal verify"),
         *("journal export", "journal import", "journal backup", "journal restore"),
@@ -127,6 +128,7 @@ def test_every_example_parses(example: str) -> None:
 
 _NOT_RUN = (
     "--record",
+    "cancel",
     *("serve", "env", "--as-of -", "run.json", "tail -f", "new.toml", "01JD", "config get 'model"),
     *("completions bash", "journal export -o", "backup", "import", "restore", "branch", "accept-fork"),
 )

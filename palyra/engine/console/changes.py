@@ -28,7 +28,7 @@ ChangeT = TypeVar("ChangeT", bound=Params)
 
 
 class DaemonNotRunning(PalyraError):
-    """Only a running daemon can do this."""
+    """No daemon is running here, and only one can do this."""
 
     code = "daemon_not_running"
 
@@ -98,6 +98,8 @@ class Change(NamedTuple, Generic[ChangeT, AnswerT]):
     act: Callable[[Order, ChangeT], Awaitable[AnswerT]]
     #: What the key must allow of whoever wants it.
     scope: str = "operate"
+    #: It is about what only a running daemon has; any other can be made in the journal alone.
+    needs_daemon: bool = False
 
 
 class _Outcome(NamedTuple):

@@ -42,6 +42,8 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     STATUS,
 )
 
-RUN_CANCEL = changes.Change("POST", "runs/{run}/cancel", runs.CancelParams, runs.CancelAnswer, runs.cancel)
+RUN_CANCEL = changes.Change(
+    "POST", "runs/{run}/cancel", runs.CancelParams, runs.CancelAnswer, runs.cancel, needs_daemon=True
+)
 
 CHANGES: tuple[changes.Change[Any, Any], ...] = (RUN_CANCEL,)
