@@ -309,7 +309,7 @@ class Daemon:
             lock=lambda: self._home.lock_state,
             zone=self.config.cli.timezone,
         )
-        changer = Changer(Desk(self.core, runs=self.runs))
+        changer = Changer(Desk(self.core, self.vault, runs=self.runs))
         self._stack.push_async_callback(changer.settle)
         return Console(
             sights=sights,

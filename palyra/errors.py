@@ -41,7 +41,7 @@ _CODES: dict[tuple[int, int], str] = {
         " content_policy_blocked"
         " unsupported_feature capability_missing model_role_mismatch as_of_in_future bad_path"
         " invalid_query unknown_field usage_error import_damaged import_partial"
-        " invalid_vault_ref"
+        " invalid_vault_ref own_key_as_upstream_credential"
     ),
     (401, 3): (
         "missing_client_key invalid_client_key expired_client_key wrong_key_kind missing_session invalid_login"

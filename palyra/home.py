@@ -19,9 +19,9 @@ import msgspec
 
 import palyra
 from palyra.auth.keyfiles import read_key_file, witness_key
-from palyra.auth.vault import Vault, VaultFiles
+from palyra.auth.vault import Vault
 from palyra.config.state import StatePaths, find_socket, prepare_state_dir
-from palyra.config.tree import Config, JournalConfig, VaultConfig
+from palyra.config.tree import Config, JournalConfig
 from palyra.engine.access import Access
 from palyra.engine.clock import Clock
 from palyra.engine.console.frame import JournalFiles
@@ -32,6 +32,7 @@ from palyra.engine.machine import Room, free_bytes
 from palyra.engine.snapshotting import keep_snapshot_aside
 from palyra.engine.upgrade import Upgraded, refuse_due, schema_of, upgrade_held
 from palyra.engine.upkeep import CheckpointChore, SnapshotChore, WitnessChore
+from palyra.engine.vault import open_vault
 from palyra.engine.verdicts import record_damage
 from palyra.errors import JournalDamaged, StateError
 from palyra.journal.failures import refused
@@ -346,16 +347,6 @@ class MemoryHome:
 
     def announce(self, url: str, socket_path: Path | None) -> None:
         self._holder = msgspec.structs.replace(self._holder, http=url)
-
-
-def open_vault(paths: StatePaths, settings: VaultConfig) -> Vault:
-    """Take a state's vault and open it as far as it opens; raises `VaultError` (`vault_busy`) and `StateError`."""
-    return Vault.open(
-        VaultFiles(database=paths.vault, key=paths.vault_key, lock=paths.vault_lock),
-        key_source=settings.key_source,
-        max_secrets_count=settings.max_secrets,
-        lock_timeout_ms=settings.lock_timeout_ms,
-    )
 
 
 def _options(settings: JournalConfig) -> JournalOptions:

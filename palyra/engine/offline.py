@@ -17,11 +17,13 @@ import msgspec
 import palyra
 from palyra.auth.keyfiles import witness_key
 from palyra.config.state import StatePaths
+from palyra.config.tree import VaultConfig
 from palyra.engine.clock import SystemClock
 from palyra.engine.console.changes import Change, Changer, ChangeT, Desk
 from palyra.engine.console.frame import AnswerT, Told
 from palyra.engine.core import Core, load_state
 from palyra.engine.ids import SystemIds
+from palyra.engine.vault import VaultKeeper, open_vault
 from palyra.errors import PalyraError
 from palyra.events.base import Draft
 from palyra.journal.backup import JOURNAL_FILE
@@ -77,17 +79,21 @@ async def record_held(paths: StatePaths, drafts: Sequence[Draft], actor: str = O
         return core.journal.head
 
 
-def change_offline(paths: StatePaths, change: Change[ChangeT, AnswerT], params: ChangeT) -> Told:
-    """Make a change in a journal that exists and that nobody writes, as the daemon would make it.
+def change_offline(
+    paths: StatePaths, settings: VaultConfig, change: Change[ChangeT, AnswerT], params: ChangeT
+) -> Told:
+    """Make a change in a journal that exists and that nobody writes, and in its vault, as the daemon would.
 
-    Raises `JournalLocked` while a daemon runs. Not for use inside a running loop.
+    Raises `JournalLocked` while a daemon runs, and `VaultError` (`vault_busy`). Not for use inside a running loop.
     """
 
     async def make() -> Told:
         async with _held_core(paths) as core:
-            return await Changer(Desk(core)).change(change, params, actor=OPERATOR)
+            keeper = VaultKeeper(core, vault)
+            await keeper.reconcile()
+            return await Changer(Desk(core, keeper)).change(change, params, actor=OPERATOR)
 
-    with take_lock(paths):
+    with take_lock(paths), contextlib.closing(open_vault(paths, settings)) as vault:
         return asyncio.run(make())
 
 

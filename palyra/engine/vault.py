@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
 from palyra.auth.keysource import KeySourceName
 from palyra.auth.sealed import Opened, SecretInfo, SecretValue, Stored
-from palyra.auth.vault import Damage, Vault
+from palyra.auth.vault import Damage, Vault, VaultFiles
+from palyra.config.state import StatePaths
+from palyra.config.tree import VaultConfig
 from palyra.decisions.vault import (
     DamageCode,
     Held,
@@ -26,7 +28,7 @@ from palyra.decisions.vault import (
     reconcile,
     stored_fact,
 )
-from palyra.engine.core import SYSTEM, Core
+from palyra.engine.core import Core
 from palyra.errors import Refusal, Refused, VaultError
 from palyra.events.base import Draft
 from palyra.events.vault import VaultCreated, VaultRekeyed, VaultSecretDeleted
@@ -34,6 +36,8 @@ from palyra.limits import COMMIT_MAX_COUNT
 
 T = TypeVar("T")
 STREAM = "vault"
+#: Records facts in somebody's name and waits until they are durable.
+Recorder = Callable[[Sequence[Draft]], Awaitable[None]]
 
 
 class VaultKeeper:
@@ -77,7 +81,7 @@ class VaultKeeper:
         value: SecretValue,
         *,
         reason: str,
-        actor: str = SYSTEM,
+        record: Recorder | None = None,
         audience: str = "",
         profile_id: str = "",
         if_revision: int | None = None,
@@ -98,14 +102,14 @@ class VaultKeeper:
             profile_id=profile_id,
             if_revision=if_revision,
         )
-        return await self._whole(self._put(ref, work, reason, actor, then))
+        return await self._whole(self._put(ref, work, reason, record or self._core.record, then))
 
     async def _put(
         self,
         ref: VaultRef,
         work: functools.partial[Stored],
         reason: str,
-        actor: str,
+        record: Recorder,
         then: Callable[[Stored], Sequence[Draft]],
     ) -> Stored:
         self._core.check_writable()
@@ -117,7 +121,7 @@ class VaultKeeper:
         try:
             fact = stored_fact(_held(stored.info, stored.key_fingerprint), reason)
             drafts = [*self._made(), Draft(STREAM, fact), *then(stored)]
-            await self._core.record(drafts, actor)
+            await record(drafts)
         except BaseException:
             await asyncio.to_thread(self.vault.delete_revision, ref, stored.info.revision)
             raise
@@ -130,13 +134,13 @@ class VaultKeeper:
         ref: VaultRef,
         *,
         reason: str,
-        actor: str = SYSTEM,
+        record: Recorder | None = None,
         then: Sequence[Draft] = (),
     ) -> bool:
         """Delete a secret and return whether there was one. The fact comes first: what it names must be there."""
-        return await self._whole(self._delete(ref, reason, actor, then))
+        return await self._whole(self._delete(ref, reason, record or self._core.record, then))
 
-    async def _delete(self, ref: VaultRef, reason: str, actor: str, then: Sequence[Draft]) -> bool:
+    async def _delete(self, ref: VaultRef, reason: str, record: Recorder, then: Sequence[Draft]) -> bool:
         self._core.check_writable()
         name = str(ref)
         if self.vault.status in ("locked", "unreadable"):
@@ -144,7 +148,7 @@ class VaultKeeper:
         secret = self._core.state.vault.secrets.get(name)
         if secret is not None:
             deleted = Draft(STREAM, VaultSecretDeleted(ref=name, revision=secret.revision, reason=reason))
-            await self._core.record([deleted, *then], actor)
+            await record([deleted, *then])
         gone = await asyncio.to_thread(self.vault.delete, ref)
         return secret is not None or bool(gone)
 
@@ -152,11 +156,11 @@ class VaultKeeper:
         """Delete every revision of a secret before this one; nothing names them any more."""
         await self._whole(asyncio.to_thread(self.vault.delete, ref, below=revision))
 
-    async def rekey(self, key_source: KeySourceName | None = None, *, actor: str = SYSTEM) -> None:
+    async def rekey(self, key_source: KeySourceName | None = None, *, record: Recorder | None = None) -> None:
         """Seal everything under a new key. Values and revisions stay."""
-        await self._whole(self._rekey(key_source, actor))
+        await self._whole(self._rekey(key_source, record or self._core.record))
 
-    async def _rekey(self, key_source: KeySourceName | None, actor: str) -> None:
+    async def _rekey(self, key_source: KeySourceName | None, record: Recorder) -> None:
         self._core.check_writable()
         fingerprints = await asyncio.to_thread(self.vault.rekey, key_source)
         fact = VaultRekeyed(
@@ -166,7 +170,7 @@ class VaultKeeper:
                 ref: each for ref, each in fingerprints.items() if ref in self._core.state.vault.secrets
             },
         )
-        await self._core.record([Draft(STREAM, fact)], actor)
+        await record([Draft(STREAM, fact)])
 
     def _locked_code(self) -> str:
         return "vault_unreadable" if self.vault.status == "unreadable" else "vault_locked"
@@ -192,6 +196,16 @@ class VaultKeeper:
                 return await work
 
         return await asyncio.shield(asyncio.create_task(alone()))
+
+
+def open_vault(paths: StatePaths, settings: VaultConfig) -> Vault:
+    """Take a state's vault and open it as far as it opens; raises `VaultError` (`vault_busy`) and `StateError`."""
+    return Vault.open(
+        VaultFiles(database=paths.vault, key=paths.vault_key, lock=paths.vault_lock),
+        key_source=settings.key_source,
+        max_secrets_count=settings.max_secrets,
+        lock_timeout_ms=settings.lock_timeout_ms,
+    )
 
 
 def look_at(vault: Vault) -> VaultLook:

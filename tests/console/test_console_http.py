@@ -39,6 +39,8 @@ PATHS = {
     "runs/{run}": "runs/last",
     "runs/{run}/explain": "runs/last/explain",
     "status": "status",
+    "vault/secrets": "vault/secrets",
+    "vault/status": "vault/status",
 }
 
 

@@ -189,7 +189,7 @@ def test_sealing_anew_is_a_fact(run: Run, tmp_path: Path) -> None:
         state = tmp_path / "s"
         async with palyra.Daemon(state_dir=state) as daemon:
             first = await daemon.vault.put(REF, Secret(FIRST), reason="put")
-            await daemon.vault.rekey(actor="operator:local")
+            await daemon.vault.rekey()
             second = daemon.core.state.vault.secrets[str(REF)].key_fingerprint
             assert second == daemon.vault.opened(REF, 1).key_fingerprint != first.key_fingerprint
         async with palyra.Daemon(state_dir=state) as daemon:

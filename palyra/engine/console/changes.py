@@ -17,6 +17,7 @@ import msgspec
 from palyra.engine.console.frame import AnswerT, At, Params, Told, tell
 from palyra.engine.core import Batch, Core
 from palyra.engine.runs import Runs
+from palyra.engine.vault import VaultKeeper
 from palyra.errors import PalyraError, Refusal, Refused
 from palyra.events.base import Draft
 from palyra.projections.commands import mark_of
@@ -37,10 +38,11 @@ class DaemonNotRunning(PalyraError):
 
 
 class Desk:
-    """What changes work on. Without a daemon there is nothing but the journal."""
+    """What changes work on. Without a daemon there is nothing but journal and vault."""
 
-    def __init__(self, core: Core, *, runs: Runs | None = None) -> None:
+    def __init__(self, core: Core, vault: VaultKeeper, *, runs: Runs | None = None) -> None:
         self.core = core
+        self.vault = vault
         self._runs = runs
 
     @property

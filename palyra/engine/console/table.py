@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from palyra.engine.console import changes, config, frame, journal, models, pricing, runs, status
+from palyra.engine.console import changes, config, frame, journal, models, pricing, runs, status, vault
 from palyra.engine.history import EventAnswer, RunReport
 from palyra.engine.inspection import FiguresAnswer
 from palyra.engine.price_questions import PricingAnswer
@@ -28,6 +28,10 @@ RUN_EXPLAIN = frame.Question(
     "runs/{run}/explain", runs.ExplainParams, runs.ExplainAnswer, runs.explain, source="rows"
 )
 STATUS = frame.Question("status", status.StatusParams, StatusAnswer, status.status)
+VAULT_SECRETS = frame.Question(
+    "vault/secrets", vault.SecretsParams, frame.Items[vault.SecretAnswer], vault.secrets, scope="secrets:write"
+)
+VAULT_STATUS = frame.Question("vault/status", vault.VaultStatusParams, vault.VaultStatusAnswer, vault.status)
 
 QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     CONFIG,
@@ -40,10 +44,30 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     RUN,
     RUN_EXPLAIN,
     STATUS,
+    VAULT_SECRETS,
+    VAULT_STATUS,
 )
 
 RUN_CANCEL = changes.Change(
     "POST", "runs/{run}/cancel", runs.CancelParams, runs.CancelAnswer, runs.cancel, needs_daemon=True
 )
+VAULT_REKEY = changes.Change(
+    "POST", "vault/rekey", vault.RekeyParams, vault.VaultStatusAnswer, vault.rekey, "secrets:write"
+)
+VAULT_SECRET_DELETE = changes.Change(
+    "DELETE", "vault/secrets", vault.DeleteSecretParams, vault.DeletedAnswer, vault.delete, "secrets:write"
+)
+VAULT_SECRET_PUT = changes.Change(
+    "PUT", "vault/secrets", vault.PutSecretParams, vault.SecretAnswer, vault.put, "secrets:write"
+)
+VAULT_VERIFY = changes.Change(
+    "POST", "vault/verify", vault.VerifyParams, vault.VaultStatusAnswer, vault.verify, "secrets:write"
+)
 
-CHANGES: tuple[changes.Change[Any, Any], ...] = (RUN_CANCEL,)
+CHANGES: tuple[changes.Change[Any, Any], ...] = (
+    RUN_CANCEL,
+    VAULT_REKEY,
+    VAULT_SECRET_DELETE,
+    VAULT_SECRET_PUT,
+    VAULT_VERIFY,
+)
