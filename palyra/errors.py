@@ -38,7 +38,7 @@ _CODES: dict[tuple[int, int], str] = {
     (400, 2): (
         "invalid_json invalid_request invalid_header unknown_palyra_header unsupported_parameter"
         " conflicting_credentials context_window_exceeded max_model_tokens_per_event_exceeded"
-        " content_policy_blocked"
+        " content_policy_blocked image_url_unsupported tool_arguments_not_json"
         " unsupported_feature capability_missing model_role_mismatch as_of_in_future bad_path"
         " invalid_query unknown_field usage_error import_damaged import_partial"
         " invalid_vault_ref own_key_as_upstream_credential"

@@ -1,4 +1,4 @@
-"""A real provider on loopback: speaks the OpenAI wire format over aiohttp and misbehaves on demand.
+"""A real provider on loopback: speaks OpenAI's and Anthropic's wire formats over aiohttp and misbehaves on demand.
 
 ::
 
@@ -26,6 +26,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import upstream_messages
 from aiohttp import web
 
 
@@ -93,6 +94,15 @@ class Behaviour:
     ) -> Behaviour:
         """An error in OpenAI's envelope. Header names are written with underscores: `retry_after="1"`."""
         body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return cls(status=status, body=body, headers={"content-type": "application/json", **named})
+
+    @classmethod
+    def anthropic_error(
+        cls, status: int, kind: str, message: str = "upstream says no", **headers: str
+    ) -> Behaviour:
+        """An error in Anthropic's envelope."""
+        body = json.dumps({"type": "error", "error": {"type": kind, "message": message}}).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return cls(status=status, body=body, headers={"content-type": "application/json", **named})
 
@@ -287,6 +297,12 @@ def render(behaviour: Behaviour, received: Received) -> tuple[str, list[bytes]]:
         if asked.get("stream"):
             return "text/event-stream", list(_events(behaviour, asked))
         answer = _completion(behaviour, asked)
+    elif received.path == "/v1/messages":
+        if received.json.get("stream"):
+            return "text/event-stream", list(upstream_messages.events(behaviour, received.json))
+        answer = upstream_messages.message(behaviour, received.json)
+    elif received.path == "/v1/messages/count_tokens":
+        answer = {"input_tokens": behaviour.prompt_tokens}
     elif received.path == "/v1/embeddings":
         answer = _embeddings(behaviour, received.json)
     else:

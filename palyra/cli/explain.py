@@ -211,6 +211,10 @@ def _show_attempt(page: Page, attempt: AttemptAnswer) -> None:
         fields.append(("trial", "the one call that a half-open circuit lets pass"))
     if attempt.queue_wait_ms:
         fields.append(("waited", f"{ms_text(attempt.queue_wait_ms)} for a free slot"))
+    if not attempt.is_passthrough:
+        fields.append(("asked in", f"{attempt.api}, translated"))
+    if attempt.dropped:
+        fields.append(("dropped", ", ".join(attempt.dropped)))
     if attempt.edits:
         fields.append(("changed", ", ".join(_EDITS.get(edit, edit) for edit in attempt.edits)))
     page.fields([*fields, *_token_fields(attempt)], indent=5)

@@ -17,6 +17,7 @@ class CapabilityRow(msgspec.Struct, frozen=True, kw_only=True):
     max_context_tokens: int
     cost_tier: Literal["low", "standard", "premium"]
     latency_tier: Literal["low", "standard", "high"]
+    reasoning: Literal["none", "effort", "budget"] = "none"
 
 
 def _can(names: str) -> Capabilities:
@@ -34,6 +35,14 @@ _HOSTED = CapabilityRow(
     cost_tier="standard",
     latency_tier="standard",
 )
+_OPENAI = msgspec.structs.replace(_HOSTED, reasoning="effort")
+_ANTHROPIC = CapabilityRow(
+    capabilities=_can("tools parallel_tools tool_choice json_schema vision documents streaming"),
+    max_context_tokens=200_000,
+    cost_tier="premium",
+    latency_tier="standard",
+    reasoning="effort",
+)
 _FAST_HOSTED = CapabilityRow(
     capabilities=_can("tools parallel_tools tool_choice json_mode json_schema streaming"),
     max_context_tokens=128_000,
@@ -50,10 +59,10 @@ _LOCALAI = CapabilityRow(
 #: Takes `tool_choice` and does not obey it.
 _OLLAMA = msgspec.structs.replace(_LOCALAI, capabilities=_can("tools json_mode json_schema streaming"))
 
-#: Chat rows by flavor; "" is kind deterministic, which has none.
+#: Chat rows by flavor, or by kind where a kind has none.
 _CHAT = MappingProxyType(
     {
-        "": CapabilityRow(
+        "deterministic": CapabilityRow(
             capabilities=_can(
                 "tools parallel_tools tool_choice json_mode json_schema vision documents multi_choice streaming"
             ),
@@ -61,7 +70,8 @@ _CHAT = MappingProxyType(
             cost_tier="low",
             latency_tier="low",
         ),
-        "openai": _HOSTED,
+        "anthropic": _ANTHROPIC,
+        "openai": _OPENAI,
         "generic": _HOSTED,
         "groq": _FAST_HOSTED,
         "together": _FAST_HOSTED,
@@ -72,5 +82,5 @@ _CHAT = MappingProxyType(
 
 
 def row_of(flavor: str, role: str) -> CapabilityRow:
-    """Return the defaults of a model with this role at a provider of this flavor ("" = deterministic)."""
+    """Return the defaults of a model with this role at a provider of this flavor, or kind where it has none."""
     return _CHAT[flavor] if role == "chat" else _EMBEDDINGS

@@ -1,4 +1,7 @@
-"""What sets one OpenAI-compatible server apart from another, as data; no code path asks for a flavor's name."""
+"""What sets one server apart from another, as data; no code path asks for a flavor's name.
+
+How their wire formats differ stands in `wire/target.py`.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ class Flavor(msgspec.Struct, frozen=True, kw_only=True):
     max_batch: int = 2_048
     #: Its name in the price catalogue; "": it is not in there.
     price_vendor: str = ""
-    #: Field of a chat request that holds the output maximum.
-    output_cap_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    #: Dialects that its chat models are asked in, the preferred one first.
+    upstream_apis: tuple[str, ...] = ("chat",)
 
 
 FLAVORS: Mapping[str, Flavor] = MappingProxyType(
@@ -36,7 +39,6 @@ FLAVORS: Mapping[str, Flavor] = MappingProxyType(
             host="api.openai.com",
             key="required",
             price_vendor="openai",
-            output_cap_field="max_completion_tokens",
         ),
         "groq": Flavor(
             base_url="https://api.groq.com/openai/v1",
@@ -70,8 +72,13 @@ FLAVORS: Mapping[str, Flavor] = MappingProxyType(
     }
 )
 
-#: The kind that never leaves the process has the same traits; it is no flavor that could be written.
-DETERMINISTIC = Flavor(key="none", on_client_disconnect="cancel")
+#: Kinds without flavors have the same traits; the first one never leaves the process.
+KINDS: Mapping[str, Flavor] = MappingProxyType(
+    {
+        "deterministic": Flavor(key="none", on_client_disconnect="cancel"),
+        "anthropic": Flavor(base_url="https://api.anthropic.com/v1", key="required", upstream_apis=("messages",)),
+    }
+)
 
 
 def flavor_of_host(host: str) -> str:
@@ -81,4 +88,4 @@ def flavor_of_host(host: str) -> str:
 
 def traits_of(kind: str, flavor: str) -> Flavor:
     """Return the row for a resolved entry; kinds without flavors have a row of their own."""
-    return FLAVORS[flavor] if kind == "openai_compatible" else DETERMINISTIC
+    return FLAVORS[flavor] if kind == "openai_compatible" else KINDS[kind]

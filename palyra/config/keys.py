@@ -40,7 +40,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     spellings: Mapping[str, str] = {}
     #: Name of the rule that each text follows (`schema.SHAPES`).
     shape: str = ""
-    #: Kind of provider, or role of model, for which the key means something; "" = any.
+    #: Kinds of provider, or role of model, for which the key means something; "" = any.
     only: str = ""
     #: The part of the program that obeys it.
     owner: str = ""
@@ -214,6 +214,9 @@ _ROOT_KEYS = (
     ),
 )  # fmt: skip
 
+#: Kinds of provider that are reached over a network.
+_REMOTE = "openai_compatible anthropic"
+
 _PROVIDER_KEYS = (
     *_table(
         "model_provider.providers[]",
@@ -225,7 +228,7 @@ _PROVIDER_KEYS = (
         "model_provider.providers[]",
         "gateway",
         _choice(
-            "kind", None, "deterministic openai_compatible", "the protocol it speaks", required=True,
+            "kind", None, "deterministic openai_compatible anthropic", "the protocol it speaks", required=True,
             spellings=MappingProxyType({"openai": "openai_compatible", "openai-compatible": "openai_compatible"}),
         ),
         _text("display_name", None, 128, "name that is shown", derived="provider_id", shape="line"),
@@ -233,33 +236,33 @@ _PROVIDER_KEYS = (
             "flavor", None, " ".join(FLAVORS), "whose ways it has", derived="host of base_url, else generic",
             only="openai_compatible",
         ),
-        _text("base_url", None, 2_048, "where it is", derived="the flavor's", only="openai_compatible"),
+        _text("base_url", None, 2_048, "where it is", derived="the flavor's", only=_REMOTE),
         _bool(
             "allow_private_base_url", False, "loopback, private networks and http need it",
-            only="openai_compatible",
+            only=_REMOTE,
         ),
         _bool("enabled", True, "whether it gets requests"),
-        _path("ca_file", "", "extra trust root", only="openai_compatible"),
+        _path("ca_file", "", "extra trust root", only=_REMOTE),
         _text(
             "api_key_env", None, 128, "environment variable that holds its key", shape="env_name",
-            only="openai_compatible",
+            only=_REMOTE,
         ),
-        _path("api_key_file", None, "file that holds its key", only="openai_compatible"),
+        _path("api_key_file", None, "file that holds its key", only=_REMOTE),
         _text(
             "api_key_vault_ref", None, 400, "secret of the vault that is its key: global/openai", shape="vault_ref",
-            only="openai_compatible",
+            only=_REMOTE,
         ),
         _choice(
-            "auth_scheme", None, "bearer none", "how the key is sent",
-            derived="none where no key is named and the flavor needs none", only="openai_compatible",
+            "auth_scheme", None, "bearer x-api-key none", "how the key is sent",
+            derived="the kind's; none where no key is named and the flavor needs none", only=_REMOTE,
         ),
         Key(
-            path="headers", type="map", default={}, high=16, shape="header_value", only="openai_compatible",
+            path="headers", type="map", default={}, high=16, shape="header_value", only=_REMOTE,
             meaning="sent with every request; never a secret",
         ),
-        _texts("forward_headers", 16, "headers of the client that are passed on", only="openai_compatible"),
+        _texts("forward_headers", 16, "headers of the client that are passed on", only=_REMOTE),
         _int("request_timeout_ms", 600_000, 100, _HOUR_MS, "one attempt in all"),
-        _int("connect_timeout_ms", 5_000, 50, 600_000, "name lookup, TCP and TLS", only="openai_compatible"),
+        _int("connect_timeout_ms", 5_000, 50, 600_000, "name lookup, TCP and TLS", only=_REMOTE),
         _int(
             "first_byte_timeout_ms", None, 50, 600_000, "request written to first byte of a stream",
             derived="the flavor's",
@@ -281,19 +284,19 @@ _PROVIDER_KEYS = (
         _int("drain_max_tokens", 4_096, 0, 1_000_000, "and how much of it"),
         _choice(
             "pricing", "catalogue", "catalogue free unknown", "where its prices come from; free is a declaration",
-            only="openai_compatible",
+            only=_REMOTE,
         ),
         _text(
             "price_vendor", None, 64, "its name in the price catalogue", derived="the flavor's", shape="line",
-            only="openai_compatible",
+            only=_REMOTE,
         ),
         _choice(
             "cost_source", "price_book", "price_book provider", "provider: a cost that it reports is believed",
-            only="openai_compatible",
+            only=_REMOTE,
         ),
         _choice(
             "zero_usage", "trust", "trust estimate", "what counts when it reports 0 tokens for an answer",
-            only="openai_compatible",
+            only=_REMOTE,
         ),
         Key(path="rules", type="rules", default=[], only="deterministic", meaning="answers; the first match wins"),
         _text(
@@ -323,6 +326,14 @@ _MODEL_KEYS = (
         *(
             _bool(f"capabilities.{name}", None, "what it can do", derived="the flavor's", only="chat")
             for name in Capabilities.__struct_fields__
+        ),
+        _choice(
+            "reasoning", None, "none effort budget", "how it is told how much to think",
+            derived="the flavor's", only="chat",
+        ),
+        _texts(
+            "upstream_apis", 3, "dialects it is asked in, the preferred one first", default=None, low=1,
+            choices=("chat", "messages"), derived="the flavor's", only="chat",
         ),
         _int("max_context_tokens", None, 1, 100_000_000, "window", derived="the flavor's"),
         _int("max_output_tokens", None, 1, 100_000_000, "longest answer", only="chat"),

@@ -23,7 +23,7 @@ def resolve_model(reading: Reading, values: Values, provider: ProviderEntry, dec
     """Return the resolved entry of a model at its provider (`declared`: what the provider's own entry says)."""
     role = values.get("role")
     warn_without_effect(reading, values, role, f"of role {role}")
-    row = row_of(provider.flavor, role)
+    row = row_of(provider.flavor or provider.kind, role)
     by_row = Sources.derived(declared.key("flavor" if provider.flavor else "kind"))
     values.derive({"upstream_model": values.get("model_id")}, Sources.derived(values.key("model_id")))
     values.derive({"price_model": values.get("upstream_model")}, Sources.derived(values.key("upstream_model")))
@@ -31,6 +31,8 @@ def resolve_model(reading: Reading, values: Values, provider: ProviderEntry, dec
         {name: getattr(row, name) for name in ("max_context_tokens", "cost_tier", "latency_tier")}, by_row
     )
     values.derive({name: getattr(row.capabilities, field) for name, field in _CAPABILITIES.items()}, by_row)
+    apis = list(traits_of(provider.kind, provider.flavor).upstream_apis) if role == "chat" else []
+    values.derive({"reasoning": row.reasoning if role == "chat" else "none", "upstream_apis": apis}, by_row)
     for name in ("request_timeout_ms", "first_byte_timeout_ms"):
         values.derive({name: getattr(provider, name)}, Sources.derived(declared.key(name)))
     values.derive({"max_tokens_per_event": reading.root.get(_EVENT_LIMIT)}, Sources.derived(_EVENT_LIMIT))
@@ -38,6 +40,9 @@ def resolve_model(reading: Reading, values: Values, provider: ProviderEntry, dec
         values.derive({"max_batch": traits_of(provider.kind, provider.flavor).max_batch}, by_row)
         if provider.kind == "deterministic":
             values.derive({"dimensions": HASH_EMBEDDING_DIMENSIONS}, by_row)
+    if provider.kind == "anthropic" and role != "chat":
+        message = f"a provider of kind anthropic has no models for {role}"
+        reading.refuse("role_not_supported_by_kind", values, "role", message)
     _warn_about_window(reading, values)
     values.fill()
     fields: dict[str, Any] = {

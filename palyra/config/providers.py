@@ -38,7 +38,7 @@ def resolve_provider(
         return None
     warn_without_effect(reading, values, kind, f"of kind {kind}")
     values.derive({"display_name": name or ""}, Sources.derived(values.key("provider_id")))
-    flavor = _resolve_url(reading, values, own) if kind == "openai_compatible" else ""
+    flavor = "" if kind == "deterministic" else _resolve_url(reading, values, kind, own)
     values.derive({"flavor": flavor}, Sources.derived(values.key("base_url")) if flavor else NOT_WRITTEN)
     traits = traits_of(kind, flavor)
     if kind == "deterministic":
@@ -65,21 +65,25 @@ def resolve_provider(
 def warn_without_effect(reading: Reading, values: Values, meant: str, owner: str) -> None:
     """Take out, with a warning, what means something for another kind of provider or role of model only."""
     for name, key in values.table.keys.items():
-        if key.only and key.only != meant and values.is_written(name):
+        if key.only and meant not in key.only.split() and values.is_written(name):
             reading.warn(WITHOUT_EFFECT, values, name, f"means nothing for an entry {owner}")
             del values.settings[name]
 
 
-def _resolve_url(reading: Reading, values: Values, own: Listeners) -> str:
-    """Judge the base URL, put its one spelling in its place, and return the flavor."""
+def _resolve_url(reading: Reading, values: Values, kind: str, own: Listeners) -> str:
+    """Judge the base URL, put its one spelling in its place, and return the flavor, "" for a kind without."""
+    has_flavor = kind == "openai_compatible"
     if "base_url" in values.faulty:
-        return values.get("flavor") or "generic"
+        return (values.get("flavor") or "generic") if has_flavor else ""
     allow_private = values.get("allow_private_base_url")
     written = values.get("base_url")
     verdict = validate_base_url_network_policy(written, allow_private=allow_private, own=own) if written else None
-    flavor: str = values.get("flavor") or flavor_of_host(verdict.host if isinstance(verdict, BaseUrl) else "")
-    if verdict is None and FLAVORS[flavor].base_url:
-        values.derive({"base_url": FLAVORS[flavor].base_url}, Sources.derived(values.key("flavor")))
+    flavor = ""
+    if has_flavor:
+        flavor = values.get("flavor") or flavor_of_host(verdict.host if isinstance(verdict, BaseUrl) else "")
+    usual = traits_of(kind, flavor).base_url
+    if verdict is None and usual:
+        values.derive({"base_url": usual}, Sources.derived(values.key("flavor" if has_flavor else "kind")))
         verdict = validate_base_url_network_policy(values.get("base_url"), allow_private=allow_private, own=own)
     if verdict is None:
         having = ", ".join(name for name, row in FLAVORS.items() if row.base_url)
@@ -87,7 +91,10 @@ def _resolve_url(reading: Reading, values: Values, own: Listeners) -> str:
     elif isinstance(verdict, UrlProblem):
         reading.refuse(verdict.code, values, "base_url", verdict.message)
     else:
-        values.settings["base_url"] = values.settings["base_url"]._replace(value=verdict.url)
+        # Anthropic's addresses are often written without the version that every path begins with.
+        is_bare = kind == "anthropic" and not verdict.path.endswith("/v1")
+        url = f"{verdict.url}/v1" if is_bare else verdict.url
+        values.settings["base_url"] = values.settings["base_url"]._replace(value=url)
     return flavor
 
 
@@ -104,7 +111,8 @@ def _resolve_credential(reading: Reading, values: Values, traits: Flavor, by_fla
     else:
         values.put("credential_ref", "", NOT_WRITTEN)
     by_need = Sources.derived(values.key(named[0])) if named else by_flavor
-    values.derive({"auth_scheme": "bearer" if named or traits.key == "required" else "none"}, by_need)
+    scheme = "x-api-key" if values.get("kind") == "anthropic" else "bearer"
+    values.derive({"auth_scheme": scheme if named or traits.key == "required" else "none"}, by_need)
     if values.get("auth_scheme") == "none":
         for name in named:
             reading.warn(WITHOUT_EFFECT, values, name, 'means nothing with auth_scheme = "none"')

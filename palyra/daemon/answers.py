@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import msgspec
+
 from palyra.engine.client import refusal_headers
 from palyra.errors import Refusal
-from palyra.wire.openai_errors import error_body
+from palyra.wire.messages_errors import messages_error_envelope
+from palyra.wire.openai_errors import error_envelope
 
 JSON = {"content-type": "application/json"}
 
@@ -27,9 +30,9 @@ EVENT_STREAM = {
 
 
 def refusal_answer(
-    refusal: Refusal, run_id: str, *, allowed_methods: Collection[str] = ()
+    refusal: Refusal, run_id: str, *, is_anthropic: bool = False, allowed_methods: Collection[str] = ()
 ) -> tuple[int, dict[str, str], bytes]:
-    """Return status, headers and body of a refusal in OpenAI's envelope."""
+    """Return status, headers and body of a refusal in Anthropic's envelope or in OpenAI's."""
     headers = {
         **JSON,
         **refusal_headers(refusal),
@@ -41,4 +44,5 @@ def refusal_answer(
         headers["WWW-Authenticate"] = 'Bearer realm="palyra"'
     if refusal.http_status == 405:
         headers["Allow"] = ", ".join(allowed_methods)
-    return refusal.http_status, headers, error_body(refusal, run_id=run_id)
+    envelope = (messages_error_envelope if is_anthropic else error_envelope)(refusal, run_id=run_id)
+    return refusal.http_status, headers, msgspec.json.encode(envelope)

@@ -31,15 +31,21 @@ from palyra.engine.client import Reply
 from palyra.engine.core import Core
 from palyra.engine.exchange import ClientGone
 from palyra.engine.runs import Runs
-from palyra.engine.surfaces import ChatSurface, EmbeddingsSurface
+from palyra.engine.surfaces import EmbeddingsSurface
+from palyra.engine.text_surface import Around, ChatSurface, MessagesSurface, TextSurface
 from palyra.engine.throttle import Passage
 from palyra.errors import EngineStopped, JournalUnwritable, Refusal, Refused
+from palyra.events.registry import Registry
 from palyra.projections.runs import summary_of
-from palyra.units import ms_to_s, us_to_ms
+from palyra.units import US_PER_S, ms_to_s, us_to_ms
+from palyra.wire.dialects import DIALECT_ROWS, read_in_full
 from palyra.wire.errors import WireError
+from palyra.wire.messages_surface import decode_messages
 from palyra.wire.request import SurfaceRequest, decode_chat, decode_embeddings
+from palyra.wire.target import WAYS
 
 _MODEL = "/v1/models/"
+_MESSAGES = "/v1/messages"
 _SERVICE = b'{"object":"service","name":"palyra"}'
 _GONE = Refusal(code="client_disconnected", message="The client has gone.")
 
@@ -84,6 +90,9 @@ class Gateway:
         self._on_bug = on_bug
         self._pause = pause
         self.entrance = Entrance(core, access, limits)
+        #: The registry of which it was last asked what its chat models need.
+        self._registry_seen: Registry | None = None
+        self._chat_is_translated = False
         self.bodies = Bodies(
             max_request_bytes=limits.max_request_bytes,
             max_inflight_bytes=limits.max_inflight_bytes,
@@ -91,6 +100,7 @@ class Gateway:
         )
         places = [
             Route("/v1/chat/completions", "chat", "v1:chat", {"POST": self._chat}),
+            Route("/v1/messages", "messages", "v1:messages", {"POST": self._messages}),
             Route("/v1/embeddings", "embeddings", "v1:embeddings", {"POST": self._embeddings}),
             Route("/v1/models", "models", "v1:models", {"GET": self._list_models}),
             Route("/v1", "service", "", {"GET": self._service, "HEAD": self._service}),
@@ -142,7 +152,7 @@ class Gateway:
         """Answer what could not be read as a request at all."""
         visit = Visit(request, self._core.ids.ulid(self._core.clock.now_us()))
         self._count_denied(visit, refusal)
-        status, headers, body = refusal_answer(refusal, visit.run_id)
+        status, headers, body = refusal_answer(refusal, visit.run_id, is_anthropic=_speaks_anthropic(request))
         return web.Response(status=status, headers={**EVERY_ANSWER, **headers}, body=body)
 
     # -- the way in
@@ -200,16 +210,39 @@ class Gateway:
     # -- the places
 
     async def _chat(self, visit: Visit) -> web.StreamResponse:
-        return await self._run(visit, decode_chat, ChatSurface)
+        if not self._translates_chat():
+            return await self._run(visit, decode_chat, ChatSurface)
+        return await self._run_text(visit, decode_chat, ChatSurface)
+
+    async def _messages(self, visit: Visit) -> web.StreamResponse:
+        return await self._run_text(visit, decode_messages, MessagesSurface)
 
     async def _embeddings(self, visit: Visit) -> web.StreamResponse:
         return await self._run(visit, decode_embeddings, EmbeddingsSurface)
+
+    def _translates_chat(self) -> bool:
+        """Return whether a chat request may have to be read in full: some model is asked otherwise, or is picky."""
+        registry = self._core.state.catalog.registry
+        if registry is not self._registry_seen:
+            self._registry_seen = registry
+            picky = {one.provider_id for one in registry.providers if WAYS[one.flavor].is_picky}
+            models = [model for model in registry.models if model.role == "chat"]
+            self._chat_is_translated = any(
+                model.api_for("chat") != "chat" or model.provider_id in picky for model in models
+            )
+        return self._chat_is_translated
+
+    async def _run_text(
+        self, visit: Visit, decode: Callable[[bytes], SurfaceRequest], surface: type[TextSurface]
+    ) -> web.StreamResponse:
+        policy = visit.attribution.unsupported
+        return await self._run(visit, functools.partial(read_in_full, decode, policy), surface)
 
     async def _run(
         self,
         visit: Visit,
         decode: Callable[[bytes], SurfaceRequest],
-        surface: type[ChatSurface] | type[EmbeddingsSurface],
+        surface: type[TextSurface] | type[EmbeddingsSurface],
     ) -> web.StreamResponse:
         """Start a run and wait for its end; the run goes on if its client does not wait."""
         body = await self.bodies.read(visit.request, visit.headers)
@@ -221,7 +254,12 @@ class Gateway:
             command = _admission(visit, request, body, digest)
             if self._core.state.catalog.registry.response_cache_enabled:
                 command = await with_cache(command, visit.attribution, request)
-            run = self._runs.start(command, surface(request, visit.headers), visit.client)
+            around = Around(
+                run_id=visit.run_id,
+                principal_id=command.principal_id,
+                now_s=self._core.clock.now_us() // US_PER_S,
+            )
+            run = self._runs.start(command, surface(request, visit.headers, around), visit.client)
         except BaseException:
             body.release()
             raise
@@ -272,7 +310,8 @@ class Gateway:
             self._note_served(visit, 200)
             return await self._send(visit, 200, {**JSON, **_named(visit.run_id)}, found)
         self._note_served(visit, found.http_status)
-        return await self._send(visit, *refusal_answer(found, visit.run_id))
+        answer = refusal_answer(found, visit.run_id, is_anthropic=_speaks_anthropic(visit.request))
+        return await self._send(visit, *answer)
 
     def _note_served(self, visit: Visit, status: int) -> None:
         assert visit.caller is not None
@@ -300,7 +339,12 @@ class Gateway:
                 await self._pause(ms_to_s(delay_ms))
         elif not visit.is_recorded:
             refusal = await self._record_refused(visit, visit.caller, refusal)
-        answer = refusal_answer(refusal, visit.run_id, allowed_methods=visit.route.methods)
+        answer = refusal_answer(
+            refusal,
+            visit.run_id,
+            is_anthropic=_speaks_anthropic(visit.request),
+            allowed_methods=visit.route.methods,
+        )
         return await self._send(visit, *answer)
 
     def _count_denied(self, visit: Visit, refusal: Refusal) -> int:
@@ -316,7 +360,8 @@ class Gateway:
             run_id=visit.run_id,
             principal_id=caller.principal_id,
             key_id=caller.key_id,
-            endpoint=visit.route.surface,
+            endpoint=_role_of(visit.route),
+            dialect=_dialect_of(visit.route),
             raw_tokens=0,
             body_digest="",
             body_bytes=0,
@@ -353,7 +398,9 @@ def _admission(visit: Visit, request: SurfaceRequest, body: Body, digest: str) -
         session_id=attribution.session_id or session_of(caller, request.prompt_cache_key),
         agent_id=attribution.agent_id,
         tags=attribution.tags,
-        endpoint=visit.route.surface,
+        endpoint=_role_of(visit.route),
+        dialect=_dialect_of(visit.route),
+        losses=request.losses,
         model=request.model,
         stream=request.stream,
         needs=request.needs,
@@ -379,6 +426,20 @@ def _preflight(route: Route) -> dict[str, str]:
         "Access-Control-Allow-Headers": "*, Authorization",
         "Access-Control-Max-Age": "600",
     }
+
+
+def _speaks_anthropic(request: web.BaseRequest) -> bool:
+    """Return whether a client expects Anthropic's envelopes: by the place, or by what it says of itself."""
+    return request.path.startswith(_MESSAGES) or "anthropic-version" in request.headers
+
+
+def _role_of(route: Route) -> str:
+    """Return the role of the models that a place needs; another place is counted under its own name."""
+    return "chat" if route.surface in DIALECT_ROWS else route.surface
+
+
+def _dialect_of(route: Route) -> str:
+    return route.surface if route.surface in DIALECT_ROWS else ""
 
 
 def _named(run_id: str) -> dict[str, str]:

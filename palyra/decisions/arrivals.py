@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -22,7 +22,9 @@ TAGS_MAX_COUNT = 8
 HOPS_MAX_COUNT = 3
 
 _PREFIX = "x-palyra-"
-_KNOWN = frozenset(_PREFIX + name for name in "session agent tags failover timeout-ms hop cache".split())
+_KNOWN = frozenset(
+    _PREFIX + name for name in "session agent tags failover timeout-ms hop cache unsupported".split()
+)
 #: Where other programs put the name of a session.
 _SESSION_HINTS = ("x-claude-code-session-id", "session_id", "session-id")
 #: A web page or a proxy speaks for somebody else.
@@ -43,6 +45,8 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     cache: str = ""
     #: The oldest answer that it takes from there.
     cache_max_age_ms: int | None = None
+    #: What becomes of parameters that a model's provider cannot take: by the table, all refused, all dropped.
+    unsupported: Literal["rule", "refuse", "drop"] = "rule"
     #: What the client calls this very request, so that it can send it again; "" for nothing.
     idempotency_key: str = ""
 
@@ -170,6 +174,8 @@ def _read(found: Attribution, name: str, value: str, caller: Caller) -> Attribut
             return msgspec.structs.replace(found, failover=False)
         case "cache" if value in ("off", "read", "refresh"):
             return msgspec.structs.replace(found, cache=value)
+        case "unsupported" if value in ("refuse", "drop"):
+            return msgspec.structs.replace(found, unsupported=value)
         case "timeout-ms" if _is_decimal(value) and int(value) > 0:
             return msgspec.structs.replace(found, timeout_ms=int(value))
         case "hop" if _is_decimal(value):
@@ -186,6 +192,7 @@ _WANTED = {
     "x-palyra-tags": f"1 to {TAGS_MAX_COUNT} different name=value, separated by commas",
     "x-palyra-cache": "off, read or refresh",
     "x-palyra-failover": "off",
+    "x-palyra-unsupported": "refuse or drop",
     "x-palyra-timeout-ms": "a whole number of milliseconds above 0",
     "x-palyra-hop": "a whole number",
 }

@@ -29,7 +29,11 @@ class StartAttempt(msgspec.Struct, frozen=True, kw_only=True):
     retry: int = 0
     credential_ref: str = ""
     credential_revision: int = 0
+    #: The dialect that the provider is asked in, "" for that of the run's endpoint.
+    api: str = ""
+    passthrough: bool = True
     edits: Sequence[str] = ()
+    dropped: Sequence[str] = ()
     queue_wait_ms: int = 0
     deadline_ms: int
 
@@ -52,8 +56,10 @@ def start_attempt(state: State, run: Run, command: StartAttempt, now_us: int) ->
         upstream_model=step.upstream_model,
         credential_ref=command.credential_ref,
         credential_revision=command.credential_revision,
-        api=run.endpoint,
+        api=command.api or run.endpoint,
+        passthrough=command.passthrough,
         edits=list(command.edits),
+        dropped=list(command.dropped),
         queue_wait_ms=command.queue_wait_ms,
         deadline_ms=command.deadline_ms,
         trial=half_opened is not None,

@@ -75,7 +75,7 @@ def place_of(state: State, command: AdmitRun) -> Place | None:
     digest = hashlib.sha256()
     for part in (
         _VERSION.encode(),
-        command.endpoint.encode(),
+        (command.dialect or command.endpoint).encode(),
         isolation.encode("utf-8", "surrogatepass"),
         _ENCODER.encode(provider),
         _ENCODER.encode(entry),

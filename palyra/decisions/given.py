@@ -33,6 +33,7 @@ def request_of(
         principal_id=asked.principal_id,
         key_id=asked.key_id,
         endpoint=asked.endpoint,
+        dialect=asked.dialect,
         model=asked.model_requested,
         needs=asked.needs,
         raw_tokens=asked.tokens.raw if isinstance(asked, RunAdmitted) else asked.raw_tokens,
@@ -48,6 +49,7 @@ def request_of(
             dimensions=next(figures, None),
             failover=decided.failover != "off",
             models=decided.models_permitted,
+            losses=decided.losses,
         )
     if isinstance(asked, RunAdmitted):
         names = "session_id agent_id tags origin stream choices_count body_digest body_bytes".split()

@@ -195,7 +195,10 @@ class _Redecision:
             retry=self._retry,
             credential_ref=started.credential_ref,
             credential_revision=started.credential_revision,
+            api=started.api,
+            passthrough=started.passthrough,
             edits=started.edits,
+            dropped=started.dropped,
             queue_wait_ms=started.queue_wait_ms,
             deadline_ms=started.deadline_ms,
         )

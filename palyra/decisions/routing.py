@@ -6,7 +6,7 @@ Source: gateway specification 5.3 and 8.1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from palyra.decisions.keys import is_permitted
 from palyra.decisions.naming import Resolution
 from palyra.errors import Refusal
-from palyra.events.registry import ModelEntry
+from palyra.events.registry import ModelEntry, ProviderEntry
 from palyra.events.routing import Exclusion, PlanStep
 from palyra.limits import FIT_OUTPUT_TOKENS
 from palyra.projections.catalog import excluded_until_us, model_entry, models_named, provider_entry
@@ -29,7 +29,7 @@ from palyra.units import US_PER_MS, ceil_div
 MAX_DIMENSIONS = 1 << 16
 _TIERS = {"low": 0, "standard": 1, "premium": 2, "high": 2}
 #: Exclusions that the request itself explains: another request could be served.
-_REQUEST_RULES = ("capability_missing", "context_too_small", "event_limit", "dimensions_differ")
+_REQUEST_RULES = ("capability_missing", "context_too_small", "dialect_loss", "dimensions_differ", "event_limit")
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +43,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     failover: bool = True
     #: Globs of the models that the caller may use; none stands for all.
     models: Sequence[str] = ()
+    #: The dialect of a request that can be translated, "" for one that cannot.
+    dialect: str = ""
+    #: By dialect, or by `flavor:NAME`: what the request says that cannot be said there and is not to be dropped.
+    losses: Mapping[str, Sequence[str]] = {}
 
 
 class Plan(NamedTuple):
@@ -129,6 +133,8 @@ def unfit(state: State, entry: ModelEntry, wanted: Wanted) -> Exclusion | None:
     for need in wanted.needs:
         if not getattr(entry.capabilities, need, False):
             return excluded(f"capability_missing:{need}")
+    for lost in _lost_on_the_way(provider, entry, wanted):
+        return excluded(f"dialect_loss:{lost}")
     if provider.kind != "deterministic" and (wanted.dimensions or 0) > (entry.dimensions or MAX_DIMENSIONS):
         return excluded("dimensions_differ", asked=wanted.dimensions or 0, has=entry.dimensions or MAX_DIMENSIONS)
     _, estimated, _ = calibrate(state, entry.provider_id, entry.upstream_model, wanted.raw_tokens)
@@ -138,6 +144,12 @@ def unfit(state: State, entry: ModelEntry, wanted: Wanted) -> Exclusion | None:
     if entry.max_context_tokens is not None and needed > entry.max_context_tokens:
         return excluded("context_too_small", needed_tokens=needed, window_tokens=entry.max_context_tokens)
     return None
+
+
+def _lost_on_the_way(provider: ProviderEntry, entry: ModelEntry, wanted: Wanted) -> Sequence[str]:
+    api = entry.api_for(wanted.dialect)
+    translated = wanted.losses.get(api, ()) if wanted.dialect not in ("", api) else ()
+    return [*translated, *wanted.losses.get(f"flavor:{provider.flavor}", ())]
 
 
 def unready(state: State, provider_id: str, model_id: str, now_us: int) -> Exclusion | None:
@@ -260,6 +272,8 @@ def _refuse_request(excluded: Sequence[Exclusion], details: dict[str, Any]) -> R
         size = first_by_rule["dimensions_differ"].figures
         message = f"The model gives at most {size['has']} dimensions, {size['asked']} were asked."
         return Refusal(code="unsupported_parameter", message=message, param="dimensions", details=details)
+    if "dialect_loss" in first_by_rule:
+        return _refuse_lost(first_by_rule["dialect_loss"].excluded_by.partition(":")[2], details)
     missing = excluded[0].excluded_by.partition(":")[2]
     return Refusal(
         code="capability_missing",
@@ -267,6 +281,21 @@ def _refuse_request(excluded: Sequence[Exclusion], details: dict[str, Any]) -> R
         param=_PARAM_OF_NEED.get(missing),
         details=details,
     )
+
+
+#: Losses that have a code of their own.
+_CODE_OF_LOSS = {"tool_arguments_not_json": "tool_arguments_not_json", "image_url": "image_url_unsupported"}
+
+
+def _refuse_lost(lost: str, details: dict[str, Any]) -> Refusal:
+    message = f"No candidate can take '{lost}'; it speaks another dialect, in which that cannot be said."
+    if lost == "tool_arguments_not_json":
+        message = "The arguments of a tool call are not a JSON object, which every candidate demands."
+    elif lost == "image_url":
+        message = "Every candidate takes the bytes of an image only, and Palyra fetches none; send a data URL."
+    param = "messages" if lost in _CODE_OF_LOSS else lost
+    code = _CODE_OF_LOSS.get(lost, "unsupported_parameter")
+    return Refusal(code=code, message=message, param=param, details=details)
 
 
 _PARAM_OF_NEED = {

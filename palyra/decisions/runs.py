@@ -6,7 +6,7 @@ together in one commit, folding each step before the next is decided.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -68,6 +68,9 @@ class AdmitRun(msgspec.Struct, frozen=True, kw_only=True):
     #: The client may only shorten the configured time.
     timeout_ms: int | None = None
     failover: bool = True
+    #: See `routing.Wanted`.
+    dialect: str = ""
+    losses: Mapping[str, Sequence[str]] = {}
     #: Name of an idempotent request (`decisions/repeats.py`), "" for none.
     command_name: str = ""
     #: Globs of the models that the caller may use; none stands for all.
@@ -99,6 +102,7 @@ def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
         else None,
         output_requested_tokens=command.output_max_tokens,
         models_permitted=list(command.models),
+        losses={target: list(names) for target, names in command.losses.items()},
     )
     if first is None:
         refusal = routing.refusal_of_empty_plan(plan.excluded, now_us)
@@ -118,6 +122,8 @@ def wanted_of(command: AdmitRun) -> routing.Wanted:
         dimensions=command.dimensions,
         failover=command.failover,
         models=command.models,
+        dialect=command.dialect,
+        losses=command.losses,
     )
 
 
@@ -134,6 +140,7 @@ def admitted(state: State, command: AdmitRun, provider_id: str, upstream_model: 
         agent_id=command.agent_id,
         tags=command.tags,
         endpoint=command.endpoint,
+        dialect=command.dialect,
         origin=command.origin,
         model_requested=command.model[:256],
         needs=_needs_of(command),
@@ -157,6 +164,7 @@ def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:
         principal_id=command.principal_id,
         key_id=command.key_id,
         endpoint=command.endpoint,
+        dialect=command.dialect,
         model_requested=command.model[:256],
         param=refusal.param or "",
         retry_after_ms=refusal.retry_after_ms,

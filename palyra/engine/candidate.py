@@ -27,7 +27,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     def call(self, surface: Surface, part: Part, time_left_ms: int) -> Call:
         """Return one attempt as its provider gets it; the part's body has been prepared."""
         return Call(
-            path=surface.path,
+            path=part.path,
             headers=surface.headers_for(self.provider),
             body=part.body,
             stream=surface.request.stream,

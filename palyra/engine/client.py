@@ -172,16 +172,16 @@ class ClientSide:
     async def refuse(self, refusal: Refusal) -> Reply:
         """Tell the client why there is no answer: by the reply, or within the stream once that has begun."""
         run_id = self._command.run_id
-        body = self._surface.error_body(refusal, run_id=run_id, attempts=self._attempt_rows)
+        envelope = self._surface.envelope(refusal, run_id=run_id, attempts=self._attempt_rows)
         async with self._beginning:
             pass  # a sign of life may be on its way, and the stream begin with it
         if self._has_begun:
-            await self._close_stream(self._surface.stream_error(body))
+            await self._close_stream(self._surface.stream_error(envelope, has_begun=self.sends_count > 0))
         return Reply(
             run_id=run_id,
             status=refusal.http_status,
             headers={**self._headers(), **refusal_headers(refusal), "content-type": "application/json"},
-            body=None if self._has_begun else body,
+            body=None if self._has_begun else msgspec.json.encode(envelope),
             refusal=refusal,
         )
 
@@ -259,6 +259,8 @@ class ClientSide:
             headers["x-palyra-failover"] = self._failover
         if candidate.cap_tokens is not None and candidate.cap_tokens < (self._command.output_max_tokens or 0):
             headers["x-palyra-adjusted"] = f"max_tokens={candidate.cap_tokens}"
+        for name, value in self._surface.answer_headers().items():
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
         return headers
 
 

@@ -28,8 +28,8 @@ from palyra.limits import (
 from palyra.providers.port import Answer, Call, Provider
 from palyra.redaction import Secret
 from palyra.wire.errors import Malformed
-from palyra.wire.openai_chat_reply import ReplyFacts
-from palyra.wire.openai_chat_stream import ChatStreamMeter
+from palyra.wire.reply_facts import ReplyFacts
+from palyra.wire.stream_meter import StreamMeter
 from palyra.wire.upstream_errors import UpstreamError, UpstreamErrorInBody, read_upstream_error
 
 _RETRY_AFTER_MAX_MS = 3_600_000
@@ -98,7 +98,7 @@ class Exchange:
         self._answer: Answer | None = None
         self._first_byte_us: int | None = None
         self._output_bytes = 0
-        self._meter: ChatStreamMeter | None = None
+        self._meter: StreamMeter | None = None
         self._held = bytearray()
         #: Whether the answer has reached content: from then on nothing can replace it.
         self._reached_content = False
@@ -128,7 +128,7 @@ class Exchange:
         finally:
             await self.close()
 
-    async def stream(self, meter: ChatStreamMeter, relay: Relay, on_content: Callable[[], None]) -> Ended:
+    async def stream(self, meter: StreamMeter, relay: Relay, on_content: Callable[[], None]) -> Ended:
         """Send and relay a stream; `on_content` is called once, when the answer has reached content.
 
         Raises `ClientGone` when nobody takes it; it can then be drained. Whoever streams closes.
@@ -181,7 +181,7 @@ class Exchange:
         return self._answer
 
     async def _relay(
-        self, answer: Answer, meter: ChatStreamMeter, relay: Relay, on_content: Callable[[], None]
+        self, answer: Answer, meter: StreamMeter, relay: Relay, on_content: Callable[[], None]
     ) -> Ended:
         while True:
             chunk = await answer.chunk()

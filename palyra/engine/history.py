@@ -156,7 +156,12 @@ class AttemptAnswer(Answer, frozen=True, kw_only=True):
     model_id: str
     upstream_model: str
     is_trial: bool
+    #: The dialect the provider was asked in, and whether the client's own bytes went there.
+    api: str
+    is_passthrough: bool
     edits: list[str]
+    #: What that dialect has no place for.
+    dropped: list[str]
     queue_wait_ms: int
     started_us: int
     #: open, succeeded, failed or abandoned.
@@ -364,7 +369,10 @@ def _attempt(row: AttemptView, overshoot_tokens: int) -> AttemptAnswer:
         model_id=started.model_id,
         upstream_model=started.upstream_model,
         is_trial=started.trial,
+        api=started.api,
+        is_passthrough=started.passthrough,
         edits=started.edits,
+        dropped=started.dropped,
         queue_wait_ms=started.queue_wait_ms,
         started_us=row.started_us,
         state=_attempt_state(row),

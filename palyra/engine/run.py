@@ -195,9 +195,12 @@ class RunTask:
             if decision.refusal is None and self._at_once is None:
                 self._come_to(0)
                 candidate = self._at_hand()
-                if self._cancel_reason is None and self._runs.slots.try_take(candidate.provider):
+                may_start = self._cancel_reason is None and not self._surface.is_heavy(candidate.entry)
+                if may_start and self._runs.slots.try_take(candidate.provider):
                     self._slot_of = candidate.provider.provider_id
-                    self._start(batch, self._surface.parts(candidate.entry)[0], queue_wait_ms=0)
+                    part = self._surface.parts(candidate.entry)[0]
+                    self._prepare(part)
+                    self._start(batch, part, queue_wait_ms=0)
         if self._cancel_reason is not None and decision.refusal is None:
             raise asyncio.CancelledError
         if self._at_once is not None and not decision.drafts:
@@ -262,6 +265,10 @@ class RunTask:
             return await self._skip(refused.failure_class)
         self._slot_of = provider.provider_id
         waited_ms = us_to_ms(self._core.clock.monotonic_us() - waiting_since_us)
+        if self._surface.is_heavy(self._at_hand().entry):
+            await asyncio.to_thread(self._prepare, part)
+        else:
+            self._prepare(part)
         with self._core.batch(self._command.principal_id) as batch:
             exclusion = unready(self._core.state, step.provider_id, step.model_id, batch.now_us)
             if exclusion is None:
@@ -272,17 +279,23 @@ class RunTask:
         await batch.durable()
         return None
 
+    def _prepare(self, part: Part) -> None:
+        candidate = self._at_hand()
+        self._surface.prepare(part, candidate.provider, candidate.entry, candidate.cap_tokens)
+
     def _start(self, batch: Batch, part: Part, *, queue_wait_ms: int) -> None:
         """Reserve and start the next attempt; called in the same breath as the question whether it may."""
         candidate = self._at_hand()
-        self._surface.prepare(part, candidate.entry, candidate.cap_tokens)
         self._credential_revision = revision_in_use(self._core.state, candidate.provider.credential_ref)
         command = StartAttempt(
             candidate=candidate.index,
             retry=self._retry,
             credential_ref=candidate.provider.credential_ref,
             credential_revision=self._credential_revision,
+            api=part.api,
+            passthrough=part.passthrough,
             edits=part.edits,
+            dropped=part.dropped,
             queue_wait_ms=queue_wait_ms,
             deadline_ms=min(candidate.entry.request_timeout_ms, self._time_left_ms()),
         )

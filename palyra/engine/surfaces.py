@@ -15,15 +15,6 @@ from palyra.engine.exchange import Ended
 from palyra.errors import Refusal
 from palyra.events.registry import ModelEntry, ProviderEntry
 from palyra.limits import OFF_LOOP_BYTES
-from palyra.wire.openai_chat import (
-    DONE,
-    ChatStreamMeter,
-    prepare_chat,
-    public_chat_reply,
-    read_chat_reply,
-)
-from palyra.wire.openai_chat_fold import cut_chat, fold_chat
-from palyra.wire.openai_chat_reply import ReplyFacts
 from palyra.wire.openai_embeddings import (
     convert_encoding,
     join_embeddings,
@@ -31,9 +22,10 @@ from palyra.wire.openai_embeddings import (
     public_embeddings_reply,
     read_embeddings_reply,
 )
-from palyra.wire.openai_errors import error_body
+from palyra.wire.openai_errors import error_envelope
+from palyra.wire.reply_facts import ReplyFacts
 from palyra.wire.request import SurfaceRequest
-from palyra.wire.sse import comment, encode_event
+from palyra.wire.stream_meter import StreamMeter
 
 
 class Part(msgspec.Struct, kw_only=True):
@@ -42,8 +34,15 @@ class Part(msgspec.Struct, kw_only=True):
     items: slice | None = None
     items_count: int = 0
     #: Made for the candidate of the attempt by `Surface.prepare`.
+    #: Below the provider's base URL.
+    path: str = ""
+    #: The dialect that the provider is asked in, and whether the client's own bytes go there.
+    api: str = ""
+    passthrough: bool = True
     body: bytes = b""
+    #: What was spliced, and what the provider's dialect has no place for.
     edits: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
     #: The answer in the form that the client gets, kept by `Surface.read`.
     answer: bytes = b""
 
@@ -52,17 +51,24 @@ class Surface(Protocol):
     """What a run asks of the surface that it came in by."""
 
     request: SurfaceRequest
-    #: Below a provider's base URL.
-    path: str
-    #: A sign of life for the client of a silent stream.
-    keepalive: bytes
+
+    @property
+    def keepalive(self) -> bytes:
+        """A sign of life for the client of a silent stream."""
+        ...
 
     def parts(self, entry: ModelEntry) -> list[Part]:
         """Return the calls that the request takes, the same objects each time."""
         ...
 
-    def prepare(self, part: Part, entry: ModelEntry, output_cap_tokens: int | None) -> None:
+    def prepare(
+        self, part: Part, provider: ProviderEntry, entry: ModelEntry, output_cap_tokens: int | None
+    ) -> None:
         """Make the part's body for a candidate."""
+        ...
+
+    def is_heavy(self, entry: ModelEntry) -> bool:
+        """Return whether preparing for this candidate takes too long to be done on the loop."""
         ...
 
     def read(self, part: Part, entry: ModelEntry, body: bytes) -> ReplyFacts:
@@ -72,7 +78,7 @@ class Surface(Protocol):
         """
         ...
 
-    def meter(self, entry: ModelEntry, output_cap_tokens: int | None) -> ChatStreamMeter: ...
+    def meter(self, entry: ModelEntry, output_cap_tokens: int | None) -> StreamMeter: ...
 
     async def public_reply(self) -> bytes:
         """Return the client's answer, made of the answers to all parts."""
@@ -90,108 +96,44 @@ class Surface(Protocol):
         """Return the last bytes of a stream, sent once its usage is durable."""
         ...
 
-    def stream_error(self, body: bytes) -> bytes:
-        """Return the last bytes of a stream that failed."""
+    def stream_error(self, envelope: dict[str, Any], *, has_begun: bool) -> bytes:
+        """Return the last bytes of a stream that failed, before anything of the answer was sent or after it."""
         ...
 
-    def error_body(self, refusal: Refusal, *, run_id: str, attempts: Sequence[dict[str, Any]]) -> bytes: ...
+    def envelope(self, refusal: Refusal, *, run_id: str, attempts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return an error answer in the client's dialect as plain data."""
+        ...
 
     def headers_for(self, provider: ProviderEntry) -> Mapping[str, str]:
         """Return what a provider gets beside its own headers: of the client's only what its entry lets through."""
         ...
 
+    def answer_headers(self) -> Mapping[str, str]:
+        """Return what the client is told of how its request was changed for the candidate at hand."""
+        ...
 
-class _OpenAI:
-    """What the surfaces of OpenAI's dialect share."""
 
-    keepalive = comment("")
+def passed_headers(provider: ProviderEntry, headers: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """Return the client's headers of these names and of those that a provider's entry lets through."""
+    passed = [*names, *provider.forward_headers]
+    if provider.kind == "deterministic":
+        passed.append("x-palyra-session")  # a script may tell sessions apart
+    found = {name: headers[name] for name in map(str.lower, passed) if name in headers}
+    if provider.allow_private_base_url:
+        # What listens on a private address may be a gateway as well; a loop of them ends at the third.
+        found["x-palyra-hop"] = str(int(headers.get("x-palyra-hop", "0")) + 1)
+    return found
 
-    def __init__(self, request: SurfaceRequest, headers: Mapping[str, str]) -> None:
+
+class EmbeddingsSurface:
+    """`POST /v1/embeddings`."""
+
+    keepalive = b""
+
+    def __init__(self, request: SurfaceRequest, headers: Mapping[str, str], around: object = None) -> None:
         self.request = request
         self._headers = headers
         self._parts: list[Part] = []
-        self._public_model = ""
-
-    def stream_error(self, body: bytes) -> bytes:
-        return encode_event(body) + DONE
-
-    def error_body(self, refusal: Refusal, *, run_id: str, attempts: Sequence[dict[str, Any]]) -> bytes:
-        failure_class = str(attempts[-1]["class"]) if attempts else ""
-        return error_body(refusal, run_id=run_id, failure_class=failure_class, attempts=attempts)
-
-    def headers_for(self, provider: ProviderEntry) -> Mapping[str, str]:
-        names = ["openai-beta", *provider.forward_headers]
-        if provider.kind == "deterministic":
-            names.append("x-palyra-session")  # a script may tell sessions apart
-        headers = {name: self._headers[name] for name in map(str.lower, names) if name in self._headers}
-        if provider.allow_private_base_url:
-            # What listens on a private address may be a gateway as well; a loop of them ends at the third.
-            headers["x-palyra-hop"] = str(int(self._headers.get("x-palyra-hop", "0")) + 1)
-        return headers
-
-
-class ChatSurface(_OpenAI):
-    """`POST /v1/chat/completions`."""
-
-    path = "/chat/completions"
-
-    def parts(self, entry: ModelEntry) -> list[Part]:
-        self._parts = self._parts or [Part()]
-        return self._parts
-
-    def prepare(self, part: Part, entry: ModelEntry, output_cap_tokens: int | None) -> None:
-        prepared = prepare_chat(
-            self.request,
-            upstream_model=entry.upstream_model,
-            output_cap_tokens=output_cap_tokens,
-        )
-        part.body, part.edits = prepared.body, prepared.edits
-
-    def read(self, part: Part, entry: ModelEntry, body: bytes) -> ReplyFacts:
-        facts = read_chat_reply(body)
-        part.answer = public_chat_reply(body, upstream_model=entry.upstream_model, public_model=entry.model_id)
-        return facts
-
-    def meter(self, entry: ModelEntry, output_cap_tokens: int | None) -> ChatStreamMeter:
-        self._public_model = entry.model_id
-        return ChatStreamMeter(
-            upstream_model=entry.upstream_model,
-            public_model=entry.model_id,
-            wants_usage=self.request.wants_usage,
-            output_cap_tokens=min(output_cap_tokens or entry.max_tokens_per_event, entry.max_tokens_per_event),
-        )
-
-    async def public_reply(self) -> bytes:
-        return self._parts[0].answer
-
-    async def whole(self, sent: bytes | None, facts: ReplyFacts) -> bytes | None:
-        if not self.request.stream:
-            return self._parts[0].answer
-        if sent is None:
-            return None
-        if len(sent) > OFF_LOOP_BYTES:
-            return await asyncio.to_thread(fold_chat, sent, facts.usage)
-        return fold_chat(sent, facts.usage)
-
-    def as_stream(self, whole: bytes) -> bytes:
-        return cut_chat(whole, wants_usage=self.request.wants_usage)
-
-    def stream_end(self, ended: Ended) -> bytes:
-        if not ended.outgrown or ended.facts is None:
-            return DONE
-        cut = {
-            "id": ended.facts.response_id,
-            "object": "chat.completion.chunk",
-            "model": self._public_model,
-            "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}],
-        }
-        return encode_event(msgspec.json.encode(cut)) + DONE
-
-
-class EmbeddingsSurface(_OpenAI):
-    """`POST /v1/embeddings`."""
-
-    path = "/embeddings"
 
     def parts(self, entry: ModelEntry) -> list[Part]:
         if not self._parts:
@@ -206,9 +148,15 @@ class EmbeddingsSurface(_OpenAI):
             ]
         return self._parts
 
-    def prepare(self, part: Part, entry: ModelEntry, output_cap_tokens: int | None) -> None:
+    def prepare(
+        self, part: Part, provider: ProviderEntry, entry: ModelEntry, output_cap_tokens: int | None
+    ) -> None:
         prepared = prepare_embeddings(self.request, upstream_model=entry.upstream_model, items=part.items)
+        part.api, part.path = "embeddings", "/embeddings"
         part.body, part.edits = prepared.body, prepared.edits
+
+    def is_heavy(self, entry: ModelEntry) -> bool:
+        return False
 
     def read(self, part: Part, entry: ModelEntry, body: bytes) -> ReplyFacts:
         facts = read_embeddings_reply(body, expected_count=part.items_count, dimensions=self.request.dimensions)
@@ -225,7 +173,7 @@ class EmbeddingsSurface(_OpenAI):
             provider_cost_nanousd=None,
         )
 
-    def meter(self, entry: ModelEntry, output_cap_tokens: int | None) -> ChatStreamMeter:
+    def meter(self, entry: ModelEntry, output_cap_tokens: int | None) -> StreamMeter:
         raise TypeError("embeddings are not streamed")
 
     async def public_reply(self) -> bytes:
@@ -242,3 +190,16 @@ class EmbeddingsSurface(_OpenAI):
 
     def stream_end(self, ended: Ended) -> bytes:
         raise TypeError("embeddings are not streamed")
+
+    def stream_error(self, envelope: dict[str, Any], *, has_begun: bool) -> bytes:
+        raise TypeError("embeddings are not streamed")
+
+    def envelope(self, refusal: Refusal, *, run_id: str, attempts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        failure_class = str(attempts[-1]["class"]) if attempts else ""
+        return error_envelope(refusal, run_id=run_id, failure_class=failure_class, attempts=attempts)
+
+    def headers_for(self, provider: ProviderEntry) -> Mapping[str, str]:
+        return passed_headers(provider, self._headers, ["openai-beta"])
+
+    def answer_headers(self) -> Mapping[str, str]:
+        return {}

@@ -22,6 +22,8 @@ class AttemptStarted(Fact, tag="attempt.started", frozen=True, kw_only=True):
     passthrough: bool = True
     #: What was changed in the client's body: `model`, `stream_options.include_usage`, `max_tokens`.
     edits: list[str] = []
+    #: What the provider's dialect has no place for, by name: `seed`, `reasoning`.
+    dropped: list[str] = []
     queue_wait_ms: int = 0
     deadline_ms: int
     #: The circuit's one trial call.

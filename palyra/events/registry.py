@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import msgspec
 
-ProviderKind = Literal["deterministic", "openai_compatible"]
+ProviderKind = Literal["deterministic", "openai_compatible", "anthropic"]
+#: How text is asked for: OpenAI's chat completions or responses, Anthropic's messages.
+Dialect = Literal["chat", "messages", "responses"]
 ModelRole = Literal["chat", "embeddings"]
 
 
@@ -44,7 +46,7 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ca_file: str = ""
     #: Where the key is, never the key: "" (none), "env:NAME" or "file:PATH".
     credential_ref: str = ""
-    auth_scheme: Literal["bearer", "none"] = "none"
+    auth_scheme: Literal["bearer", "x-api-key", "none"] = "none"
     headers: dict[str, str] = {}
     forward_headers: list[str] = []
     request_timeout_ms: int
@@ -87,6 +89,10 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: None: by scope; a list (also an empty one): exactly these.
     fallbacks: list[str] | None = None
     capabilities: Capabilities = Capabilities()
+    #: How it is told how much to think: by a word, by a number of tokens, or not at all.
+    reasoning: Literal["none", "effort", "budget"] = "none"
+    #: Dialects that it is asked in; the first one where a client's own is not among them. None named: chat.
+    upstream_apis: list[Dialect] = []
     #: None: unknown; an unknown window fits everything.
     max_context_tokens: int | None = None
     max_output_tokens: int | None = None
@@ -100,6 +106,14 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     metadata_source: str = "static"
     #: Its name in the price catalogue.
     price_model: str = ""
+
+    def api_for(self, dialect: str) -> Dialect:
+        """Return the dialect in which a request of this one is sent on."""
+        apis = self.upstream_apis or _CHAT
+        return next((api for api in apis if api == dialect), apis[0])
+
+
+_CHAT: list[Dialect] = ["chat"]
 
 
 class Registry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -47,6 +47,8 @@ class RoutingDecided(Fact, tag="routing.decided", frozen=True, kw_only=True):
     output_requested_tokens: int | None = None
     #: Globs of the models that the caller might use; none stands for all.
     models_permitted: list[str] = []
+    #: By dialect, or by `flavor:NAME`: what the request says that cannot be said there and is not to be dropped.
+    losses: dict[str, list[str]] = {}
 
 
 class RoutingFailedOver(Fact, tag="routing.failed_over", frozen=True, kw_only=True):

@@ -30,6 +30,8 @@ class RunAdmitted(Fact, tag="run.admitted", frozen=True, kw_only=True):
     agent_id: str = ""
     tags: dict[str, str] = {}
     endpoint: str
+    #: How the client spoke: chat, messages or responses; "" where there is no choice.
+    dialect: str = ""
     origin: str = "http"
     model_requested: str = ""
     needs: list[str] = []
@@ -51,6 +53,7 @@ class RunRefused(Fact, tag="run.refused", frozen=True, kw_only=True):
     principal_id: str = ""
     key_id: str = ""
     endpoint: str = ""
+    dialect: str = ""
     model_requested: str = ""
     param: str = ""
     retry_after_ms: int | None = None

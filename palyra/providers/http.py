@@ -1,4 +1,4 @@
-"""Kind `openai_compatible`: one provider reached over HTTP/1.1.
+"""Kinds `openai_compatible` and `anthropic`: one provider reached over HTTP/1.1.
 
 It moves bytes and names what went wrong; what the bytes mean is read in `wire/`. A call takes a connection from
 the pool or dials one under the guard, writes its request once, and hands out the answer when its head has
@@ -39,7 +39,7 @@ class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     base: BaseUrl
     allow_private: bool = False
-    auth_scheme: Literal["bearer", "none"] = "bearer"
+    auth_scheme: Literal["bearer", "x-api-key", "none"] = "bearer"
     #: Sent with every call; none of them secret, none of them `Authorization`.
     headers: dict[str, str] = {}
     #: Path of an extra trust root, "" for none.
@@ -100,8 +100,9 @@ class HttpProvider:
             *common.values(),
             f"Content-Length: {len(call.body)}",
         ]
-        if secret is not None and self._settings.auth_scheme == "bearer":
-            lines.append(f"Authorization: Bearer {secret.reveal()}")
+        if secret is not None and self._settings.auth_scheme != "none":
+            is_bearer = self._settings.auth_scheme == "bearer"
+            lines.append(f"{'Authorization: Bearer' if is_bearer else 'x-api-key:'} {secret.reveal()}")
         if _CONTROL.search("".join(lines)):
             message = "a header of the request cannot be sent: it holds a control character"
             raise TransportFailed("network_unavailable", "connect", message)

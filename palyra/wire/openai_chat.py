@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from palyra.wire.errors import Malformed, WireError
 from palyra.wire.jsonscan import insert, replace, scan_object, splice
-from palyra.wire.openai_chat_reply import ReplyFacts, read_chat_reply
+from palyra.wire.openai_chat_reply import read_chat_reply
 from palyra.wire.openai_chat_stream import DONE, ChatStreamMeter, stream_error_event
-from palyra.wire.openai_edits import Edits, Prepared, rename_model
+from palyra.wire.openai_edits import Edits, rename_model
+from palyra.wire.reply_facts import ReplyFacts
 from palyra.wire.request import SurfaceRequest
+from palyra.wire.target import Prepared
 from palyra.wire.upstream_errors import UpstreamErrorInBody
 
 __all__ = [

@@ -13,8 +13,8 @@ import msgspec
 from palyra.usage import TokenUsage
 from palyra.wire.decoding import read_or_none
 from palyra.wire.openai_chat_stream import DONE
-from palyra.wire.openai_reply import chat_usage
 from palyra.wire.sse import SseSplitter, encode_event, event_data
+from palyra.wire.usage_written import chat_usage
 
 _CHUNK = msgspec.json.Decoder(dict[str, Any])
 _OF_CHOICES = ("choices", "usage", "object")

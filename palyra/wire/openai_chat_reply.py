@@ -10,31 +10,12 @@ from typing import Any
 
 import msgspec
 
-from palyra.usage import TokenUsage
 from palyra.wire.decoding import NULL, read_or_none
 from palyra.wire.errors import Malformed
+from palyra.wire.reply_facts import ReplyFacts
 from palyra.wire.tokens import TokenTally
 from palyra.wire.upstream_errors import UpstreamErrorInBody, read_upstream_error
 from palyra.wire.usage import decode_usage, merge_usage, read_cost_nanousd, read_openai_usage
-
-
-class ReplyFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer amounts to; none of its text."""
-
-    #: One of end_turn max_tokens tool_calls content_filter refusal unknown: derived from what was emitted.
-    stop: str
-    #: The provider's own word, "" when it gave none.
-    raw_stop: str
-    usage: TokenUsage | None
-    #: Codes of what was odd about the usage.
-    anomalies: tuple[str, ...]
-    #: The model as the provider names it, often a dated version.
-    upstream_model: str
-    response_id: str
-    #: `chars-v1` over the text that was emitted.
-    output_tokens_estimate: int
-    #: What the provider says it cost.
-    provider_cost_nanousd: int | None
 
 
 class Called(msgspec.Struct):

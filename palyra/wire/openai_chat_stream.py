@@ -18,12 +18,12 @@ from palyra.wire.jsonscan import replace, splice
 from palyra.wire.openai_chat_reply import (
     REPLY,
     Reply,
-    ReplyFacts,
     neutral_stop,
     reply_facts,
     text_or_empty,
 )
 from palyra.wire.openai_edits import model_span
+from palyra.wire.reply_facts import ReplyFacts
 from palyra.wire.sse import SseSplitter, encode_event, event_data, event_name
 from palyra.wire.tokens import TokenTally
 from palyra.wire.upstream_errors import UpstreamError, read_upstream_error
@@ -53,6 +53,7 @@ class ChatStreamMeter:
         #: Events that could not be decoded.
         self.unparsed_count = 0
         self._splitter = SseSplitter()
+        self._public_model = public_model
         self._renamer = _Renamer(upstream_model, public_model)
         self._wants_usage = wants_usage
         self._output_cap_tokens = output_cap_tokens
@@ -89,6 +90,22 @@ class ChatStreamMeter:
         unparsed_count = self.unparsed_count
         relayed = self._take(tail + b"\n\n")
         return relayed if self.unparsed_count == unparsed_count else b""
+
+    def closing(self, *, is_cut: bool) -> bytes:
+        """Return the last bytes of the stream; one that was cut says so before."""
+        if not is_cut:
+            return DONE
+        cut = {
+            "id": text_or_empty(self._reply_id),
+            "object": "chat.completion.chunk",
+            "model": self._public_model,
+            "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}],
+        }
+        return encode_event(msgspec.json.encode(cut)) + DONE
+
+    def failing(self, envelope: dict[str, Any]) -> bytes:
+        """Return the last bytes of a stream that broke; `envelope` is an error answer as plain data."""
+        return stream_error_event(envelope) + DONE
 
     def facts(self) -> ReplyFacts:
         """Return what the stream has amounted to so far."""

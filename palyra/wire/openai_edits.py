@@ -11,13 +11,7 @@ from palyra.wire.decoding import read_or_none
 from palyra.wire.errors import WireError
 from palyra.wire.jsonscan import Edit, Span, insert, replace, scan_object, splice
 from palyra.wire.request import SurfaceRequest
-
-
-class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """A body as it goes upstream, and the names of the edits that made it from the client's."""
-
-    body: bytes
-    edits: tuple[str, ...] = ()
+from palyra.wire.target import Prepared
 
 
 class Edits:

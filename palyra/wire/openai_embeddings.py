@@ -17,8 +17,9 @@ import msgspec
 from palyra.usage import TokenUsage
 from palyra.wire.decoding import NULL, read_or_none
 from palyra.wire.errors import Malformed
-from palyra.wire.openai_edits import Edits, Prepared, rename_model
+from palyra.wire.openai_edits import Edits, rename_model
 from palyra.wire.request import SurfaceRequest
+from palyra.wire.target import Prepared
 from palyra.wire.upstream_errors import UpstreamErrorInBody, read_upstream_error
 from palyra.wire.usage import decode_usage, read_openai_usage
 

@@ -14,6 +14,7 @@ from palyra.usage import TokenUsage
 from palyra.wire.openai_chat_stream import DONE
 from palyra.wire.openai_embeddings import pack_vector
 from palyra.wire.sse import encode_event
+from palyra.wire.usage_written import chat_usage
 
 
 class ToolCallReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,20 +40,6 @@ class ChatAnswer(msgspec.Struct, frozen=True, kw_only=True):
     usage: TokenUsage = TokenUsage()
     #: Every choice says the same.
     choices_count: int = 1
-
-
-def chat_usage(usage: TokenUsage) -> dict[str, Any]:
-    """Return usage in the words of chat completions; details only where there are any."""
-    written: dict[str, Any] = {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.total_tokens,
-    }
-    if usage.cached_input_tokens:
-        written["prompt_tokens_details"] = {"cached_tokens": usage.cached_input_tokens}
-    if usage.reasoning_tokens:
-        written["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
-    return written
 
 
 def chat_completion(answer: ChatAnswer) -> bytes:

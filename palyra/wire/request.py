@@ -16,13 +16,14 @@ from palyra.wire.chat_content import Message, Tally, tally_format, tally_message
 from palyra.wire.decoding import NULL, decode, read_or_none
 from palyra.wire.errors import WireError
 from palyra.wire.jsonscan import Span, check_depth, scan_object
+from palyra.wire.neutral import NeutralRequest
 from palyra.wire.tokens import estimate_token_count
 
 
 class SurfaceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request of a client, in the terms in which it is admitted, routed and sent."""
 
-    surface: Literal["chat", "embeddings"]
+    surface: Literal["chat", "embeddings", "messages", "responses"]
     #: As received; what goes upstream is spliced from it.
     body: bytes
     #: Of the body's top-level members.
@@ -47,10 +48,14 @@ class SurfaceRequest(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: int | None = None
     #: How vectors are to be written: "float" or "base64".
     encoding_format: str = "float"
+    #: The request in no dialect, where it was read into one.
+    neutral: NeutralRequest | None = None
+    #: By dialect, or by `flavor:NAME`: what keeps the request from being sent there.
+    losses: Mapping[str, tuple[str, ...]] = {}
 
 
 #: A limit above this is no limit; the view stays a number that every store takes, the body keeps its own.
-_TOKENS_MAX = 1_000_000_000
+TOKENS_MAX = 1_000_000_000
 _REQUEST_TOKENS = 3
 _CHOICES_MAX_COUNT = 128
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -163,7 +168,7 @@ def _output_max_tokens(chat: _Chat) -> int | None:
             "max_tokens",
         )
     limit = old if new is None else new
-    return None if limit is None else min(limit, _TOKENS_MAX)
+    return None if limit is None else min(limit, TOKENS_MAX)
 
 
 def _model(name: str | None) -> str:

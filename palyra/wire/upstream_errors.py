@@ -54,6 +54,9 @@ _STATUS_OF_WORD = {
     "rate_limit_error": 429,
     "rate_limit_exceeded": 429,
     "insufficient_quota": 429,
+    "billing_error": 402,
+    "request_too_large": 413,
+    "timeout_error": 504,
     "overloaded_error": 529,
     "server_error": 500,
     "api_error": 500,
@@ -70,6 +73,9 @@ def read_upstream_error(status: int, body: bytes, content_type: str = "") -> Ups
     code = _word(fields.get("code"))
     if status == 200:
         status = _status_inside(fields, kind, code)
+    elif isinstance(value, dict) and value.get("type") == "error" and kind != "invalid_request_error":
+        # Anthropic's envelope, whose word is more exact than the status that a proxy in between may have set.
+        status = _STATUS_OF_WORD.get(kind, status)
     message = clean_message(_message(fields), max_chars=FOREIGN_MESSAGE_MAX_CHARS)
     return UpstreamError(
         status=status,

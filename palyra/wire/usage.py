@@ -1,4 +1,4 @@
-"""Usage as OpenAI and its compatibles report it, brought into the one normal form (governance specification 2.1).
+"""Usage as providers report it, brought into the one normal form (governance specification 2.1).
 
 Nothing is estimated here: what a provider left out or garbled is absent and named by an anomaly code.
 """
@@ -78,7 +78,7 @@ def merge_usage(before: dict[str, Any], after: Mapping[str, Any]) -> dict[str, A
     return merged
 
 
-class _Counts:
+class Counts:
     """Reads counts from plain data and notes what was no count."""
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
@@ -120,7 +120,7 @@ def read_openai_usage(
 
     `output_seen`: the answer had content, so a reported 0 is worth a note. `expects_output`: false for embeddings.
     """
-    counts = _Counts(raw)
+    counts = Counts(raw)
     reasoning = counts.find(_REASONING) or 0
     input_tokens, output_tokens = _totals(counts, reasoning)
     audio_ms = counts.duration_ms()
@@ -133,8 +133,8 @@ def read_openai_usage(
     if output_seen and output_tokens == 0:
         counts.note("usage_zero_reported")
     input_parts = [counts.find(places) or 0 for places in (_INPUT_IMAGE, _INPUT_AUDIO, _CACHE_WRITE, _CACHED)]
-    image, audio, write_5m, cached = _cut(counts, input_tokens or 0, input_parts)
-    output_audio, reasoning = _cut(counts, output_tokens or 0, [counts.find(_OUTPUT_AUDIO) or 0, reasoning])
+    image, audio, write_5m, cached = cut_parts(counts, input_tokens or 0, input_parts)
+    output_audio, reasoning = cut_parts(counts, output_tokens or 0, [counts.find(_OUTPUT_AUDIO) or 0, reasoning])
     usage = TokenUsage(
         input_tokens=input_tokens or 0,
         output_tokens=output_tokens or 0,
@@ -149,7 +149,7 @@ def read_openai_usage(
     return usage, tuple(counts.anomalies)
 
 
-def _totals(counts: _Counts, reasoning: int) -> tuple[int | None, int | None]:
+def _totals(counts: Counts, reasoning: int) -> tuple[int | None, int | None]:
     """Return input and output; a total supplies a missing one and tells whether reasoning was left out."""
     given, produced, total = counts.find(_INPUT), counts.find(_OUTPUT), counts.find(_TOTAL)
     if total is None:
@@ -165,7 +165,7 @@ def _difference(total: int, part: int) -> int | None:
     return total - part if total >= part else None
 
 
-def _cut(counts: _Counts, total: int, parts: list[int]) -> list[int]:
+def cut_parts(counts: Counts, total: int, parts: list[int]) -> list[int]:
     """Return parts that fit into their total; what is too much comes off the first ones."""
     excess = sum(parts) - total
     if excess <= 0:
@@ -177,6 +177,43 @@ def _cut(counts: _Counts, total: int, parts: list[int]) -> list[int]:
         excess -= cut
         kept.append(part - cut)
     return kept
+
+
+_READ = _at_top("cache_read_input_tokens")
+_WRITTEN = _at_top("cache_creation_input_tokens")
+_WRITTEN_5M = _within(("cache_creation",), "ephemeral_5m_input_tokens")
+_WRITTEN_1H = _within(("cache_creation",), "ephemeral_1h_input_tokens")
+_SEARCHES = _within(("server_tool_use",), "web_search_requests")
+
+
+def read_messages_usage(
+    raw: Mapping[str, Any], *, output_seen: bool = False
+) -> tuple[TokenUsage | None, tuple[str, ...]]:
+    """Return usage as Anthropic reports it, whose input leaves out what was read from a cache or written to one."""
+    counts = Counts(raw)
+    fresh, output_tokens = counts.find(_at_top("input_tokens")), counts.find(_at_top("output_tokens"))
+    if fresh is None and output_tokens is None:
+        return None, tuple(counts.anomalies)
+    if fresh is None:
+        counts.note("usage_input_missing")
+    if output_tokens is None:
+        counts.note("usage_output_missing")
+    if output_seen and output_tokens == 0:
+        counts.note("usage_zero_reported")
+    cached, written = counts.find(_READ) or 0, counts.find(_WRITTEN)
+    written_5m, written_1h = counts.find(_WRITTEN_5M) or 0, counts.find(_WRITTEN_1H) or 0
+    if written is not None:
+        # What is not told apart was kept for five minutes.
+        written_5m += max(0, written - written_5m - written_1h)
+    usage = TokenUsage(
+        input_tokens=(fresh or 0) + cached + written_5m + written_1h,
+        output_tokens=output_tokens or 0,
+        cached_input_tokens=cached,
+        cache_write_5m_tokens=written_5m,
+        cache_write_1h_tokens=written_1h,
+        search_count=counts.find(_SEARCHES) or 0,
+    )
+    return usage, tuple(counts.anomalies)
 
 
 def read_cost_nanousd(raw: Mapping[str, Any]) -> int | None:

@@ -107,6 +107,8 @@ def good_values(key: Key) -> Iterator[Any]:
         yield from (True, False)
     elif key.type == "int":
         yield from (key.low, key.high, *([key.default] if key.default is not None else []))
+    elif key.choices and key.type == "texts":
+        yield from ([key.choices[0]], list(key.choices))
     elif key.choices:
         yield from (*key.choices, *key.spellings)
     elif key.type == "path":
@@ -130,6 +132,8 @@ def bad_values(key: Key) -> Iterator[Any]:
     yield from WRONG_TYPES[key.type]
     if key.type == "int" and key.low is not None and key.high is not None:
         yield from (key.low - 1, key.high + 1, 10**25)
+    elif key.choices and key.type == "texts":
+        yield from ([], ["nothing-like-it"])
     elif key.choices:
         yield from ("", "nothing-like-it")
     elif key.type == "path":

@@ -70,7 +70,7 @@ EXPECTED = """\
 14:3 journal.durability: must be one of full, relaxed; did you mean "full"? [bad_enum]
 15:27 journal.witness_copies[1]: must be absolute, or below the home directory with ~/ [bad_path]
 18:1 model_provider.default_chat_model_id: unknown model "gpt-4"; did you mean "gpt-5"? [unknown_model]
-22:1 model_provider.providers[0].kind: must be one of deterministic, openai_compatible; did you mean "openai"? [bad_enum]
+22:1 model_provider.providers[0].kind: must be one of deterministic, openai_compatible, anthropic; did you mean "openai"? [bad_enum]
 27:1 model_provider.providers[1].base_url: 127.0.0.1 is a loopback address; add allow_private_base_url = true to this provider [private_address_refused]
 28:13 model_provider.providers[1].headers.Host: header "Host" is not for a provider entry to set [bad_header]
 31:1 model_provider.providers[2].provider_id: "local" is another provider's name already (palyra.toml:25:1) [duplicate_provider]

@@ -55,6 +55,14 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         provider("opnai") + model("m", "opnai") + model("n", "openai"),
         [("unknown_provider", "model_provider.models[1].provider_id")],
     ),
+    "kind anthropic knows chat alone": (
+        provider("a", 'api_key_env = "K"', kind="anthropic") + model() + model("v", "a", 'role = "embeddings"'),
+        [("role_not_supported_by_kind", "model_provider.models[1].role")],
+    ),
+    "a flavor means nothing to kind anthropic": (
+        provider("a", 'api_key_env = "K"', 'flavor = "groq"', kind="anthropic") + model(),
+        [("setting_without_effect", f"{P}.flavor")],
+    ),
     "model of a broken provider is not a second fault": (
         top('default_chat_model_id = "m"') + provider(kind="x") + model(),
         [("bad_enum", f"{P}.kind")],
@@ -254,7 +262,7 @@ def test_entries_resolve_to_everything_filled(load: Any) -> None:
     assert chat == ModelEntry(
         model_id="m", provider_id="main", upstream_model="m",
         capabilities=msgspec.structs.replace(row_of("generic", "chat").capabilities, vision=False),
-        max_context_tokens=128_000, max_output_tokens=7, max_tokens_per_event=128_000,
+        upstream_apis=["chat"], max_context_tokens=128_000, max_output_tokens=7, max_tokens_per_event=128_000,
         request_timeout_ms=5_000, first_byte_timeout_ms=70_000, price_model="m",
     )  # fmt: skip
     assert registry.default_chat_model_id == "m"
@@ -328,6 +336,26 @@ def test_flavor_is_recognised_by_host_alone() -> None:
     assert flavor_of_host("127.0.0.1") == "generic"
     assert flavor_of_host("") == "generic"
     assert traits_of("deterministic", "").key == "none"
+
+
+@pytest.mark.parametrize(
+    ("written", "resolved"),
+    [
+        ("", "https://api.anthropic.com/v1"),
+        ('base_url = "https://api.anthropic.com"', "https://api.anthropic.com/v1"),
+        ('base_url = "https://api.anthropic.com/v1/"', "https://api.anthropic.com/v1"),
+        ('base_url = "https://x.example/anthropic"', "https://x.example/anthropic/v1"),
+    ],
+)
+def test_kind_anthropic_has_ways_of_its_own(load: Any, written: str, resolved: str) -> None:
+    """Its address may lack the version, its key has a header of its own, its models speak messages and think."""
+    text = provider("a", written, 'api_key_env = "K"', kind="anthropic") + model()
+    registry = load(text).config.model_provider.registry
+    entry, chat = registry.providers[0], registry.models[0]
+    assert (entry.base_url, entry.flavor, entry.auth_scheme) == (resolved, "", "x-api-key")
+    assert (chat.upstream_apis, chat.reasoning) == (["messages"], "effort")
+    assert chat.capabilities == row_of("anthropic", "chat").capabilities
+    assert chat.max_context_tokens == 200_000
 
 
 def test_named_key_is_a_reference(load: Any) -> None:

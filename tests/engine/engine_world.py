@@ -30,7 +30,8 @@ from palyra.engine.exchange import ClientGone
 from palyra.engine.ids import SeededIds
 from palyra.engine.run import Reply, RunSettings, RunTask
 from palyra.engine.runs import Runs
-from palyra.engine.surfaces import ChatSurface, EmbeddingsSurface
+from palyra.engine.surfaces import EmbeddingsSurface
+from palyra.engine.text_surface import ChatSurface
 from palyra.errors import PalyraError
 from palyra.events.base import Draft, Fact
 from palyra.events.config import ConfigAdopted

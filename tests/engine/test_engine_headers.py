@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 
-from engine_world import provider
+from engine_world import model, provider
 
-from palyra.engine.surfaces import ChatSurface
+from palyra.engine.surfaces import Part
+from palyra.engine.text_surface import ChatSurface
 from palyra.wire.request import decode_chat
 
 
 def surface(**headers: str) -> ChatSurface:
     body = json.dumps({"messages": [{"role": "user", "content": "x"}]}).encode()
-    return ChatSurface(decode_chat(body), {name.replace("_", "-"): value for name, value in headers.items()})
+    came = ChatSurface(decode_chat(body), {name.replace("_", "-"): value for name, value in headers.items()})
+    came.prepare(Part(), provider("a"), model("m", "a"), None)
+    return came
 
 
 def test_only_named_headers_pass() -> None:

@@ -27,7 +27,8 @@ from sim_plan import Accident, Arrival, Plan
 from palyra.decisions.runs import AdmitRun
 from palyra.engine.client import Reply
 from palyra.engine.run import RunTask
-from palyra.engine.surfaces import ChatSurface, EmbeddingsSurface
+from palyra.engine.surfaces import EmbeddingsSurface
+from palyra.engine.text_surface import ChatSurface
 from palyra.errors import JournalUnwritable, Refusal
 from palyra.wire.request import decode_chat, decode_embeddings
 

@@ -1,0 +1,171 @@
+"""The dialects, and what is made of a request or an answer that comes in one of them and leaves in another.
+
+A row for each dialect holds its reader and its writer; no function here or elsewhere knows a pair of them. Where
+both sides speak the same, bytes go through instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from palyra.wire.answer_reader import StreamReader, fold
+from palyra.wire.answer_writer import Reply, StreamWriter, written
+from palyra.wire.chat_answer import ChatReader
+from palyra.wire.chat_call import write_chat_call
+from palyra.wire.chat_reply import ChatWriter, write_chat_reply
+from palyra.wire.chat_request import read_chat_request
+from palyra.wire.losses import losses_by_target
+from palyra.wire.messages_answer import MessagesReader
+from palyra.wire.messages_call import write_messages_call
+from palyra.wire.messages_relay import MessagesOutlet, prepare_messages
+from palyra.wire.messages_reply import PING, MessagesWriter, write_messages_reply
+from palyra.wire.messages_request import read_messages_request
+from palyra.wire.neutral import Dialect, Foreign, NeutralRequest
+from palyra.wire.neutral_answer import Answer, Event, events_of
+from palyra.wire.openai_chat import ChatStreamMeter, prepare_chat
+from palyra.wire.openai_edits import rename_model
+from palyra.wire.parameters import Policy
+from palyra.wire.reply_facts import ReplyFacts, facts_of
+from palyra.wire.request import SurfaceRequest
+from palyra.wire.sse import SseSplitter, comment, event_data, event_name
+from palyra.wire.stream_meter import EventMeter, Outlet, StreamMeter, Translation
+from palyra.wire.target import Prepared, Target
+
+
+class WholeReader(StreamReader, Protocol):
+    """Reads streams, and whole answers by the same steps."""
+
+    def read_whole(self, body: bytes) -> list[Event]: ...
+
+
+class MakeReader(Protocol):
+    def __call__(self, *, vendor: str, seed: str) -> WholeReader: ...
+
+
+class DialectRow(NamedTuple):
+    """What one dialect needs: the request in and out, the answer in and out, and the bytes passed through."""
+
+    #: Below a provider's base URL.
+    path: str
+    read_request: Callable[[bytes], NeutralRequest]
+    write_call: Callable[[NeutralRequest, Target], Prepared]
+    reader: MakeReader
+    writer: Callable[[Reply], StreamWriter]
+    write_reply: Callable[[Answer, Reply], bytes]
+    #: A sign of life for the client of a silent stream.
+    keepalive: bytes
+
+
+DIALECT_ROWS: Mapping[str, DialectRow] = MappingProxyType(
+    {
+        "chat": DialectRow(
+            "/chat/completions",
+            read_chat_request,
+            write_chat_call,
+            ChatReader,
+            ChatWriter,
+            write_chat_reply,
+            comment(""),
+        ),
+        "messages": DialectRow(
+            "/messages",
+            read_messages_request,
+            write_messages_call,
+            MessagesReader,
+            MessagesWriter,
+            write_messages_reply,
+            PING,
+        ),
+    }
+)
+
+
+def neutral_of(request: SurfaceRequest) -> NeutralRequest:
+    """Return a request in no dialect; raises `WireError` with the field at fault."""
+    return request.neutral or DIALECT_ROWS[request.surface].read_request(request.body)
+
+
+def read_in_full(decode: Callable[[bytes], SurfaceRequest], policy: Policy, body: bytes) -> SurfaceRequest:
+    """Decode a request, read it into the neutral form, and note where it cannot be sent."""
+    request = decode(body)
+    neutral = neutral_of(request)
+    return msgspec.structs.replace(request, neutral=neutral, losses=losses_by_target(neutral, policy))
+
+
+def pass_through(request: SurfaceRequest, target: Target) -> Prepared:
+    """Return the client's own body, spliced for a provider of its dialect."""
+    if request.surface == "messages":
+        return prepare_messages(request, target)
+    return prepare_chat(
+        request,
+        upstream_model=target.model,
+        output_cap_tokens=target.output_cap_tokens,
+        cap_field=target.ways.cap_field,
+        ask_usage=target.ask_usage,
+    )
+
+
+class Channel(NamedTuple):
+    """One attempt's way between a client and a provider."""
+
+    client: Dialect
+    target: Target
+    reply: Reply
+    #: What ids are made of that the provider leaves out.
+    seed: str
+
+    @property
+    def is_passthrough(self) -> bool:
+        return self.client == self.target.dialect
+
+    def reader(self) -> WholeReader:
+        return DIALECT_ROWS[self.target.dialect].reader(vendor=self.target.vendor, seed=self.seed)
+
+    def read_whole(self, body: bytes) -> tuple[ReplyFacts, Answer, bytes]:
+        """Return the facts of a whole answer, what it says, and it as the client gets it."""
+        answer = fold(self.reader().read_whole(body))
+        if self.is_passthrough:
+            return facts_of(answer), answer, rename_model(body, self.target.model, self.reply.model)
+        return facts_of(answer), answer, DIALECT_ROWS[self.client].write_reply(answer, self.reply)
+
+    def meter(self, output_cap_tokens: int | None) -> StreamMeter:
+        """Return what a stream goes through."""
+        if self.is_passthrough and self.client == "chat":
+            return ChatStreamMeter(
+                upstream_model=self.target.model,
+                public_model=self.reply.model,
+                wants_usage=self.reply.wants_usage,
+                output_cap_tokens=output_cap_tokens,
+            )
+        return EventMeter(self.reader(), self._outlet(), output_cap_tokens=output_cap_tokens)
+
+    def _outlet(self) -> Outlet:
+        if self.is_passthrough:
+            return MessagesOutlet(upstream_model=self.target.model, public_model=self.reply.model)
+        return Translation(DIALECT_ROWS[self.client].writer(self.reply))
+
+
+def whole_of_stream(dialect: Dialect, stream: bytes, reply: Reply) -> bytes | None:
+    """Return the whole answer that a client makes of a stream; None where it holds what only its dialect knows."""
+    reader = DIALECT_ROWS[dialect].reader(vendor="", seed="")
+    events = [
+        event
+        for block in SseSplitter().feed(stream)
+        if (data := event_data(block))
+        for event in reader.read(event_name(block), data)
+    ]
+    answer = fold([*events, *reader.finish()])
+    if any(isinstance(part, Foreign) for part in answer.parts):
+        return None
+    return DIALECT_ROWS[dialect].write_reply(answer, reply)
+
+
+def stream_of_whole(dialect: Dialect, whole: bytes, reply: Callable[[str], Reply]) -> bytes:
+    """Return a whole answer as the stream that says the same; `reply` is asked with the answer's model."""
+    row = DIALECT_ROWS[dialect]
+    answer = fold(row.reader(vendor="", seed="").read_whole(whole))
+    return written(row.writer(reply(answer.model)), events_of(answer))

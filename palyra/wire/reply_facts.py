@@ -1,0 +1,54 @@
+"""What an answer amounts to, whichever dialect it came in: what is recorded of it, and none of its text."""
+
+from __future__ import annotations
+
+import msgspec
+
+from palyra.usage import TokenUsage
+from palyra.wire.neutral import Call, Foreign, Reasoning, Refused, Text
+from palyra.wire.neutral_answer import Answer
+from palyra.wire.tokens import TokenTally
+
+
+class ReplyFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer amounts to; none of its text."""
+
+    #: A neutral word (`neutral_answer.Stop`): derived from what was emitted.
+    stop: str
+    #: The provider's own word, "" when it gave none.
+    raw_stop: str
+    usage: TokenUsage | None
+    #: Codes of what was odd about the usage.
+    anomalies: tuple[str, ...]
+    #: The model as the provider names it, often a dated version.
+    upstream_model: str
+    response_id: str
+    #: `chars-v1` over the text that was emitted.
+    output_tokens_estimate: int
+    #: What the provider says it cost.
+    provider_cost_nanousd: int | None
+
+
+def facts_of(answer: Answer) -> ReplyFacts:
+    """Return the facts of a whole answer."""
+    tally = TokenTally()
+    for part in answer.parts:
+        match part:
+            case Text(text=text) | Refused(text=text) | Reasoning(text=text):
+                tally.add(text)
+            case Call(name=name, arguments=arguments):
+                tally.add(name)
+                tally.add(arguments)
+            case Foreign(raw=raw):
+                tally.add(raw.decode("utf-8", "replace"))
+    usage = answer.usage
+    return ReplyFacts(
+        stop=answer.stop,
+        raw_stop=answer.raw_stop,
+        usage=None if usage is None else usage.usage,
+        anomalies=() if usage is None else usage.anomalies,
+        upstream_model=answer.model,
+        response_id=answer.response_id,
+        output_tokens_estimate=tally.tokens,
+        provider_cost_nanousd=None if usage is None else usage.cost_nanousd,
+    )
