@@ -23,6 +23,7 @@ from palyra.config.load import LoadedConfig, load_given
 from palyra.config.state import StatePaths, find_state_dir
 from palyra.config.tree import Config
 from palyra.daemon.console import Console
+from palyra.daemon.doorkeeper import Doorkeeper
 from palyra.daemon.gateway import Gateway, RequestLine
 from palyra.daemon.logs import Log
 from palyra.daemon.requests import GatewayLimits
@@ -34,6 +35,7 @@ from palyra.engine.console.changes import Changer, Desk
 from palyra.engine.console.live import LiveSights
 from palyra.engine.core import Core, load_state
 from palyra.engine.ids import SystemIds
+from palyra.engine.logins import Logins
 from palyra.engine.machine import MachineChore
 from palyra.engine.run import RunSettings
 from palyra.engine.runs import Runs
@@ -309,12 +311,15 @@ class Daemon:
             lock=lambda: self._home.lock_state,
             zone=self.config.cli.timezone,
         )
-        changer = Changer(Desk(self.core, self.vault, runs=self.runs))
+        changer = Changer(Desk(self.core, self.vault, runs=self.runs, key_files=self._home.key_files))
         self._stack.push_async_callback(changer.settle)
+        logins = Logins(self.core)
         return Console(
             sights=sights,
             changer=changer,
             access=self.access,
+            logins=logins,
+            doorkeeper=Doorkeeper(self.core, logins, lambda: self.url),
             entrance=self.gateway.entrance,
             is_draining=lambda: self.gateway.is_draining,
             on_bug=self._on_bug,

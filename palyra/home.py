@@ -115,6 +115,11 @@ class Home(Protocol):
         """Return what folds the journal away from the loop."""
         ...
 
+    @property
+    def key_files(self) -> Mapping[str, Path]:
+        """Where keys are kept for the programs of this machine, by the keys' names."""
+        ...
+
     async def client_key(self, access: Access) -> Secret:
         """See to it that local programs have a key, and return it."""
         ...
@@ -273,6 +278,10 @@ class DiskHome:
     def past(self) -> ChildPast:
         return ChildPast(self.files)
 
+    @property
+    def key_files(self) -> Mapping[str, Path]:
+        return {path.name: path for path in (self.paths.admin_token, self.paths.client_key)}
+
     async def client_key(self, access: Access) -> Secret:
         await access.ensure_keys(self.paths)
         key = read_key_file(self.paths.client_key)
@@ -338,6 +347,10 @@ class MemoryHome:
 
     def past(self) -> ThreadPast:
         return ThreadPast(self._journal)
+
+    @property
+    def key_files(self) -> Mapping[str, Path]:
+        return {}
 
     async def client_key(self, access: Access) -> Secret:
         return await access.issue("client", "client.key")

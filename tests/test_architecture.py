@@ -82,6 +82,9 @@ MAY_REVEAL = {
     "auth.references": "reads what a reference leads to",
     "auth.sealing": "derives keys from the vault's",
     "auth.sealed": "seals what it is given",
+    "daemon.doorkeeper": "hands a browser the cookie and the token of its login",
+    "engine.console.keys": "gives the one answer that holds a new key",
+    "engine.logins": "digests what it hands out",
     "cli.env": "prints the user's own client key when asked to",
     "app": "hands the program that embeds it the client key of its own daemon",
 }

@@ -21,6 +21,18 @@ EVERY_ANSWER = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
+#: On each answer of the console: it is kept nowhere, framed nowhere, and runs nothing but its own files.
+CONSOLE_ANSWER = {
+    "Cache-Control": "no-store",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+        " form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    ),
+}
+
 EVENT_STREAM = {
     **EVERY_ANSWER,
     "Content-Type": "text/event-stream; charset=utf-8",

@@ -6,14 +6,17 @@ answered is defined elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from palyra.daemon.answers import JSON
+from palyra.daemon.answers import CONSOLE_ANSWER, JSON
 from palyra.daemon.bodies import Bodies
+from palyra.daemon.doorkeeper import Door, Doorkeeper
+from palyra.daemon.doorkeeper import Told as DoorTold
 from palyra.daemon.operators import Operator, authorize
 from palyra.daemon.requests import NOWHERE, Entrance, Route, Visit
 from palyra.engine.access import Access
@@ -22,9 +25,13 @@ from palyra.engine.console.changes import Change, Changer
 from palyra.engine.console.frame import Question, Told, read_body, read_query
 from palyra.engine.console.live import LiveSights
 from palyra.engine.console.table import CHANGES, QUESTIONS
+from palyra.engine.logins import Logins
 from palyra.errors import CODES, PalyraError, Refusal, Refused
+from palyra.units import ms_to_s
 
 PREFIX = "/console/v1/"
+#: The one place that knows nobody yet.
+LOGIN = "auth/login"
 
 _BODY_MAX_BYTES = 1 << 20
 _KEY_MAX_CHARS = 200
@@ -32,13 +39,15 @@ _KEY_MAX_CHARS = 200
 _FRAME = ("at", "at_least", "zone")
 
 Answer = tuple[int, dict[str, str], bytes]
+#: What stands behind a path and a method.
+Thing = Question[Any, Any] | Change[Any, Any] | Door
 
 
 class _Found(NamedTuple):
     """A place of the API, and what stands in its placeholders."""
 
     template: str
-    methods: Mapping[str, Question[Any, Any] | Change[Any, Any]]
+    methods: Mapping[str, Thing]
     place: dict[str, str]
 
 
@@ -51,18 +60,24 @@ class Console:
         sights: LiveSights,
         changer: Changer,
         access: Access,
+        logins: Logins,
+        doorkeeper: Doorkeeper,
         entrance: Entrance,
         is_draining: Callable[[], bool],
         on_bug: Callable[[str], None],
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        self._pause = pause
         self._sights = sights
         self._changer = changer
         self._access = access
+        self._logins = logins
+        self._doorkeeper = doorkeeper
         self._entrance = entrance
         self._is_draining = is_draining
         self._on_bug = on_bug
         self._bodies = Bodies(max_request_bytes=_BODY_MAX_BYTES, max_inflight_bytes=16 * _BODY_MAX_BYTES)
-        self._places: dict[str, dict[str, Question[Any, Any] | Change[Any, Any]]] = {}
+        self._places: dict[str, dict[str, Thing]] = {path: dict(doors) for path, doors in doorkeeper.places.items()}
         for question in QUESTIONS:
             self._places.setdefault(question.path, {})["GET"] = question
         for change in CHANGES:
@@ -72,16 +87,24 @@ class Console:
         """Return status, headers and body; raises nothing but cancellation."""
         operator: Operator | None = None
         try:
+            self._entrance.check_host(visit)
+            if visit.request.path == PREFIX + LOGIN and visit.request.method == "POST":
+                visit.route = Route(PREFIX + LOGIN, "console", "", {})
+                self._doorkeeper.check_login(visit)
+                return _answer(await self._doorkeeper.log_in(visit, await self._read(visit)))
             found = self._find(visit)
             thing = found.methods.get(visit.request.method)
             if thing is None:
                 message = f"{found.template} takes {' and '.join(found.methods)} only."
                 raise Refused(Refusal(code="method_not_allowed", message=message))
-            self._entrance.check_host(visit)
-            known = authorize(visit, self._access, thing.scope, is_change=isinstance(thing, Change))
+            is_change = thing.is_change if isinstance(thing, Door) else isinstance(thing, Change)
+            known = authorize(visit, self._access, self._logins, thing.scope, is_change=is_change)
             if isinstance(known, Refusal):
                 raise Refused(known)
             operator = known
+            if isinstance(thing, Door):
+                await self._read(visit)
+                return _answer(await thing.act(visit, operator, found.place.get("id", "")))
             if isinstance(thing, Change):
                 told = await self._change(visit, thing, found.place, operator)
             else:
@@ -96,7 +119,9 @@ class Console:
             self._on_bug(visit.run_id)
             refusal, hint = Refusal(code="internal", message="Something went wrong here."), None
         if operator is None:
-            self._access.deny("console", refusal.code, visit.request.remote or "")
+            delay_ms = self._access.deny("console", refusal.code, visit.peer.address)
+            if delay_ms:
+                await self._pause(ms_to_s(delay_ms))
         return _error(refusal, hint, visit)
 
     def _find(self, visit: Visit) -> _Found:
@@ -141,7 +166,7 @@ class Console:
             message = f"Idempotency-Key is a text of at most {_KEY_MAX_CHARS} characters."
             raise Refused(Refusal(code="invalid_header", message=message))
         params = read_body(change.params, await self._read(visit), place)
-        return await self._changer.change(change, params, actor=operator.actor, key=key)
+        return await self._changer.change(change, params, actor=operator.actor, scopes=operator.scopes, key=key)
 
     async def _read(self, visit: Visit) -> bytes:
         if not visit.request.can_read_body:
@@ -165,7 +190,11 @@ def _match(template: list[str], parts: list[str]) -> dict[str, str] | None:
 
 
 def _headers() -> dict[str, str]:
-    return {**JSON, "Cache-Control": "no-store"}
+    return {**JSON, **CONSOLE_ANSWER}
+
+
+def _answer(told: DoorTold) -> Answer:
+    return told.status, {**_headers(), **told.headers}, told.data
 
 
 def _error(refusal: Refusal, hint: str | None, visit: Visit) -> Answer:

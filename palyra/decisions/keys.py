@@ -154,9 +154,14 @@ def authorize(caller: Caller, scope: str, peer_address: str) -> Refusal | None:
     if caller.kind != "client":
         message = "This is the operator's key; programs use a client key (`palyra env` prints yours)."
         return Refusal(code="wrong_key_kind", message=message)
-    if caller.allowed_cidrs and not is_within(peer_address, caller.allowed_cidrs):
-        return Refusal(code="peer_not_allowed", message="This key may not be used from your address.")
-    return scope_refusal(caller.scopes, scope)
+    return peer_refusal(caller, peer_address) or scope_refusal(caller.scopes, scope)
+
+
+def peer_refusal(caller: Caller, peer_address: str) -> Refusal | None:
+    """Return why a key may not be used from an address, or None."""
+    if not caller.allowed_cidrs or is_within(peer_address, caller.allowed_cidrs):
+        return None
+    return Refusal(code="peer_not_allowed", message="This key may not be used from your address.")
 
 
 def scope_refusal(scopes: Sequence[str], scope: str) -> Refusal | None:

@@ -106,13 +106,19 @@ class Access:
         await self._core.record([_issued(key, display_name)])
         return key.secret
 
-    def identify(self, headers: Mapping[str, str], peer_address: str) -> Caller | Refusal:
-        """Return who sent a request with these headers (names in lower case)."""
+    def identify(
+        self, headers: Mapping[str, str], peer_address: str, *, may_be_anonymous: bool = True
+    ) -> Caller | Refusal:
+        """Return who sent a request with these headers (names in lower case).
+
+        `may_be_anonymous`: where configuration lets local programs come without a key, this place does too.
+        """
         presented = presented_key(headers)
         if isinstance(presented, Refusal):
             return presented
         may_be_anonymous = (
-            presented is None
+            may_be_anonymous
+            and presented is None
             and self._anonymous == "loopback"
             and is_plain_local(headers, classify_address(peer_address))
         )

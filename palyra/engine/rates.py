@@ -15,6 +15,10 @@ _MINUTE_US = 60 * US_PER_S
 FAILURES_FREE_COUNT = 20
 _DELAY_MIN_MS, _DELAY_MAX_MS = 1_000, 5_000
 PEERS_MAX_COUNT = 1_024
+#: Failed logins of a peer that cost nothing, the window that they are counted in, and the longest wait after more.
+_LOGIN_FREE_COUNT, _LOGIN_WINDOW_US, _LOGIN_WAIT_MAX_S = 5, 15 * _MINUTE_US, 60
+#: Failed logins of everybody in a minute after which all have to wait.
+_LOGINS_FAILING_COUNT = 30
 _FAILURES_KEPT_COUNT = 256
 
 
@@ -71,6 +75,10 @@ class FailureCount:
     def last_us(self) -> int:
         return self._at_us[-1] if self._at_us else 0
 
+    def clear_us(self, count: int) -> int:
+        """Return when fewer than so many are left in the window."""
+        return self._at_us[len(self._at_us) - count] + self._window_us
+
 
 class PeerFailures:
     """Failures by peer, of the newest peers only: nobody can fill the memory with addresses."""
@@ -102,3 +110,31 @@ def failing_delay_ms(failures_count: int) -> int:
     if failures_count < FAILURES_FREE_COUNT:
         return 0
     return min(_DELAY_MAX_MS, _DELAY_MIN_MS * (failures_count // FAILURES_FREE_COUNT))
+
+
+class LoginLock:
+    """How long somebody waits who has failed to log in: alone, and all together."""
+
+    def __init__(self) -> None:
+        self._peers = PeerFailures(_LOGIN_WINDOW_US)
+        self._all = FailureCount(_MINUTE_US)
+
+    def note(self, peer: str, now_us: int) -> None:
+        """Count a failed login."""
+        self._peers.note(peer, now_us)
+        self._all.note(now_us)
+
+    def forget(self, peer: str) -> None:
+        """Forget the failures of a peer that has logged in."""
+        self._peers.forget(peer)
+
+    def wait_ms(self, peer: str, now_us: int) -> int:
+        """Return how long until this peer may try again, whatever it would show; 0 for now."""
+        count, last_us = self._peers.of(peer, now_us)
+        until_us = now_us
+        if count >= _LOGIN_FREE_COUNT:
+            wait_s = min(_LOGIN_WAIT_MAX_S, 2 ** min(count - _LOGIN_FREE_COUNT, 10))
+            until_us = last_us + wait_s * US_PER_S
+        if self._all.count(now_us) >= _LOGINS_FAILING_COUNT:
+            until_us = max(until_us, self._all.clear_us(_LOGINS_FAILING_COUNT))
+        return ceil_div(max(0, until_us - now_us), US_PER_MS)

@@ -33,6 +33,8 @@ PATHS = {
     "journal/events": "journal/events",
     "journal/events/{event}": "journal/events/1",
     "journal/status": "journal/status",
+    "keys": "keys",
+    "keys/{key}": "keys/client.key",
     "models": "models",
     "pricing": "pricing",
     "runs": "runs",
@@ -163,10 +165,11 @@ async def test_the_past_is_what_the_file_says(tmp_path: Path) -> None:
         for position in (0, 1, head // 2, head):
             for question in QUESTIONS:
                 answer = await ask(PATHS[question.path], at=position, zone="UTC")
-                place = {"run": "last"} if "{run}" in question.path else {"event": "1"}
-                params = question.params(**(place if "{" in question.path else {}))
+                places = {"run": "last", "event": "1", "key": "client.key"}
+                place = {name: text for name, text in places.items() if f"{{{name}}}" in question.path}
+                params = question.params(**place)
                 if answer.status != 200:
-                    assert answer.code in ("run_not_found", "position_not_found")
+                    assert answer.code in ("run_not_found", "position_not_found", "key_not_found")
                     continue
                 told = ask_file(
                     question,

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from palyra.auth.keyfiles import write_key_file
+from palyra.decisions.keys import ALL_SCOPES
 from palyra.engine.console.frame import AnswerT, At, Params, Told, tell
 from palyra.engine.core import Batch, Core
 from palyra.engine.runs import Runs
@@ -21,6 +25,7 @@ from palyra.engine.vault import VaultKeeper
 from palyra.errors import PalyraError, Refusal, Refused
 from palyra.events.base import Draft
 from palyra.projections.commands import mark_of
+from palyra.redaction import Secret
 
 #: Outcomes that are at hand for a repeat; of an older one only its place in the journal is known.
 _OUTCOMES_MAX_COUNT = 1_000
@@ -40,10 +45,19 @@ class DaemonNotRunning(PalyraError):
 class Desk:
     """What changes work on. Without a daemon there is nothing but journal and vault."""
 
-    def __init__(self, core: Core, vault: VaultKeeper, *, runs: Runs | None = None) -> None:
+    def __init__(
+        self,
+        core: Core,
+        vault: VaultKeeper,
+        *,
+        runs: Runs | None = None,
+        key_files: Mapping[str, Path] = MappingProxyType({}),
+    ) -> None:
+        """`key_files`: where the keys of these names are kept for the programs of this machine."""
         self.core = core
         self.vault = vault
         self._runs = runs
+        self._key_files = key_files
 
     @property
     def live_runs(self) -> Runs:
@@ -52,14 +66,37 @@ class Desk:
             raise DaemonNotRunning
         return self._runs
 
+    def keep_key(self, name: str, secret: Secret) -> None:
+        """Put a key of this name into its file, where it has one."""
+        path = self._key_files.get(name)
+        if path is not None:
+            write_key_file(path, secret)
+
+    async def cancel_runs_of(self, key_id: str, *, by: str) -> None:
+        """End the open runs of a key; without a daemon there are none."""
+        if self._runs is None:
+            return
+        mine = [
+            run
+            for run in self._runs.open.values()
+            if (found := self.core.state.runs.open.get(run.run_id)) and found.key_id == key_id
+        ]
+        settled = [done for run in mine if (done := run.cancel("operator", by=by)) is not None]
+        if settled:
+            await asyncio.wait(settled)
+
 
 class Order:
     """One change on its way: who wants it, and the journal's ear."""
 
-    def __init__(self, desk: Desk, actor: str, command_key: str = "") -> None:
+    def __init__(
+        self, desk: Desk, actor: str, command_key: str = "", *, scopes: Sequence[str] = ALL_SCOPES
+    ) -> None:
         self.desk = desk
         self.core = desk.core
         self.actor = actor
+        #: What whoever wants it may do.
+        self.scopes = scopes
         self._command_key = command_key
         self._position = 0
 
@@ -102,11 +139,20 @@ class Change(NamedTuple, Generic[ChangeT, AnswerT]):
     scope: str = "operate"
     #: It is about what only a running daemon has; any other can be made in the journal alone.
     needs_daemon: bool = False
+    #: What a repeat gets of the first answer; None for the whole.
+    repeated: Callable[[AnswerT], AnswerT] | None = None
 
 
 class _Outcome(NamedTuple):
     digest: str
-    task: asyncio.Task[Told]
+    task: asyncio.Task[_Done]
+
+
+class _Done(NamedTuple):
+    """The answer to a change, and what a repeat gets."""
+
+    told: Told
+    repeated: Told
 
 
 class Changer:
@@ -115,12 +161,23 @@ class Changer:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._outcomes: dict[str, _Outcome] = {}
-        self._under_way: set[asyncio.Task[Told]] = set()
+        self._under_way: set[asyncio.Task[_Done]] = set()
 
-    async def change(self, change: Change[ChangeT, AnswerT], params: ChangeT, *, actor: str, key: str = "") -> Told:
-        """Make a change and return its answer, or that of the first time; raises `PalyraError`."""
+    async def change(
+        self,
+        change: Change[ChangeT, AnswerT],
+        params: ChangeT,
+        *,
+        actor: str,
+        scopes: Sequence[str] = ALL_SCOPES,
+        key: str = "",
+    ) -> Told:
+        """Make a change and return its answer, or that of the first time; raises `PalyraError`.
+
+        `scopes` are those of whoever wants it.
+        """
         if not key:
-            return await asyncio.shield(self._start(change, params, actor, ""))
+            return (await asyncio.shield(self._start(change, params, actor, scopes, ""))).told
         name = f"{actor}|{key}"
         digest = _digest_of(change, params)
         first = self._outcomes.get(name)
@@ -128,25 +185,30 @@ class Changer:
             # What a client wrote as its key does not stand in the journal.
             command_key = f"change|{hashlib.sha256(name.encode()).hexdigest()[:32]}"
             self._refuse_old(command_key)
-            first = self._outcomes[name] = _Outcome(digest, self._start(change, params, actor, command_key))
+            started = self._start(change, params, actor, scopes, command_key)
+            first = self._outcomes[name] = _Outcome(digest, started)
             first.task.add_done_callback(lambda task: self._forget_failed(name, task))
             self._thin()
-        elif first.digest != digest:
+            return (await asyncio.shield(started)).told
+        if first.digest != digest:
             message = "This Idempotency-Key was used for something else."
             raise Refused(Refusal(code="idempotency_key_reused", message=message))
-        return await asyncio.shield(first.task)
+        return (await asyncio.shield(first.task)).repeated
 
     async def settle(self) -> None:
         """Wait for the changes that are under way."""
         if self._under_way:
             await asyncio.wait(self._under_way)
 
-    def _start(self, change: Change[ChangeT, AnswerT], params: ChangeT, actor: str, key: str) -> asyncio.Task[Told]:
-        async def act() -> Told:
-            order = Order(self._desk, actor, key)
+    def _start(
+        self, change: Change[ChangeT, AnswerT], params: ChangeT, actor: str, scopes: Sequence[str], key: str
+    ) -> asyncio.Task[_Done]:
+        async def act() -> _Done:
+            order = Order(self._desk, actor, key, scopes=scopes)
             order.core.check_writable()
             answer = await change.act(order, params)
-            return tell(answer, order.at)
+            told = tell(answer, order.at)
+            return _Done(told, told if change.repeated is None else tell(change.repeated(answer), order.at))
 
         task = asyncio.create_task(act(), name=f"change {change.path}")
         self._under_way.add(task)
@@ -161,7 +223,7 @@ class Changer:
             details = {"position": mark.position}
             raise Refused(Refusal(code="idempotency_result_gone", message=message, details=details))
 
-    def _forget_failed(self, name: str, task: asyncio.Task[Told]) -> None:
+    def _forget_failed(self, name: str, task: asyncio.Task[_Done]) -> None:
         """A change that was not made may be tried again under its key."""
         if task.cancelled() or task.exception() is not None:
             self._outcomes.pop(name, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from palyra.engine.console import changes, config, frame, journal, models, pricing, runs, status, vault
+from palyra.engine.console import changes, config, frame, journal, keys, models, pricing, runs, status, vault
 from palyra.engine.history import EventAnswer, RunReport
 from palyra.engine.inspection import FiguresAnswer
 from palyra.engine.price_questions import PricingAnswer
@@ -20,6 +20,8 @@ JOURNAL_EVENT = frame.Question(
 JOURNAL_STATUS = frame.Question(
     "journal/status", journal.FiguresParams, FiguresAnswer, journal.figures, source="rows"
 )
+KEYS = frame.Question("keys", keys.KeysParams, frame.Items[keys.KeyView], keys.keys, scope="keys:manage")
+KEY = frame.Question("keys/{key}", keys.KeyParams, keys.KeyView, keys.key, scope="keys:manage")
 MODELS = frame.Question("models", models.ModelsParams, ModelsAnswer, models.models)
 PRICING = frame.Question("pricing", pricing.PricingParams, PricingAnswer, pricing.pricing)
 RUNS = frame.Question("runs", runs.RunsParams, frame.Items[RunAnswer], runs.runs)
@@ -38,6 +40,8 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     JOURNAL_EVENTS,
     JOURNAL_EVENT,
     JOURNAL_STATUS,
+    KEYS,
+    KEY,
     MODELS,
     PRICING,
     RUNS,
@@ -48,6 +52,30 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     VAULT_STATUS,
 )
 
+KEY_CHANGE = changes.Change(
+    "PATCH", "keys/{key}", keys.ChangeParams, keys.KeyView, keys.change_key, scope="keys:manage"
+)
+KEY_ISSUE = changes.Change(
+    "POST",
+    "keys",
+    keys.IssueParams,
+    keys.KeyAnswer,
+    keys.issue_key,
+    scope="keys:manage",
+    repeated=keys.without_secret,
+)
+KEY_REVOKE = changes.Change(
+    "POST", "keys/{key}/revoke", keys.RevokeParams, keys.KeyView, keys.revoke_key, scope="keys:manage"
+)
+KEY_ROTATE = changes.Change(
+    "POST",
+    "keys/{key}/rotate",
+    keys.RotateParams,
+    keys.KeyAnswer,
+    keys.rotate_key,
+    scope="keys:manage",
+    repeated=keys.without_secret,
+)
 RUN_CANCEL = changes.Change(
     "POST", "runs/{run}/cancel", runs.CancelParams, runs.CancelAnswer, runs.cancel, needs_daemon=True
 )
@@ -65,6 +93,10 @@ VAULT_VERIFY = changes.Change(
 )
 
 CHANGES: tuple[changes.Change[Any, Any], ...] = (
+    KEY_CHANGE,
+    KEY_ISSUE,
+    KEY_REVOKE,
+    KEY_ROTATE,
     RUN_CANCEL,
     VAULT_REKEY,
     VAULT_SECRET_DELETE,
