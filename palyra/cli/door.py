@@ -67,7 +67,16 @@ class Door:
         body = {name: value for name, value in msgspec.to_builtins(params).items() if name not in names}
         return self._exchange(method, _fill(path, texts), msgspec.json.encode(body), LONG_S)
 
+    def send(self, method: str, target: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        """Send a request to a place that is no question and no change; return its answer, empty for none."""
+        data = self._send(method, target, None if body is None else msgspec.json.encode(body), LONG_S)
+        return msgspec.json.decode(data, type=dict[str, Any]) if data else {}
+
     def _exchange(self, method: str, target: str, body: bytes | None, timeout_s: float) -> Told:
+        data = self._send(method, target, body, timeout_s)
+        return Told(msgspec.json.decode(data, type=_Placed).at, data)
+
+    def _send(self, method: str, target: str, body: bytes | None, timeout_s: float) -> bytes:
         connection = self.connect(timeout_s)
         headers = self._headers | ({} if body is None else {"content-type": "application/json"})
         try:
@@ -79,9 +88,9 @@ class Door:
             raise DoorClosed(f"The daemon cannot be reached ({self.origin}): {why}.", hint="palyra status") from exc
         finally:
             connection.close()
-        if response.status != 200:
+        if response.status not in (200, 204):
             raise _error_in(data, response.status)
-        return Told(msgspec.json.decode(data, type=_Placed).at, data)
+        return data
 
     def connect(self, timeout_s: float) -> http.client.HTTPConnection:
         """Return a connection that is not open yet."""

@@ -91,7 +91,9 @@ def change_offline(
         async with _held_core(paths) as core:
             keeper = VaultKeeper(core, vault)
             await keeper.reconcile()
-            return await Changer(Desk(core, keeper)).change(change, params, actor=OPERATOR)
+            key_files = {path.name: path for path in (paths.admin_token, paths.client_key)}
+            desk = Desk(core, keeper, key_files=key_files)
+            return await Changer(desk).change(change, params, actor=OPERATOR)
 
     with take_lock(paths), contextlib.closing(open_vault(paths, settings)) as vault:
         return asyncio.run(make())
