@@ -47,7 +47,7 @@ from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
 from palyra.home import WAY_OUT, DiskHome, Home, MemoryHome
 from palyra.journal.port import Journal
-from palyra.outside import Outside, origins_of, provider_settings
+from palyra.outside import Outside, provider_settings
 from palyra.projections.state import State
 from palyra.providers.registry import ProviderSet
 from palyra.supervisor.adapters import CrossingChore, EngineLoopLog, EngineStallWatch
@@ -271,7 +271,7 @@ class Daemon:
         self._stack.push_async_callback(providers.close)
         self.runs = Runs(
             self.core,
-            Outside(providers, ReferenceSource(self.environ), self.vault, origins_of(entries)),
+            Outside(providers, ReferenceSource(self.environ), self.vault, self.core, entries),
             settings=RunSettings(sse_keepalive_ms=config.model_provider.sse_keepalive_ms),
             on_bug=self._on_bug,
         )

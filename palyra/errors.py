@@ -70,7 +70,7 @@ _CODES: dict[tuple[int, int], str] = {
     (415, 2): "unsupported_media_type",
     (421, 7): "bad_host",
     (422, 2): "idempotency_key_reused config_invalid principal_reserved unsafe_bind",
-    (429, 4): "client_rate_limited login_locked rate_limited",
+    (429, 4): "all_credentials_cooling client_rate_limited login_locked rate_limited",
     (429, 6): "budget_blocked",
     (499, 4): "client_disconnected cancelled",
     (500, 1): "internal",
@@ -83,7 +83,7 @@ _CODES: dict[tuple[int, int], str] = {
     (503, 4): (
         "all_circuits_open no_candidate provider_queue_full concurrency_timeout"
         " gateway_busy draining too_many_connections overloaded engine_stopped missing_credential interrupted"
-        " bridge_full bridge_closed"
+        " bridge_full bridge_closed no_usable_credential"
     ),
     (503, 7): "journal_unwritable journal_unreadable journal_damaged secret_damaged vault_locked vault_unreadable",
     (504, 4): (

@@ -116,5 +116,9 @@ class _Nowhere:
     def provider(self, provider_id: str) -> NoReturn:
         raise JournalUnwritable
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        return ()
+
     def secret(self, provider_id: str, credential_ref: str, revision: int) -> Secret | None:
         raise JournalUnwritable

@@ -29,6 +29,7 @@ STREAMS = {
     "client_key": ("key-a", "key-b"),
     "vault": ("vault",),
     "console_session": ("session-a", "session-b"),
+    "auth_profile": ("credential-a", "credential-b", "credential-config:a", "credentials"),
 }
 STRAY = ["", "x", "config", "daemon", "journal", *(name for names in STREAMS.values() for name in names)]
 _INTS = st.sampled_from([0, 1, 2, 64, 10_000, 1_800_000_000_000_000]) | st.integers(-(2**40), 2**40)

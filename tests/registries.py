@@ -10,15 +10,13 @@ ALL_CAPABILITIES = Capabilities(**dict.fromkeys(Capabilities.__struct_fields__, 
 
 
 def provider(provider_id: str, **changes: Any) -> ProviderEntry:
-    """Return a provider with the defaults of configuration: two retries, five failures to open its circuit."""
+    """Return a provider with the defaults of configuration: no key, two retries, a circuit of five failures."""
     defaults: dict[str, Any] = {
         "provider_id": provider_id,
         "display_name": provider_id,
         "kind": "openai_compatible",
         "flavor": "generic",
         "base_url": f"https://{provider_id}.example/v1",
-        "credential_ref": f"env:KEY_{provider_id.upper()}",
-        "auth_scheme": "bearer",
         "request_timeout_ms": 600_000,
         "connect_timeout_ms": 5_000,
         "first_byte_timeout_ms": 120_000,

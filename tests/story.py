@@ -50,6 +50,7 @@ from palyra.events.daemon import DaemonStarted
 from palyra.events.journal import JournalCreated
 from palyra.events.registry import Registry
 from palyra.events.runs import CancelReason
+from palyra.projections.auth import live_revision
 from palyra.projections.runs import Run
 from palyra.projections.state import State, decode_state, encode_state, evolve
 from palyra.units import US_PER_MS, US_PER_S
@@ -94,6 +95,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     refusal: Refusal | None = None
     #: Of a failed attempt: the wait before the same candidate is tried again.
     wait_ms: int | None = None
+    #: The credential with which it is tried at once instead.
+    credential_ref: str = ""
     #: Of a failed run's next step: the candidate that comes after.
     candidate: int | None = None
 
@@ -281,11 +284,19 @@ def admit(run_id: str, model_name: str = "gpt", **changes: Any) -> Step:
     return step
 
 
-def start(run_id: str, *, candidate: int = 0, retry: int = 0) -> Step:
-    """Start the next attempt at a candidate of the plan."""
+def start(run_id: str, *, candidate: int = 0, retry: int = 0, credential: str = "") -> Step:
+    """Start the next attempt at a candidate of the plan, by default with its first credential, if it has one."""
 
     def step(world: World) -> Outcome:
-        command = StartAttempt(candidate=candidate, retry=retry, deadline_ms=600_000)
+        planned = world.run(run_id).plan[candidate].credentials
+        ref = credential or (planned[0].credential_ref if planned else "")
+        command = StartAttempt(
+            candidate=candidate,
+            retry=retry,
+            credential_ref=ref,
+            credential_revision=live_revision(world.state, ref),
+            deadline_ms=600_000,
+        )
         return Outcome(recorded=world.record(start_attempt(world.state, world.run(run_id), command, world.now_us)))
 
     return step
@@ -328,8 +339,10 @@ def fail(
             duration_us=300_000,
             jitter_bp=jitter_bp,
         )
-        drafts, wait_ms = fail_attempt(world.state, world.run(run_id), end, world.now_us, may_retry=may_retry)
-        return Outcome(recorded=world.record(drafts), wait_ms=wait_ms)
+        failed = fail_attempt(world.state, world.run(run_id), end, world.now_us, may_retry=may_retry)
+        return Outcome(
+            recorded=world.record(failed.drafts), wait_ms=failed.wait_ms, credential_ref=failed.credential_ref
+        )
 
     return step
 

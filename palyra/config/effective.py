@@ -22,6 +22,7 @@ def effective_tree(config: Config) -> dict[str, Any]:
     tree: dict[str, Any] = _plain(config)
     # Keys of the registry are keys of [model_provider]; that they are one Struct is nobody's business.
     tree["model_provider"].update(tree["model_provider"].pop("registry"))
+    del tree["model_provider"]["max_profiles_per_candidate"]  # a key of [auth]
     for provider in tree["model_provider"]["providers"]:
         provider["headers"] = _without_values(provider["headers"])
         if provider["credential_ref"]:

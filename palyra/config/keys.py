@@ -146,6 +146,8 @@ _ROOT_KEYS = (
         "daemon",
         _choice("anonymous_client", "refuse", "refuse loopback", "loopback: local programs need no client key"),
         _texts("extra_hosts", 64, "more names that a Host header may hold", shape="host_name"),
+        _int("expiring_window_ms", 900_000, 1_000, _DAY_MS, "a token that ends this soon counts as expiring"),
+        _int("max_profiles_per_candidate", 3, 1, 16, "credentials that a model of a provider is tried with"),
     ),
     *_table(
         "vault",
@@ -251,6 +253,14 @@ _PROVIDER_KEYS = (
         _text(
             "api_key_vault_ref", None, 400, "secret of the vault that is its key: global/openai", shape="vault_ref",
             only=_REMOTE,
+        ),
+        _text(
+            "auth_profile_id", "", 64, "the one auth profile it is asked with", shape="profile_id",
+            only=_REMOTE,
+        ),
+        _text(
+            "auth_provider_kind", None, 64, "whose auth profiles it takes",
+            derived="openai or anthropic at their own address, else provider_id", shape="provider_id", only=_REMOTE,
         ),
         _choice(
             "auth_scheme", None, "bearer x-api-key none", "how the key is sent",

@@ -9,11 +9,10 @@ from typing import Any
 
 from palyra.config.document import Document
 from palyra.config.flavors import FLAVORS, Flavor, flavor_of_host, traits_of
-from palyra.config.keys import fold_env
 from palyra.config.problems import Path, quoted
 from palyra.config.rules import resolve_rules
 from palyra.config.values import NOT_WRITTEN, Reading, Sources, Values
-from palyra.events.registry import ProviderEntry
+from palyra.events.registry import ProviderEntry, origin_of
 from palyra.wire.netguard import BaseUrl, UrlProblem, validate_base_url_network_policy
 
 Listeners = Sequence[tuple[str, int]]
@@ -25,7 +24,12 @@ _RESERVED_HEADERS = frozenset(
     " content-type content-encoding accept-encoding transfer-encoding connection proxy-connection keep-alive te"
     " trailer upgrade idempotency-key".split()
 )
-_CREDENTIAL_KEYS = ("api_key_env", "api_key_file", "api_key_vault_ref")
+_CREDENTIAL_KEYS = ("api_key_env", "api_key_file", "api_key_vault_ref", "auth_profile_id")
+#: Providers whose profiles are known by their own address, whatever an entry is called.
+_LABELS = {
+    ("openai_compatible", "https://api.openai.com:443"): "openai",
+    ("anthropic", "https://api.anthropic.com:443"): "anthropic",
+}
 WITHOUT_EFFECT = "setting_without_effect"
 
 
@@ -105,7 +109,7 @@ def _resolve_credential(reading: Reading, values: Values, traits: Flavor, by_fla
         first, second = sorted(named, key=lambda name: (values.source(name).line, name))
         message = f"a provider has one key, and {first} names one ({values.source(first).place})"
         reading.refuse("credential_conflict", values, second, message)
-    if named:
+    if named and named[0] != "auth_profile_id":
         prefix = named[0].removeprefix("api_key_").removesuffix("_ref")
         values.put("credential_ref", f"{prefix}:{values.get(named[0])}", values.settings[named[0]].sources)
     else:
@@ -116,15 +120,14 @@ def _resolve_credential(reading: Reading, values: Values, traits: Flavor, by_fla
     if values.get("auth_scheme") == "none":
         for name in named:
             reading.warn(WITHOUT_EFFECT, values, name, 'means nothing with auth_scheme = "none"')
-    elif not named and values.get("enabled") and not values.faulty.intersection(_CREDENTIAL_KEYS):
-        usual = f"{fold_env(values.get('provider_id'))}_API_KEY"
-        reading.warn(
-            "no_credential_named",
-            values,
-            "api_key_env",
-            "this provider is asked with a key, and none is named",
-            suggestion=f"add: api_key_env = {quoted(usual)}",
-        )
+    kind, base_url = values.get("kind"), values.get("base_url") or ""
+    label = provider_label(kind, base_url, values.get("provider_id") or "")
+    values.derive({"auth_provider_kind": label}, Sources.derived(values.key("base_url" if base_url else "kind")))
+
+
+def provider_label(kind: str, base_url: str, provider_id: str) -> str:
+    """Return whose credentials an entry takes that does not say it itself."""
+    return _LABELS.get((kind, origin_of(base_url)), provider_id if base_url else "")
 
 
 def _check_headers(reading: Reading, values: Values) -> None:

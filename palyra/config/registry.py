@@ -44,6 +44,7 @@ def resolve_registry(reading: Reading, own: Listeners) -> tuple[Registry, list[D
         for name in Registry.__struct_fields__
         if (setting := root.settings.get(f"{_PREFIX}{name}")) is not None
     }
+    fields["max_profiles_per_candidate"] = root.get("auth.max_profiles_per_candidate")
     registry = Registry(**fields, providers=list(providers.values()), models=[model for _, model in models])
     return registry, scripts
 

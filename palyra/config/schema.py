@@ -64,6 +64,10 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
             _pattern(r"[a-z0-9][a-z0-9_.-]{0,63}"),
             "must be 1 to 64 of a-z 0-9 _ . - and start with a letter or digit",
         ),
+        "profile_id": Shape(
+            _pattern(r"[a-z0-9][a-z0-9._-]{0,63}"),
+            "must be 1 to 64 of a-z 0-9 . _ - and start with a letter or digit",
+        ),
         "model_id": Shape(
             _pattern(r"[!-)+-~]{1,256}"), "must be 1 to 256 printable ASCII characters without space and *"
         ),

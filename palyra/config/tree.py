@@ -61,6 +61,8 @@ class AuthConfig(_Table, frozen=True, kw_only=True):
 
     anonymous_client: Literal["refuse", "loopback"]
     extra_hosts: list[str]
+    expiring_window_ms: int
+    max_profiles_per_candidate: int
 
 
 class VaultConfig(_Table, frozen=True, kw_only=True):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from palyra.decisions import budgets, circuits, models, pricing, retries, usage
+from palyra.decisions import budgets, circuits, credentials, models, pricing, retries, usage
 from palyra.decisions.failures import Failure, rule_of
 from palyra.decisions.routing import next_candidate
 from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
 from palyra.events.base import Draft, Fact
+from palyra.events.circuits import CircuitOpened
 from palyra.events.registry import ProviderEntry
 from palyra.events.usage import UsageRecorded
 from palyra.projections.catalog import model_entry, provider_entry, standing_of
@@ -39,7 +41,10 @@ class StartAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def start_attempt(state: State, run: Run, command: StartAttempt, now_us: int) -> list[Draft]:
-    """Reserve and start; whether the candidate is ready was asked right before, in the same step of the loop."""
+    """Reserve and start.
+
+    Whether the candidate is ready, and with which credential, was asked right before, in the same step of the loop.
+    """
     step = run.plan[command.candidate]
     attempt = run.attempts_count + 1
     stream = f"run-{run.run_id}"
@@ -141,10 +146,18 @@ class FailureEnd(msgspec.Struct, frozen=True, kw_only=True):
     jitter_bp: int = 0
 
 
-def fail_attempt(
-    state: State, run: Run, end: FailureEnd, now_us: int, *, may_retry: bool = True
-) -> tuple[list[Draft], int | None]:
-    """Settle a failed attempt; also return the wait before the same candidate is tried again, or None."""
+class Failed(NamedTuple):
+    """What a failed attempt comes to."""
+
+    drafts: list[Draft]
+    #: The wait before the same candidate is tried again, None where it is not.
+    wait_ms: int | None = None
+    #: The credential with which it is tried at once instead.
+    credential_ref: str = ""
+
+
+def fail_attempt(state: State, run: Run, end: FailureEnd, now_us: int, *, may_retry: bool = True) -> Failed:
+    """Settle a failed attempt, and decide whether the same candidate is tried again."""
     attempt, failure = run.attempt, end.failure
     assert attempt is not None, "settling an attempt that is not open"
     provider = provider_entry(state, attempt.provider_id)
@@ -159,9 +172,11 @@ def fail_attempt(
         cooldown_ms=0 if provider is None else provider.circuit_breaker_cooldown_ms,
         now_us=now_us,
     )
-    wait_ms = None
-    if provider is not None and may_retry and opened is None and is_passable(circuit, now_us):
-        wait_ms = _retry_wait_ms(state, run, end, provider, now_us)
+    wait_ms, next_ref = None, ""
+    if provider is not None and may_retry:
+        next_ref = _next_credential(state, run, end, opened, now_us)
+        if not next_ref and opened is None and is_passable(circuit, now_us):
+            wait_ms = _retry_wait_ms(state, run, end, provider, now_us)
     failed = AttemptFailed(
         attempt=attempt.attempt,
         failure_class=failure.failure_class,
@@ -173,6 +188,7 @@ def fail_attempt(
         retry_after_ms=failure.retry_after_ms,
         should_retry=failure.should_retry,
         wait_ms=wait_ms,
+        next_credential_ref=next_ref,
         duration_us=end.duration_us,
         output_bytes=end.output_bytes,
     )
@@ -192,7 +208,23 @@ def fail_attempt(
         )
     stream = f"provider-{attempt.provider_id}"
     drafts += [Draft(stream, fact, f"run-{run.run_id}") for fact in side_effects if fact is not None]
-    return drafts, wait_ms
+    befell = credentials.at_failure(state, attempt, failure, now_us=now_us, jitter_bp=end.jitter_bp)
+    if befell is not None:
+        drafts.append(Draft(f"credential-{attempt.credential_ref}", befell, f"run-{run.run_id}"))
+    return Failed(drafts, wait_ms, next_ref)
+
+
+def _next_credential(state: State, run: Run, end: FailureEnd, opened: CircuitOpened | None, now_us: int) -> str:
+    """Return the credential with which the candidate is tried at once, "" for none."""
+    attempt, failure = run.attempt, end.failure
+    assert attempt is not None
+    if failure.failure_class not in credentials.OF_THE_CREDENTIAL or failure.phase == "content":
+        return ""
+    is_closed = opened is None or opened.until_us <= now_us
+    if now_us >= run.deadline_us or not is_closed:
+        return ""
+    step = run.plan[attempt.candidate]
+    return credentials.next_after(state, step, attempt.credential_ref, agent_id=run.agent_id, now_us=now_us)
 
 
 def _settle_cut(state: State, run: Run, end: FailureEnd, now_us: int) -> list[Draft]:

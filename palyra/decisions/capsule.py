@@ -7,6 +7,7 @@ token; texts of clients and providers, addresses and credentials are left out, f
 
 from __future__ import annotations
 
+import copy
 import hmac
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -15,20 +16,23 @@ import msgspec
 
 from palyra.events.accounting import Accounting
 from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
+from palyra.events.auth import AuthProfileCooledDown, AuthProfileFailed
 from palyra.events.base import Fact, Recorded, UnknownEvent
 from palyra.events.config import ConfigAdopted
 from palyra.events.daemon import DaemonClockStepped
 from palyra.events.pricing import PriceEntry, PriceListAdopted
-from palyra.events.registry import ModelEntry, Registry
-from palyra.events.routing import PlanStep
+from palyra.events.registry import ModelEntry, ProviderEntry, Registry
+from palyra.events.routing import CredentialVerdict, PlannedCredential, PlanStep, RoutingDecided
 from palyra.events.runs import RunAdmitted, RunCancelled, RunCancelRequested, RunRefused
 from palyra.events.usage import UsageRecorded
 from palyra.events.vocabulary import VOCABULARY
+from palyra.projections.auth import IMPLICIT, AuthProfile, ProfileOrder, Standing
 from palyra.projections.catalog import ModelStanding
 from palyra.projections.circuits import Circuit
 from palyra.projections.health import ProviderHealth
 from palyra.projections.state import State, evolve
 from palyra.projections.usage import Calibration
+from palyra.projections.vault import VAULT_FORM, VaultSecret, revision_in_use
 from palyra.redaction import redact_text
 
 FORMAT, VERSION = "palyra.capsule", 1
@@ -37,7 +41,11 @@ _OTHER = "another"
 #: Signs of life decide nothing, nor does the remark that a price is missing.
 _LEFT_OUT = ("heartbeat.recorded", "heartbeat.cleared", "price.missing")
 
+#: In place of the variable or the file that holds a key.
+_HIDDEN = "hidden"
+
 EntryT = TypeVar("EntryT", bound=msgspec.Struct)
+NamedT = TypeVar("NamedT", PlannedCredential, CredentialVerdict)
 
 
 class Ground(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -59,11 +67,18 @@ class Ground(msgspec.Struct, kw_only=True, omit_defaults=True):
     calibrations: dict[str, Calibration] = {}
     #: Those of the candidates; None where they are as before.
     prices: list[PriceEntry] | None = None
+    #: By credential, which has a token for its name; orders by `agent|provider`.
+    profiles: dict[str, AuthProfile] = {}
+    credentials: dict[str, Standing] = {}
+    orders: dict[str, ProfileOrder] = {}
+    #: Revisions of secrets that entries of the configuration name, which have tokens for their names.
+    revisions: dict[str, int] = {}
 
     @property
     def is_empty(self) -> bool:
-        boards = (self.circuits, self.health, self.standings, self.calibrations)
-        return self.registry is None and self.prices is None and not any(boards)
+        evidence = (self.circuits, self.health, self.standings, self.calibrations)
+        others = (self.profiles, self.credentials, self.orders, self.revisions)
+        return self.registry is None and self.prices is None and not any((*evidence, *others))
 
 
 class CapsuleEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,8 +120,12 @@ def stand_on(state: State, ground: Ground) -> None:
             price_version=0, digest="", config_generation=ground.generation, entries=ground.prices
         )
         evolve(state, Recorded(ground.position - 1, "pricing", 0, 0, "", "", 0, "", listed))
+    for ref, revision in ground.revisions.items():
+        state.vault.secrets[ref] = VaultSecret(
+            ref=ref, revision=revision, kind="", key_fingerprint="", value_bytes=0, stored_us=0
+        )
     for own, told in _chapters(state, ground):
-        own.update({key: msgspec.structs.replace(entry) for key, entry in told.items()})
+        own.update(copy.deepcopy(told))
 
 
 def _chapters(state: State, ground: Ground) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -116,6 +135,9 @@ def _chapters(state: State, ground: Ground) -> list[tuple[dict[str, Any], dict[s
         (state.health.by_provider, ground.health),
         (state.catalog.standings, ground.standings),
         (state.usage.calibrations, ground.calibrations),
+        (state.auth.profiles, ground.profiles),
+        (state.auth.standings, ground.credentials),
+        (state.auth.orders, ground.orders),
     ]
 
 
@@ -162,9 +184,12 @@ class CapsuleMaker:
             self._ground.append(ground)
             stand_on(self._known, ground)
         name, schema, body = VOCABULARY.encode(self._cleaned(recorded.body))
+        stream = recorded.stream
+        if isinstance(recorded.body, AuthProfileCooledDown | AuthProfileFailed):
+            stream = f"credential-{self._credential(stream.removeprefix('credential-'))}"
         event = CapsuleEvent(
             position=recorded.position,
-            stream=recorded.stream,
+            stream=stream,
             recorded_at_us=recorded.recorded_at_us,
             name=name,
             schema=schema,
@@ -186,7 +211,7 @@ class CapsuleMaker:
         return Ground(
             position=position,
             generation=self._state.config.generation if is_new else 0,
-            registry=_without_places(registry) if is_new else None,
+            registry=self._without_places(registry) if is_new else None,
             accounting=self._state.config.accounting if is_new else Accounting(),
             prices=None if prices == _prices_of(known, models) else prices,
             circuits=_news_of(
@@ -197,7 +222,93 @@ class CapsuleMaker:
             calibrations=_news_of(
                 Calibration(), self._state.usage.calibrations, known.usage.calibrations, upstream
             ),
+            **self._credentials(registry, providers),
         )
+
+    def _credentials(self, registry: Registry, providers: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return profiles, standings and orders that could be of use to the run, under their tokens."""
+        auth, known = self._state.auth, self._known.auth
+        entries = [entry for entry in registry.providers if entry.provider_id in providers]
+        labels = {entry.auth_provider_kind for entry in entries}
+        chosen = {entry.auth_profile_id for entry in entries}
+        profiles = {
+            self._credential(name): self._hide_profile(one)
+            for name, one in auth.profiles.items()
+            if one.provider in labels or name in chosen
+        }
+        own = [f"{IMPLICIT}{entry.provider_id}" for entry in entries]
+        standings = {self._credential(name): one for name, one in auth.standings.items()}
+        orders = {
+            f"{self._token('agent', agent_id)}|{self._token('label', label)}": self._hide_order(order)
+            for (agent_id, _, label), order in ((key.partition("|"), order) for key, order in auth.orders.items())
+            if label in labels
+        }
+        return {
+            "profiles": {name: one for name, one in profiles.items() if one != known.profiles.get(name)},
+            "credentials": _news_of(Standing(), standings, known.standings, [*profiles, *own]),
+            "revisions": self._revisions(entries),
+            "orders": {key: order for key, order in orders.items() if order != known.orders.get(key)},
+        }
+
+    def _revisions(self, entries: Iterable[ProviderEntry]) -> dict[str, int]:
+        refs = {self._hide_place(entry.credential_ref): entry.credential_ref for entry in entries}
+        revisions = {ref: revision_in_use(self._state, true) for ref, true in refs.items()}
+        return {
+            ref.removeprefix(VAULT_FORM): revision
+            for ref, revision in revisions.items()
+            if revision != revision_in_use(self._known, ref)
+        }
+
+    def _hide_place(self, credential_ref: str) -> str:
+        """Return where a key is without saying it, but so that a secret of the vault is still one."""
+        if credential_ref.startswith(VAULT_FORM):
+            return f"{VAULT_FORM}{self._token('secret', credential_ref)}"
+        return _HIDDEN if credential_ref else ""
+
+    def _hide_profile(self, profile: AuthProfile) -> AuthProfile:
+        """Return a profile with all that is compared when one is chosen, as tokens."""
+        return msgspec.structs.replace(
+            copy.deepcopy(profile),
+            profile_id=self._credential(profile.profile_id),
+            provider=self._token("label", profile.provider),
+            profile_name=self._token("name", profile.profile_name.casefold()),
+            agent_id=self._token("agent", profile.agent_id),
+            audience=self._place(profile.audience),
+            key_fingerprint="",
+            oauth=None,
+        )
+
+    def _hide_order(self, order: ProfileOrder) -> ProfileOrder:
+        return msgspec.structs.replace(order, profile_ids=[self._credential(name) for name in order.profile_ids])
+
+    def _credential(self, name: str) -> str:
+        """Return the name of a credential; that of one which an entry names says no more than the entry's."""
+        return name if name.startswith(IMPLICIT) else self._token("credential", name)
+
+    def _place(self, audience: str) -> str:
+        return f"https://{self._token('origin', audience)}:443" if audience else ""
+
+    def _without_places(self, registry: Registry) -> Registry:
+        """Return a registry without what only a call needs: where providers are, credentials, headers, scripts.
+
+        An origin that profiles are bound to is a token, for it is compared with theirs.
+        """
+        providers = [
+            msgspec.structs.replace(
+                entry,
+                display_name=entry.provider_id,
+                base_url=self._place(entry.audience) if _takes_profiles(entry) else "",
+                ca_file="",
+                credential_ref=self._hide_place(entry.credential_ref),
+                auth_profile_id=self._token("credential", entry.auth_profile_id),
+                auth_provider_kind=self._token("label", entry.auth_provider_kind),
+                headers={},
+                forward_headers=[],
+                rules=[],
+            )
+            for entry in registry.providers
+        ]
+        return msgspec.structs.replace(registry, providers=providers)
 
     def _candidates(self, registry: Registry) -> tuple[Iterable[str], Iterable[str], Iterable[str]]:
         """Return providers, `provider/model` and `provider/upstream_model` of all that could serve the run."""
@@ -250,8 +361,14 @@ class CapsuleMaker:
                     session_id=self._token("session", body.session_id),
                     agent_id=self._token("agent", body.agent_id),
                 )
+            case RoutingDecided():
+                return replace(
+                    body,
+                    plan=[replace(step, credentials=self._hide_all(step.credentials)) for step in body.plan],
+                    verdicts=self._hide_all(body.verdicts),
+                )
             case AttemptStarted():
-                return replace(body, credential_ref=self._token("credential", body.credential_ref))
+                return replace(body, credential_ref=self._credential(body.credential_ref))
             case AttemptSucceeded():
                 return replace(
                     body,
@@ -261,10 +378,14 @@ class CapsuleMaker:
                     upstream_model=redact_text(body.upstream_model),
                 )
             case AttemptFailed():
-                return replace(body, code=redact_text(body.code), message="")
+                next_ref = self._credential(body.next_credential_ref)
+                return replace(body, code=redact_text(body.code), message="", next_credential_ref=next_ref)
             case RunCancelled() | RunCancelRequested():
                 return replace(body, by=self._token("principal", body.by))
         return body
+
+    def _hide_all(self, named: list[NamedT]) -> list[NamedT]:
+        return [msgspec.structs.replace(one, credential_ref=self._credential(one.credential_ref)) for one in named]
 
 
 def _news_of(
@@ -276,9 +397,7 @@ def _news_of(
 ) -> dict[str, EntryT]:
     """Return the entries that differ from what is known; no entry says as much as an empty one."""
     entries = {key: hide(true.get(key, unknown)) for key in keys}
-    return {
-        key: msgspec.structs.replace(entry) for key, entry in entries.items() if entry != known.get(key, unknown)
-    }
+    return {key: copy.deepcopy(entry) for key, entry in entries.items() if entry != known.get(key, unknown)}
 
 
 def _prices_of(state: State, models: Iterable[str]) -> list[PriceEntry]:
@@ -287,22 +406,8 @@ def _prices_of(state: State, models: Iterable[str]) -> list[PriceEntry]:
     return [book.by_id[price_id] for key in models for price_id in book.by_model.get(key, ())]
 
 
-def _without_places(registry: Registry) -> Registry:
-    """Return a registry without what only a call needs: where providers are, credentials, headers, scripts."""
-    providers = [
-        msgspec.structs.replace(
-            entry,
-            display_name=entry.provider_id,
-            base_url="",
-            ca_file="",
-            credential_ref="",
-            headers={},
-            forward_headers=[],
-            rules=[],
-        )
-        for entry in registry.providers
-    ]
-    return msgspec.structs.replace(registry, providers=providers)
+def _takes_profiles(entry: ProviderEntry) -> bool:
+    return entry.auth_scheme != "none" and not entry.credential_ref
 
 
 def recorded_of(event: CapsuleEvent) -> Recorded:

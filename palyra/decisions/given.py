@@ -10,10 +10,12 @@ from bisect import bisect_left
 
 import msgspec
 
+from palyra.decisions.credentials import jitter_behind
 from palyra.decisions.retries import backoff_ms
 from palyra.decisions.runs import AdmitRun
 from palyra.decisions.usage import Metered
 from palyra.events.attempts import AttemptFailed
+from palyra.events.auth import AuthProfileCooledDown
 from palyra.events.registry import ProviderEntry
 from palyra.events.routing import RoutingDecided
 from palyra.events.runs import RunAdmitted, RunRefused
@@ -41,6 +43,7 @@ def request_of(
         body_bytes=0,
     )
     if decided is not None:
+        absent = dict.fromkeys(one.credential_ref for one in decided.verdicts if one.verdict == "missing")
         figures = (one.figures.get("asked") for one in decided.excluded if one.excluded_by == "dimensions_differ")
         command = msgspec.structs.replace(
             command,
@@ -50,6 +53,7 @@ def request_of(
             failover=decided.failover != "off",
             models=decided.models_permitted,
             losses=decided.losses,
+            absent=tuple(absent),
         )
     if isinstance(asked, RunAdmitted):
         names = "session_id agent_id tags origin stream choices_count body_digest body_bytes".split()
@@ -73,8 +77,19 @@ def metered_of(row: UsageRecorded | None) -> Metered:
     )
 
 
-def jitter_of(body: AttemptFailed, attempt: Attempt, provider: ProviderEntry | None) -> int:
-    """Return the least jitter that gives the recorded wait; where none was recorded, one that waits longest."""
+def jitter_of(
+    body: AttemptFailed,
+    attempt: Attempt,
+    provider: ProviderEntry | None,
+    cooled: AuthProfileCooledDown | None,
+    now_us: int,
+) -> int:
+    """Return the jitter that gave the credential its pause, else the least one that gives the recorded wait.
+
+    Where there is neither it is one that waits longest.
+    """
+    if cooled is not None and cooled.kind == "rate_limit" and body.retry_after_ms is None:
+        return jitter_behind(cooled, now_us)
     if body.wait_ms is None or provider is None:
         return _JITTER_END_BP - 1
 

@@ -26,17 +26,18 @@ from palyra.decisions.failures import FAILURES, Failure
 from palyra.decisions.given import jitter_of, metered_of, request_of
 from palyra.decisions.health import transition
 from palyra.decisions.recovery import recover_run
-from palyra.decisions.routing import unready
+from palyra.decisions.routing import ready_at
 from palyra.decisions.runs import admit, after_failure, cancel_run, complete_run, fail_run
 from palyra.errors import Refusal
 from palyra.events.attempts import AttemptAbandoned, AttemptFailed, AttemptStarted, AttemptSucceeded
+from palyra.events.auth import AuthProfileCooledDown
 from palyra.events.base import Draft, Fact, UnknownEvent
 from palyra.events.budgets import BudgetReleased, BudgetReserved
 from palyra.events.cache import CacheHit, CacheStored
 from palyra.events.circuits import CircuitClosed
 from palyra.events.daemon import DaemonClockStepped
 from palyra.events.health import HealthChanged
-from palyra.events.routing import RoutingDecided, RoutingFailedOver
+from palyra.events.routing import Exclusion, RoutingDecided, RoutingFailedOver
 from palyra.events.runs import (
     RunAdmitted,
     RunCancelled,
@@ -124,6 +125,10 @@ class _Redecision:
         #: Where the run is: candidate of the plan, and which try at it.
         self._candidate = 0
         self._retry = 0
+        #: The credential that the next attempt is made with, "" for the first that may be used.
+        self._credential = ""
+        #: The next attempt has been waited for.
+        self._has_waited = False
 
     @property
     def has_more(self) -> bool:
@@ -186,23 +191,32 @@ class _Redecision:
         if started is None or run.attempt is not None or self._candidate >= len(run.plan):
             self._differ(None)
         step = run.plan[self._candidate]
-        exclusion = unready(self._state, step.provider_id, step.model_id, now_us)
-        if exclusion is not None:
-            # No start would be decided, so this ends in a difference.
-            self._move_on(self._candidate, Failure(failure_class=exclusion.excluded_by, phase="connect"), now_us)
-        command = StartAttempt(
-            candidate=self._candidate,
-            retry=self._retry,
-            credential_ref=started.credential_ref,
-            credential_revision=started.credential_revision,
-            api=started.api,
-            passthrough=started.passthrough,
-            edits=started.edits,
-            dropped=started.dropped,
-            queue_wait_ms=started.queue_wait_ms,
-            deadline_ms=started.deadline_ms,
+        ready = ready_at(
+            self._state,
+            step,
+            wanted=self._credential,
+            agent_id=run.agent_id,
+            has_waited=self._has_waited,
+            now_us=now_us,
         )
-        self._expect(start_attempt(self._state, run, command, now_us))
+        if isinstance(ready, Exclusion):
+            # No start would be decided, so this ends in a difference.
+            self._move_on(self._candidate, Failure(failure_class=ready.excluded_by, phase="connect"), now_us)
+        else:
+            self._credential = ready.credential_ref
+            command = StartAttempt(
+                candidate=self._candidate,
+                retry=self._retry,
+                credential_ref=ready.credential_ref,
+                credential_revision=ready.revision,
+                api=started.api,
+                passthrough=started.passthrough,
+                edits=started.edits,
+                dropped=started.dropped,
+                queue_wait_ms=started.queue_wait_ms,
+                deadline_ms=started.deadline_ms,
+            )
+            self._expect(start_attempt(self._state, run, command, now_us))
 
     def _succeed(self, body: AttemptSucceeded, now_us: int) -> None:
         run, attempt = self._run(), self._attempt()
@@ -230,13 +244,18 @@ class _Redecision:
             metered=metered_of(self._next(UsageRecorded, 2)),
             duration_us=body.duration_us,
             output_bytes=body.output_bytes,
-            jitter_bp=jitter_of(body, attempt, provider_entry(self._state, attempt.provider_id)),
+            jitter_bp=jitter_of(
+                body, attempt, provider_entry(self._state, attempt.provider_id), self._cooled_down(), now_us
+            ),
         )
-        drafts, wait_ms = fail_attempt(self._state, run, end, now_us, may_retry=not is_given_up)
-        self._expect(drafts)
+        failed = fail_attempt(self._state, run, end, now_us, may_retry=not is_given_up)
+        self._expect(failed.drafts)
         if is_given_up:
             return
-        if wait_ms is not None:
+        self._has_waited = failed.wait_ms is not None
+        if failed.credential_ref:
+            self._credential = failed.credential_ref
+        elif self._has_waited:
             self._retry += 1
         else:
             self._move_on(attempt.candidate, failure, now_us)
@@ -251,7 +270,7 @@ class _Redecision:
         )
         self._expect(following.drafts)
         if following.candidate is not None:
-            self._candidate, self._retry = following.candidate, 0
+            self._candidate, self._retry, self._credential = following.candidate, 0, ""
 
     def _note_health(self, provider_id: str, reason: str, now_us: int) -> None:
         self._expect(transition(self._state, provider_id, reason=reason, now_us=now_us))
@@ -265,6 +284,15 @@ class _Redecision:
         own = (one.body for one in later if one.stream == f"run-{self._run_id}")
         following = next((body for body in own if not isinstance(body, settling)), None)
         return isinstance(following, RunCancelled) or (isinstance(following, RunFailed) and following.code == _BUG)
+
+    def _cooled_down(self) -> AuthProfileCooledDown | None:
+        """Return the pause that the failure at hand put on its credential."""
+        for one in self._events[self._at + 1 :]:
+            if isinstance(one.body, AuthProfileCooledDown):
+                return one.body
+            if isinstance(one.body, AttemptStarted):
+                break
+        return None
 
     # -- the place in the events
 

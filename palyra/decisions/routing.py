@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from palyra.decisions import credentials
 from palyra.decisions.keys import is_permitted
 from palyra.decisions.naming import Resolution
 from palyra.errors import Refusal
 from palyra.events.registry import ModelEntry, ProviderEntry
-from palyra.events.routing import Exclusion, PlanStep
+from palyra.events.routing import CredentialVerdict, Exclusion, PlannedCredential, PlanStep
 from palyra.limits import FIT_OUTPUT_TOKENS
 from palyra.projections.catalog import excluded_until_us, model_entry, models_named, provider_entry
 from palyra.projections.circuits import circuit_of, is_passable
@@ -30,6 +31,8 @@ MAX_DIMENSIONS = 1 << 16
 _TIERS = {"low": 0, "standard": 1, "premium": 2, "high": 2}
 #: Exclusions that the request itself explains: another request could be served.
 _REQUEST_RULES = ("capability_missing", "context_too_small", "dialect_loss", "dimensions_differ", "event_limit")
+#: A candidate that nothing is wrong with but that no credential can be used for.
+NO_CREDENTIAL = "no_credential"
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +50,9 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     dialect: str = ""
     #: By dialect, or by `flavor:NAME`: what the request says that cannot be said there and is not to be dropped.
     losses: Mapping[str, Sequence[str]] = {}
+    agent_id: str = ""
+    #: Credentials whose secret cannot be read right now.
+    absent: Sequence[str] = ()
 
 
 class Plan(NamedTuple):
@@ -55,6 +61,8 @@ class Plan(NamedTuple):
     steps: list[PlanStep]
     excluded: list[Exclusion]
     failover: str
+    #: Of credentials that may not be used.
+    verdicts: list[CredentialVerdict]
 
 
 def plan_candidates(state: State, resolution: Resolution, wanted: Wanted, now_us: int) -> Plan:
@@ -62,6 +70,7 @@ def plan_candidates(state: State, resolution: Resolution, wanted: Wanted, now_us
     failover = _failover_of(state, resolution, wanted)
     steps: list[PlanStep] = []
     excluded: list[Exclusion] = []
+    verdicts: list[CredentialVerdict] = []
     seen: dict[tuple[str, str], None] = {}
     for via, entry in _chain(state, resolution, wanted, failover):
         pair = (entry.provider_id, entry.model_id)
@@ -69,13 +78,17 @@ def plan_candidates(state: State, resolution: Resolution, wanted: Wanted, now_us
             continue
         seen[pair] = None
         exclusion = exclude(state, entry, wanted, now_us)
+        if exclusion is None:
+            chosen = _choose_credentials(state, entry, wanted, now_us)
+            verdicts += chosen.verdicts
+            exclusion = _without_credential(state, entry, chosen)
         if exclusion is not None:
             excluded.append(exclusion)
         else:
-            steps.append(_step(state, entry, via, now_us))
+            steps.append(_step(state, entry, via, chosen.credentials, now_us))
     steps.sort(key=lambda step: step.readiness)
     limit = 1 if failover in ("off", "pinned") else state.catalog.registry.failover_max_candidates
-    return Plan(steps[:limit], excluded, failover)
+    return Plan(steps[:limit], excluded, failover, verdicts)
 
 
 def _failover_of(state: State, resolution: Resolution, wanted: Wanted) -> str:
@@ -152,8 +165,45 @@ def _lost_on_the_way(provider: ProviderEntry, entry: ModelEntry, wanted: Wanted)
     return [*translated, *wanted.losses.get(f"flavor:{provider.flavor}", ())]
 
 
+def _choose_credentials(state: State, entry: ModelEntry, wanted: Wanted, now_us: int) -> credentials.Chosen:
+    provider = provider_entry(state, entry.provider_id)
+    assert provider is not None, "a candidate that was not excluded is configured"
+    return credentials.choose(
+        state, provider, entry.model_id, agent_id=wanted.agent_id, absent=wanted.absent, now_us=now_us
+    )
+
+
+def _without_credential(state: State, entry: ModelEntry, chosen: credentials.Chosen) -> Exclusion | None:
+    provider = provider_entry(state, entry.provider_id)
+    if chosen.credentials or provider is None or not credentials.needs_credential(provider):
+        return None
+    figures = {} if chosen.until_us is None else {"until_us": chosen.until_us}
+    return Exclusion(
+        provider_id=entry.provider_id, model_id=entry.model_id, excluded_by=NO_CREDENTIAL, figures=figures
+    )
+
+
+def ready_at(
+    state: State, step: PlanStep, *, wanted: str = "", agent_id: str = "", has_waited: bool = False, now_us: int
+) -> PlannedCredential | Exclusion:
+    """Return the credential with which a candidate can be tried right now, or why it cannot; asked before each try.
+
+    `wanted` is the credential from which on one is looked for, "" for the plan's first.
+    """
+    exclusion = unready(state, step.provider_id, step.model_id, now_us)
+    if exclusion is not None:
+        return exclusion
+    picked = credentials.pick(state, step, wanted=wanted, agent_id=agent_id, has_waited=has_waited, now_us=now_us)
+    if isinstance(picked, PlannedCredential):
+        return picked
+    figures = {"until_us": picked.until_us}
+    return Exclusion(
+        provider_id=step.provider_id, model_id=step.model_id, excluded_by=NO_CREDENTIAL, figures=figures
+    )
+
+
 def unready(state: State, provider_id: str, model_id: str, now_us: int) -> Exclusion | None:
-    """Return why a candidate cannot be tried right now, or None; asked again before each attempt."""
+    """Return why a candidate cannot be tried right now, whatever it is tried with, or None."""
     circuit = circuit_of(state, provider_id)
     if not is_passable(circuit, now_us):
         by, until_us = "circuit_open", circuit.until_us
@@ -164,7 +214,7 @@ def unready(state: State, provider_id: str, model_id: str, now_us: int) -> Exclu
     return Exclusion(provider_id=provider_id, model_id=model_id, excluded_by=by, figures={"until_us": until_us})
 
 
-def _step(state: State, entry: ModelEntry, via: str, now_us: int) -> PlanStep:
+def _step(state: State, entry: ModelEntry, via: str, planned: list[PlannedCredential], now_us: int) -> PlanStep:
     provider = provider_entry(state, entry.provider_id)
     health = "unknown" if provider is None else health_of(state, provider, now_us)
     return PlanStep(
@@ -174,6 +224,7 @@ def _step(state: State, entry: ModelEntry, via: str, now_us: int) -> PlanStep:
         readiness=READINESS.get(health, 0),
         health=health,
         via=via,
+        credentials=planned,
     )
 
 
@@ -185,7 +236,8 @@ def next_candidate(
     window = _window_of(state, run, after) if needs_larger_window else None
     for index in range(after + 1, len(run.plan)):
         step = run.plan[index]
-        exclusion = unready(state, step.provider_id, step.model_id, now_us)
+        ready = ready_at(state, step, agent_id=run.agent_id, now_us=now_us)
+        exclusion = ready if isinstance(ready, Exclusion) else None
         if exclusion is None and f"{step.provider_id}/{step.model_id}" in run.failed:
             exclusion = Exclusion(provider_id=step.provider_id, model_id=step.model_id, excluded_by="duplicate")
         if exclusion is None and window is not None and (_window_of(state, run, index) or 0) <= window:
@@ -215,7 +267,9 @@ def output_cap(state: State, step: PlanStep, role: str, asked_tokens: int | None
     return asked_tokens if entry is None else min(asked_tokens, entry.max_tokens_per_event)
 
 
-def refusal_of_empty_plan(excluded: Sequence[Exclusion], now_us: int) -> Refusal:
+def refusal_of_empty_plan(
+    excluded: Sequence[Exclusion], now_us: int, verdicts: Sequence[CredentialVerdict] = ()
+) -> Refusal:
     """Return why nobody can serve the request: the request's fault only if it explains every exclusion."""
     rows = [
         {"provider_id": one.provider_id, "model_id": one.model_id, "excluded_by": one.excluded_by, **one.figures}
@@ -223,6 +277,9 @@ def refusal_of_empty_plan(excluded: Sequence[Exclusion], now_us: int) -> Refusal
     ]
     details: dict[str, Any] = {"candidates": rows}
     reasons = [one.excluded_by.partition(":")[0] for one in excluded]
+    able = [
+        one for one, reason in zip(excluded, reasons, strict=True) if reason not in (*_REQUEST_RULES, "disabled")
+    ]
     if reasons and all(reason in _REQUEST_RULES for reason in reasons):
         return _refuse_request(excluded, details)
     if reasons and all(reason == "circuit_open" for reason in reasons):
@@ -232,6 +289,14 @@ def refusal_of_empty_plan(excluded: Sequence[Exclusion], now_us: int) -> Refusal
             f" {ceil_div(wait_ms, 1_000)} s."
         )
         return Refusal(code="all_circuits_open", message=message, retry_after_ms=wait_ms, details=details)
+    if able and all(one.excluded_by == NO_CREDENTIAL for one in able):
+        if verdicts:
+            details["credentials"] = [
+                {"credential_ref": one.credential_ref, "provider_id": one.provider_id, "verdict": one.verdict}
+                for one in verdicts
+            ]
+        ends = [one.figures.get("until_us") for one in able]
+        return credentials.refusal_without_credentials(verdicts, ends, details, now_us)
     return Refusal(
         code="no_candidate",
         message="No configured model can serve this request right now; `palyra models status` says why.",

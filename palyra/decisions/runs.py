@@ -65,6 +65,8 @@ class AdmitRun(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: int | None = None
     body_digest: str
     body_bytes: int
+    #: Credentials whose secret cannot be read right now.
+    absent: Sequence[str] = ()
     #: The client may only shorten the configured time.
     timeout_ms: int | None = None
     failover: bool = True
@@ -97,6 +99,7 @@ def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
         failover=plan.failover,
         plan=plan.steps,
         excluded=plan.excluded,
+        verdicts=plan.verdicts,
         output_cap_tokens=routing.output_cap(state, first, command.endpoint, command.output_max_tokens)
         if first
         else None,
@@ -105,7 +108,7 @@ def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
         losses={target: list(names) for target, names in command.losses.items()},
     )
     if first is None:
-        refusal = routing.refusal_of_empty_plan(plan.excluded, now_us)
+        refusal = routing.refusal_of_empty_plan(plan.excluded, now_us, plan.verdicts)
         return Decision([Draft(stream, decided), refusal_draft(command, refusal)], refusal)
     return Decision(
         [admitted(state, command, first.provider_id, first.upstream_model, now_us), Draft(stream, decided)]
@@ -124,6 +127,8 @@ def wanted_of(command: AdmitRun) -> routing.Wanted:
         models=command.models,
         dialect=command.dialect,
         losses=command.losses,
+        agent_id=command.agent_id,
+        absent=command.absent,
     )
 
 

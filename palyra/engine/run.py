@@ -7,6 +7,7 @@ answer leaves after its usage is. Every run has a task of its own, because a cli
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -15,7 +16,7 @@ from palyra.decisions.attempts import StartAttempt, reach_content, start_attempt
 from palyra.decisions.base import Decision
 from palyra.decisions.cache import ANSWER_MAX_BYTES, Place, admit_hit, is_fresh, is_storable, place_of
 from palyra.decisions.failures import Failure
-from palyra.decisions.routing import unready
+from palyra.decisions.routing import ready_at
 from palyra.decisions.runs import AdmitRun, admit, refusal_draft
 from palyra.engine.candidate import Candidate, candidate_of
 from palyra.engine.client import ClientSide, KeptAnswer, Reply, refusal_headers
@@ -25,10 +26,10 @@ from palyra.engine.settlement import Following, Settlement, Storing
 from palyra.engine.slots import SlotRefused
 from palyra.engine.surfaces import Part, Surface
 from palyra.errors import EngineStopped, JournalUnwritable, PalyraError, Refusal
+from palyra.events.routing import Exclusion, PlannedCredential
 from palyra.events.runs import CancelReason
 from palyra.limits import REPEAT_MAX_BYTES
 from palyra.projections.runs import Run
-from palyra.projections.vault import revision_in_use
 from palyra.providers.port import Provider
 from palyra.redaction import Secret
 from palyra.units import ms_to_s, us_to_ms
@@ -40,12 +41,17 @@ __all__ = ["Outward", "Reply", "RunSettings", "RunTask", "refusal_headers"]
 
 
 class Outward(Protocol):
-    """What a run needs of the outside: providers by id, and secrets by reference."""
+    """What a run needs of the outside: providers by id, and secrets by credential and revision."""
 
     def provider(self, provider_id: str) -> Provider: ...
 
+    @property
+    def absent(self) -> Sequence[str]:
+        """Credentials whose secret is not there, as far as that is known without trying."""
+        ...
+
     def secret(self, provider_id: str, credential_ref: str, revision: int) -> Secret | None:
-        """Return what a reference leads to, for this provider; raises `PalyraError` where it cannot be had."""
+        """Return a credential's secret, for this provider; raises `PalyraError` where it cannot be had."""
         ...
 
 
@@ -71,11 +77,13 @@ class RunTask:
         self._settlement = Settlement(runs.core, command.run_id, command.principal_id)
         self._candidate: Candidate | None = None
         self._retry = 0
+        #: That of the attempt, or the one from which on the next attempt looks for one; "" for the plan's first.
+        self._credential = PlannedCredential(credential_ref="")
+        #: The next attempt has been waited for.
+        self._has_waited = False
         self._slot_of = ""
         #: An attempt is reserved and started, and not settled.
         self._is_started = False
-        #: Of the credential that the attempt has pinned.
-        self._credential_revision = 0
         #: The attempt on the wire.
         self._exchange: Exchange | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
@@ -200,6 +208,8 @@ class RunTask:
                     self._slot_of = candidate.provider.provider_id
                     part = self._surface.parts(candidate.entry)[0]
                     self._prepare(part)
+                    if candidate.step.credentials:
+                        self._credential = candidate.step.credentials[0]
                     self._start(batch, part, queue_wait_ms=0)
         if self._cancel_reason is not None and decision.refusal is None:
             raise asyncio.CancelledError
@@ -224,7 +234,9 @@ class RunTask:
             hit = self._look_into_cache(now_us)
             if hit is not None:
                 return hit
-        return admit(self._core.state, self._command, now_us)
+        absent = self._runs.outward.absent
+        command = msgspec.structs.replace(self._command, absent=absent) if absent else self._command
+        return admit(self._core.state, command, now_us)
 
     def _look_into_cache(self, now_us: int) -> Decision | None:
         state, command = self._core.state, self._command
@@ -241,7 +253,7 @@ class RunTask:
 
     async def _answer(self, part: Part, *, is_last: bool) -> Refusal | None:
         """Try candidates until one gives a complete answer to this part of the request."""
-        self._retry = 0
+        self._retry, self._has_waited = 0, False
         while True:
             while not self._is_started:
                 refusal = await self._take_slot_and_start(part)
@@ -251,6 +263,9 @@ class RunTask:
             following = await self._settle(ended, is_last=is_last)
             if ended.failure is None or following.refusal is not None:
                 return following.refusal
+            self._has_waited = following.wait_ms is not None
+            if following.credential_ref:
+                self._credential = PlannedCredential(credential_ref=following.credential_ref)
             if following.wait_ms is not None:
                 self._retry += 1
                 await asyncio.sleep(ms_to_s(following.wait_ms))
@@ -270,12 +285,20 @@ class RunTask:
         else:
             self._prepare(part)
         with self._core.batch(self._command.principal_id) as batch:
-            exclusion = unready(self._core.state, step.provider_id, step.model_id, batch.now_us)
-            if exclusion is None:
+            ready = ready_at(
+                self._core.state,
+                step,
+                wanted=self._credential.credential_ref,
+                agent_id=self._command.agent_id,
+                has_waited=self._has_waited,
+                now_us=batch.now_us,
+            )
+            if not isinstance(ready, Exclusion):
+                self._credential = ready
                 self._start(batch, part, queue_wait_ms=waited_ms)
-        if exclusion is not None:
+        if isinstance(ready, Exclusion):
             self._release_slot()
-            return await self._skip(exclusion.excluded_by, until_us=exclusion.figures["until_us"])
+            return await self._skip(ready.excluded_by, until_us=ready.figures["until_us"])
         await batch.durable()
         return None
 
@@ -286,12 +309,11 @@ class RunTask:
     def _start(self, batch: Batch, part: Part, *, queue_wait_ms: int) -> None:
         """Reserve and start the next attempt; called in the same breath as the question whether it may."""
         candidate = self._at_hand()
-        self._credential_revision = revision_in_use(self._core.state, candidate.provider.credential_ref)
         command = StartAttempt(
             candidate=candidate.index,
             retry=self._retry,
-            credential_ref=candidate.provider.credential_ref,
-            credential_revision=self._credential_revision,
+            credential_ref=self._credential.credential_ref,
+            credential_revision=self._credential.revision,
             api=part.api,
             passthrough=part.passthrough,
             edits=part.edits,
@@ -307,8 +329,8 @@ class RunTask:
         """Send one attempt and read its answer. Its start is durable."""
         candidate, outward = self._at_hand(), self._runs.outward
         try:
-            provider = candidate.provider
-            secret = outward.secret(provider.provider_id, provider.credential_ref, self._credential_revision)
+            credential = self._credential
+            secret = outward.secret(candidate.provider.provider_id, credential.credential_ref, credential.revision)
         except PalyraError as error:
             failure_class = "vault_locked" if error.code == "vault_locked" else "missing_credential"
             failure = Failure(failure_class=failure_class, phase="connect", message=str(error))
@@ -391,7 +413,8 @@ class RunTask:
     def _come_to(self, index: int) -> None:
         """Go to a candidate of the plan."""
         self._candidate = candidate_of(self._core.state, self._run_state(), index)
-        self._retry = 0
+        self._retry, self._has_waited = 0, False
+        self._credential = PlannedCredential(credential_ref="")
         self.client.come_to(self._candidate)
 
     def _at_hand(self) -> Candidate:

@@ -34,9 +34,10 @@ _GONE = Refusal(code="client_disconnected", message="The client has gone.")
 
 
 class Following(NamedTuple):
-    """What comes next: the same candidate again after a wait, another candidate, or the run's end."""
+    """What comes next: the same candidate after a wait or with another credential, the next one, or the end."""
 
     wait_ms: int | None = None
+    credential_ref: str = ""
     candidate: int | None = None
     refusal: Refusal | None = None
 
@@ -152,8 +153,8 @@ class Settlement:
         with self._core.batch(self._principal_id) as batch:
             if run.attempt is not None:
                 settled = _failure_end(ended)
-                drafts, _ = fail_attempt(self._core.state, run, settled, batch.now_us, may_retry=False)
-                batch.add(drafts)
+                failed = fail_attempt(self._core.state, run, settled, batch.now_us, may_retry=False)
+                batch.add(failed.drafts)
             self._end_run(batch, end(run, batch.now_us))
         await batch.durable()
 
@@ -174,10 +175,10 @@ class Settlement:
 
     def _fail(self, batch: Batch, run: Run, attempt: Attempt, ended: Ended, *, may_go_on: bool) -> Following:
         end = _failure_end(ended, self._core.ids.jitter_bp())
-        drafts, wait_ms = fail_attempt(self._core.state, run, end, batch.now_us, may_retry=may_go_on)
-        batch.add(drafts)
-        if wait_ms is not None or not may_go_on:
-            return Following(wait_ms=wait_ms)
+        failed = fail_attempt(self._core.state, run, end, batch.now_us, may_retry=may_go_on)
+        batch.add(failed.drafts)
+        if failed.wait_ms is not None or failed.credential_ref or not may_go_on:
+            return Following(wait_ms=failed.wait_ms, credential_ref=failed.credential_ref)
         return self._move_on(batch, run, attempt.candidate, end.failure)
 
     def _move_on(self, batch: Batch, run: Run, candidate: int, failure: Failure) -> Following:

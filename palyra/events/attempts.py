@@ -15,8 +15,8 @@ class AttemptStarted(Fact, tag="attempt.started", frozen=True, kw_only=True):
     provider_id: str
     model_id: str
     upstream_model: str
+    #: Id of the credential, "" for none, and the revision of its secret; 0 where it has no revisions.
     credential_ref: str = ""
-    #: Which revision of a secret of the vault; 0 for one that is kept elsewhere.
     credential_revision: int = 0
     api: str
     passthrough: bool = True
@@ -66,6 +66,8 @@ class AttemptFailed(Fact, tag="attempt.failed", frozen=True, kw_only=True):
     #: The provider's `x-should-retry`, which overrides the table.
     should_retry: bool | None = None
     wait_ms: int | None = None
+    #: The credential with which the candidate is tried next, instead of a wait.
+    next_credential_ref: str = ""
     duration_us: int = 0
     output_bytes: int = 0
 

@@ -32,6 +32,19 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     streaming: bool = False
 
 
+def origin_of(base_url: str) -> str:
+    """Return the origin of a base URL in its one spelling, with its port; "" for no URL."""
+    scheme, _, rest = base_url.partition("://")
+    authority = rest.partition("/")[0]
+    if not authority:
+        return ""
+    has_port = authority.rpartition(":")[2].isdecimal() and not authority.endswith("]")
+    return f"{scheme}://{authority}" if has_port else f"{scheme}://{authority}:{_DEFAULT_PORTS.get(scheme, 0)}"
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
 class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One `[[model_provider.providers]]`, resolved. Durations `_ms`."""
 
@@ -46,6 +59,10 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ca_file: str = ""
     #: Where the key is, never the key: "" (none), "env:NAME" or "file:PATH".
     credential_ref: str = ""
+    #: The one profile it is asked with; "" for those of its label, in order.
+    auth_profile_id: str = ""
+    #: Whose profiles it takes: `openai`, `anthropic`, else a name of its own.
+    auth_provider_kind: str = ""
     auth_scheme: Literal["bearer", "x-api-key", "none"] = "none"
     headers: dict[str, str] = {}
     forward_headers: list[str] = []
@@ -72,6 +89,11 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     zero_usage: Literal["trust", "estimate"] = "trust"
     #: Rules of kind deterministic, inline and from `script`, in the order in which they are tried.
     rules: list[dict[str, Any]] = []
+
+    @property
+    def audience(self) -> str:
+        """The origin that a credential must be meant for to be sent here: `scheme://host:port`, port written."""
+        return origin_of(self.base_url)
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -133,6 +155,8 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     response_cache_tool_calls: bool = False
     unknown_model_policy: Literal["refuse", "default"] = "refuse"
     run_timeout_ms: int = 900_000
+    #: Credentials that a candidate is tried with.
+    max_profiles_per_candidate: int = 3
     model_aliases: dict[str, str] = {}
     providers: list[ProviderEntry] = []
     models: list[ModelEntry] = []

@@ -7,6 +7,24 @@ import msgspec
 from palyra.events.base import Fact
 
 
+class PlannedCredential(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One credential that may be tried with a candidate, and its revision when the plan was made."""
+
+    credential_ref: str
+    revision: int = 0
+
+
+class CredentialVerdict(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One credential that a candidate may not use, and the first rule that said so."""
+
+    provider_id: str
+    model_id: str
+    credential_ref: str
+    verdict: str
+    #: End of a cooldown.
+    until_us: int | None = None
+
+
 class PlanStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One candidate that may be tried, with what spoke for its place."""
 
@@ -18,6 +36,8 @@ class PlanStep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
     health: str = "unknown"
     #: requested, fallback or compatible: how it came into the chain.
     via: str = "requested"
+    #: In the order in which they are tried; none for a provider that is asked without one.
+    credentials: list[PlannedCredential] = []
 
 
 class Exclusion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -41,6 +61,8 @@ class RoutingDecided(Fact, tag="routing.decided", frozen=True, kw_only=True):
     failover: str
     plan: list[PlanStep]
     excluded: list[Exclusion] = []
+    #: Credentials of candidates, in the plan or not, that may not be used.
+    verdicts: list[CredentialVerdict] = []
     #: Output maximum that is sent upstream, where the event limit or a model's own maximum bounds it.
     output_cap_tokens: int | None = None
     #: What the client asked for.

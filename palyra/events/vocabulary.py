@@ -14,6 +14,7 @@ import msgspec
 
 from palyra.events import (
     attempts,
+    auth,
     budgets,
     cache,
     circuits,
@@ -102,6 +103,23 @@ AnyFact = (
     | vault.VaultDamageFound
     | vault.VaultSecretStored
     | vault.VaultSecretDeleted
+    | auth.AuthProfileConnected
+    | auth.AuthProfileValidated
+    | auth.AuthProfileValidationFailed
+    | auth.AuthProfileRotated
+    | auth.AuthProfileRebound
+    | auth.AuthProfileRevoked
+    | auth.AuthProfileRemoteRevocationFinished
+    | auth.AuthProfileDisabled
+    | auth.AuthProfileEnabled
+    | auth.AuthProfileDefaultSet
+    | auth.AuthProfileOrderSet
+    | auth.AuthProfileCooledDown
+    | auth.AuthProfileCooldownCleared
+    | auth.AuthProfileFailed
+    | auth.AuthProfileRefreshStarted
+    | auth.AuthProfileRefreshed
+    | auth.AuthProfileRefreshFailed
 )
 
 _RETENTION: dict[str, Retention] = {
@@ -128,6 +146,7 @@ _RETENTION: dict[str, Retention] = {
     "access": "audit",
     "request": "pulse",
     "vault": "audit",
+    "auth_profile": "audit",
 }
 
 

@@ -34,6 +34,8 @@ class Attempt(msgspec.Struct, kw_only=True, omit_defaults=True):
     deadline_ms: int
     trial: bool = False
     price_id: str = ""
+    credential_ref: str = ""
+    credential_revision: int = 0
 
 
 class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -177,6 +179,8 @@ def _attempt_started(state: State, recorded: Recorded, body: attempts.AttemptSta
             deadline_ms=body.deadline_ms,
             trial=body.trial,
             price_id=body.price_id,
+            credential_ref=body.credential_ref,
+            credential_revision=body.credential_revision,
         )
 
 
@@ -192,7 +196,7 @@ def _attempt_failed(state: State, recorded: Recorded, body: attempts.AttemptFail
     run = _touch(state, recorded)
     if run is None:
         return
-    if run.attempt is not None and body.wait_ms is None:
+    if run.attempt is not None and body.wait_ms is None and not body.next_credential_ref:
         run.failed = [*run.failed, f"{run.attempt.provider_id}/{run.attempt.model_id}"]
     if body.failure_class not in run.failure_classes:
         run.failure_classes = [*run.failure_classes, body.failure_class]

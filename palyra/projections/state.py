@@ -12,6 +12,7 @@ import msgspec
 from palyra.events.base import Recorded
 from palyra.events.vocabulary import VOCABULARY
 from palyra.projections import (
+    auth,
     budgets,
     cache,
     catalog,
@@ -61,6 +62,7 @@ class State(msgspec.Struct, kw_only=True):
     console_sessions: console_sessions.ConsoleSessionsState = msgspec.field(
         default_factory=console_sessions.ConsoleSessionsState
     )
+    auth: auth.AuthState = msgspec.field(default_factory=auth.AuthState)
 
 
 #: Chapters that look at the run an attempt belongs to stand before `runs`, which lets go of it.
@@ -73,6 +75,7 @@ _CHAPTERS = (
     usage,
     budgets,
     cache,
+    auth,
     runs,
     config,
     heartbeats,

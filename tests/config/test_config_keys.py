@@ -31,6 +31,7 @@ WRONG_TYPES: dict[str, list[Any]] = {
 }
 SHAPED: dict[str, tuple[list[str], list[str]]] = {
     "provider_id": (["a", "a" * 64, "0a_.-"], ["", "A", "-a", "a" * 65]),
+    "profile_id": (["a", "a" * 64, "0a_.-"], ["", "A", "-a", "a" * 65]),
     "model_id": (["a", "org/m:1", "x" * 256], ["", "a b", "a*", "é", "x" * 257]),
     "model_ref": (["a", "p/m"], ["", "a b", "a*"]),
     "line": (["a", "Zoë 1"], ["", "a\nb"]),
@@ -303,7 +304,8 @@ def test_typed_tree_has_exactly_the_rows() -> None:
 
     rows = {key.path for key in KEYS}
     root = {path for path in rows if "[]" not in path}
-    assert root == set(fields(Config, "")) - {"model_provider.providers", "model_provider.models"}
+    kept_elsewhere = {f"model_provider.{name}" for name in ("providers", "models", "max_profiles_per_candidate")}
+    assert root == set(fields(Config, "")) - kept_elsewhere
     providers = {path.partition("[].")[2] for path in rows if path.startswith("model_provider.providers[]")}
     written_otherwise = {"api_key_env", "api_key_file", "api_key_vault_ref", "script"}
     assert providers - written_otherwise == set(ProviderEntry.__struct_fields__) - {"credential_ref"}

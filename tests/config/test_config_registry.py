@@ -125,7 +125,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     ),
     "no credential": (
         provider("groq-1", 'flavor = "groq"', kind="openai") + model("m", "groq-1"),
-        [("no_credential_named", f"{P}.api_key_env")],
+        [],
     ),
     "credential that is not sent": (
         remote("a", 'auth_scheme = "none"') + model(),
@@ -252,8 +252,8 @@ def test_entries_resolve_to_everything_filled(load: Any) -> None:
     (entry,), (chat,) = registry.providers, registry.models
     assert entry == ProviderEntry(
         provider_id="main", display_name="main", kind="openai_compatible", flavor="generic",
-        base_url="https://api.example.com/v1", credential_ref="env:K", auth_scheme="bearer",
-        headers={"X-Org": "me"}, request_timeout_ms=600_000, connect_timeout_ms=5_000,
+        base_url="https://api.example.com/v1", credential_ref="env:K", auth_provider_kind="main",
+        auth_scheme="bearer", headers={"X-Org": "me"}, request_timeout_ms=600_000, connect_timeout_ms=5_000,
         first_byte_timeout_ms=70_000, idle_timeout_ms=120_000, max_retries=2, retry_backoff_ms=150,
         retry_after_cap_ms=10_000, circuit_breaker_failure_threshold=5, circuit_breaker_cooldown_ms=30_000,
         max_concurrency=32, max_queue=256, queue_timeout_ms=30_000, on_client_disconnect="drain",
@@ -365,6 +365,38 @@ def test_named_key_is_a_reference(load: Any) -> None:
     assert entry.credential_ref.startswith("file:/")
     assert entry.credential_ref.endswith("/k")
     assert entry.auth_scheme == "bearer"
+
+
+def test_a_profile_is_named_like_a_key(load: Any, problems: Problems) -> None:
+    """It is the entry's one credential, sent as a key is; with a key beside it there are two."""
+    text = remote("a").replace('api_key_env = "K"', 'auth_profile_id = "work"') + model()
+    entry = load(text).config.model_provider.registry.providers[0]
+    assert (entry.auth_profile_id, entry.credential_ref, entry.auth_scheme) == ("work", "", "bearer")
+    (found,) = problems(remote("a", 'auth_profile_id = "work"') + model())
+    assert (found.code, found.key) == ("credential_conflict", f"{P}.auth_profile_id")
+
+
+@pytest.mark.parametrize(
+    ("lines", "label", "audience"),
+    [
+        (['base_url = "https://api.openai.com"'], "openai", "https://api.openai.com:443"),
+        (['base_url = "https://api.openai.com:8443/v1"'], "a", "https://api.openai.com:8443"),
+        (['flavor = "groq"'], "a", "https://api.groq.com:443"),
+        (['flavor = "groq"', 'auth_provider_kind = "groq"'], "groq", "https://api.groq.com:443"),
+        (['base_url = "http://[::1]/v1"', PRIVATE], "a", "http://[::1]:80"),
+        (['base_url = "http://[::1]:99"', PRIVATE], "a", "http://[::1]:99"),
+    ],
+)
+def test_whose_credentials_an_entry_takes(lines: list[str], label: str, audience: str, load: Any) -> None:
+    """OpenAI's at its own address; else those of a label of its own, bound to the origin with its port."""
+    entry = load(provider("a", *lines, kind="openai") + model()).config.model_provider.registry.providers[0]
+    assert (entry.auth_provider_kind, entry.audience) == (label, audience)
+
+
+def test_a_kind_that_goes_nowhere_takes_no_credential(load: Any) -> None:
+    """It has neither label nor origin."""
+    entry = load(provider() + model()).config.model_provider.registry.providers[0]
+    assert (entry.auth_provider_kind, entry.audience) == ("", "")
 
 
 def test_trust_root_is_kept_as_a_path(load: Any, tmp_path: Path) -> None:

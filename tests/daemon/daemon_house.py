@@ -87,6 +87,10 @@ class House:
             self._providers[provider_id] = HttpProvider(settings)
         return self._providers[provider_id]
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        return ()
+
     def secret(self, provider_id: str, credential_ref: str, revision: int) -> Secret | None:
         return None
 

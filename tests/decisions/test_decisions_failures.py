@@ -120,6 +120,8 @@ TABLE = [
     ("netguard_blocked", "no", "yes", False, 502),
     ("redirect_refused", "no", "yes", False, 502),
     ("missing_credential", "no", "yes", False, 503),
+    ("vault_locked", "no", "yes", False, 503),
+    ("no_credential", "no", "yes", False, 503),
     ("circuit_open", "no", "yes", False, 503),
     ("model_excluded", "no", "yes", False, 503),
     ("provider_queue_full", "no", "yes", False, 503),

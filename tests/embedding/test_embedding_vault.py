@@ -61,7 +61,7 @@ def test_a_changed_secret_is_used_by_the_next_attempt(run: Run, tmp_path: Path) 
                 async for one in daemon.journal
                 if one.name == "attempt.started"
             ]
-            assert pinned == [("vault:global/up", 1), ("vault:global/up", 2)]
+            assert pinned == [("config:up", 1), ("config:up", 2)]
             assert await names(daemon, "vault.") == ["vault.created", "vault.secret_stored", "vault.secret_stored"]
             assert [info.revision for info in daemon.vault.vault.revisions()] == [2]
         for path in (tmp_path / "s").rglob("*"):

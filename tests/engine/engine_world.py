@@ -187,6 +187,10 @@ class World:
             )
         return self.providers[provider_id]
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        return ()
+
     def secret(self, provider_id: str, credential_ref: str, revision: int) -> Secret | None:
         if not credential_ref:
             return None

@@ -20,6 +20,7 @@ from palyra.decisions.redecide import Verdict, redecide
 from palyra.engine.capture import capture, decode_capsule, encode_capsule, make_capsule, read_capsule
 from palyra.engine.codec import to_recorded
 from palyra.errors import JournalUnwritable, PalyraError
+from palyra.events.auth import AuthProfileConnected
 from palyra.events.base import Draft, Recorded
 from palyra.events.config import ConfigAdopted
 from palyra.events.daemon import DaemonClockStepped
@@ -42,9 +43,18 @@ def config(cooldown_ms: int = 50) -> Registry:
             max_concurrency=2,
             max_queue=1,
             credential_ref="env:KEY_OF_A",
+            auth_scheme="bearer",
             headers={"x-team": "blue"},
         ),
-        provider("b", on_client_disconnect="cancel", circuit_breaker_failure_threshold=3, max_concurrency=1),
+        provider(
+            "b",
+            "https://b.example/v1",
+            auth_scheme="bearer",
+            auth_provider_kind="b-inc",
+            on_client_disconnect="cancel",
+            circuit_breaker_failure_threshold=3,
+            max_concurrency=1,
+        ),
         model("m", "a"),
         model("m", "b", priority=200),
         model("n", "b", max_context_tokens=600),
@@ -60,6 +70,9 @@ ANSWERS = (
     "gated",
     "500",
     "429",
+    "bare 429",
+    "401",
+    "402",
     "404",
     "stop",
     "go",
@@ -86,6 +99,9 @@ actions = st.one_of(
 )
 
 
+_CONNECTED: dict[str, Any] = {"provider": "b-inc", "audience": "https://b.example:443", "vault_revision": 1}
+
+
 class History:
     """One engine on its way through a list of actions."""
 
@@ -105,6 +121,9 @@ class History:
             "gated": Script(self.gate, *good.pieces, headers=good.headers),
             "500": error(500),
             "429": error(429, retry_after_ms="3"),
+            "bare 429": error(429),
+            "401": error(401, "invalid_api_key"),
+            "402": error(402),
             "404": error(404),
             "stop": error(500, x_should_retry="false"),
             "go": error(400, x_should_retry="true"),
@@ -119,7 +138,14 @@ class History:
     async def play(self, todo: list[Any]) -> list[Recorded]:
         fakes = {name: ScriptedProvider(default=self.answer) for name in ("a", "b")}
         self.world = await World.make(config(), journal=self.journal, extra=fakes, clock=self.clock)
-        self.world.secrets["env:KEY_OF_A"] = None  # type: ignore[assignment]
+        for name in ("config:a", "bobs-first", "bobs-second"):
+            self.world.secrets[name] = None  # type: ignore[assignment]
+        await self.world.core.record(
+            [
+                Draft(f"credential-{name}", AuthProfileConnected(**_CONNECTED, profile_name=name))
+                for name in ("bobs-first", "bobs-second")
+            ]
+        )
         for action, *arguments in todo:
             await getattr(self, f"do_{action}")(*arguments)
         self.plan.clear()
@@ -305,7 +331,7 @@ async def write(path: Path) -> World:
     fake = ScriptedProvider(error(500), error(500), error(500), unary(), Script(gate))
     # Without a cooldown each run after the opening is the trial, however long the snapshots took.
     world = await World.make(config(cooldown_ms=0), journal=journal, extra={"a": fake, "b": ScriptedProvider()})
-    world.secrets["env:KEY_OF_A"] = None  # type: ignore[assignment]
+    world.secrets["config:a"] = None  # type: ignore[assignment]
     for _ in range(3):
         await world.chat()
         await world.core.snapshot()

@@ -169,7 +169,7 @@ async def test_headers_of_an_answer() -> None:
         config.providers[0] = provider("a", up.url, credential_ref="env:KEY", auth_scheme="bearer")
         up.reply_with(Behaviour(headers={"x-request-id": "req_" + "9" * 200}))
         async with house(config) as world:
-            world.secrets["env:KEY"] = Secret("s3cret")
+            world.secrets["config:a"] = Secret("s3cret")
             reply = await world.chat(model="fast")
             assert reply.headers == {
                 "x-palyra-run-id": reply.run_id,
@@ -185,7 +185,7 @@ async def test_headers_of_an_answer() -> None:
             assert up.requests[0].headers["authorization"] == "Bearer s3cret"
             assert not any(b"s3cret" in row.body for row in world.rows())
             (started,) = world.facts(AttemptStarted)
-            assert started.credential_ref == "env:KEY"
+            assert started.credential_ref == "config:a"
 
 
 async def test_failover_header_names_every_step() -> None:

@@ -327,7 +327,7 @@ async def test_missing_secret_sends_nothing() -> None:
             assert reply.status == 200
             assert bad.connections_made_count == 0
             (failed,) = world.facts(AttemptFailed)
-            assert (failed.failure_class, failed.message) == ("missing_credential", "env:GONE is not set")
+            assert (failed.failure_class, failed.message) == ("missing_credential", "config:a is not set")
             assert len(world.facts(UsageRecorded)) == 1
 
 

@@ -338,7 +338,8 @@ def test_what_a_read_only_daemon_would_send_goes_nowhere() -> None:
     with pytest.raises(JournalUnwritable):
         _Nowhere().provider("up")
     with pytest.raises(JournalUnwritable):
-        _Nowhere().secret("env:KEY")
+        _Nowhere().secret("config:up", 0)
+    assert _Nowhere().absent == ()
 
 
 def test_read_only_is_a_flag_of_serve(tmp_path: Path) -> None:

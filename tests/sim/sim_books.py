@@ -13,7 +13,16 @@ import msgspec
 
 from palyra.engine.codec import to_recorded
 from palyra.events.attempts import AttemptAbandoned, AttemptFailed, AttemptStarted, AttemptSucceeded
-from palyra.events.base import Recorded
+from palyra.events.auth import (
+    AuthProfileConnected,
+    AuthProfileCooldownCleared,
+    AuthProfileCooledDown,
+    AuthProfileDisabled,
+    AuthProfileEnabled,
+    AuthProfileFailed,
+    AuthProfileRotated,
+)
+from palyra.events.base import Fact, Recorded
 from palyra.events.budgets import BudgetReleased, BudgetReserved
 from palyra.events.circuits import CircuitClosed, CircuitHalfOpened, CircuitOpened
 from palyra.events.config import ConfigAdopted
@@ -29,6 +38,8 @@ from palyra.journal.port import Row
 from palyra.limits import COMMAND_KEY_TTL_US
 from palyra.projections.state import State, evolve
 
+#: Failures that another credential may mend.
+_OF_THE_CREDENTIAL = ("auth_invalid", "quota_exceeded", "rate_limited", "missing_credential")
 SEVERITIES = ["info", "warning", "danger", "critical"]
 
 
@@ -46,6 +57,16 @@ class RunBook(msgspec.Struct):
     reserved: int = 0
     open: int = 0
     provider_id: str = ""
+    #: Credentials of each candidate in order, from the plan.
+    credentials: list[list[str]] = []
+    #: Candidate, credential and model of the last attempt, and whether its failure was waited out.
+    candidate: int = 0
+    credential: str = ""
+    revision: int = 0
+    model_id: str = ""
+    has_waited: bool = False
+    #: The credential that has to be tried next, or one behind it, with the same candidate.
+    next_credential: str = ""
     #: Ends of attempts, and attempts with a usage row.
     ends: dict[int, str] = {}
     used: dict[int, None] = {}
@@ -55,6 +76,16 @@ class RunBook(msgspec.Struct):
     is_spent: bool = False
     #: Of a run with an idempotency key.
     admitted_us: int = 0
+
+
+class CredentialBook(msgspec.Struct):
+    """What the journal says of one credential."""
+
+    revision: int = 0
+    rests: bool = False
+    has_failed: bool = False
+    #: Ends of its pauses, by model; "" is for all.
+    pauses: dict[str, int] = {}
 
 
 class CircuitBook(msgspec.Struct):
@@ -78,6 +109,7 @@ class Books:
         self.link = genesis_link(journal_id)
         self.runs: dict[str, RunBook] = {}
         self.circuits: dict[str, CircuitBook] = {}
+        self.credentials: dict[str, CredentialBook] = {}
         self.registry = Registry()
         self.generation = 0
         #: A fold of all rows from the first on, through their bytes.
@@ -162,7 +194,16 @@ class Books:
                 if isinstance(body, RunCompleted):
                     assert run.ends[run.attempts_count] == "AttemptSucceeded", "completed without an answer"
             case RoutingFailedOver():
-                assert not self._open_run(stream).open, "a failover with an attempt open"
+                run = self._open_run(stream)
+                assert not run.open, "a failover with an attempt open"
+                if body.trigger in _OF_THE_CREDENTIAL:
+                    assert not run.next_credential, f"{run.next_credential} was not tried"
+                run.next_credential, run.has_waited = "", False
+            case (
+                AuthProfileConnected() | AuthProfileRotated() | AuthProfileDisabled() | AuthProfileEnabled()
+                | AuthProfileCooledDown() | AuthProfileCooldownCleared() | AuthProfileFailed()
+            ):  # fmt: skip
+                self._enter_credential(self._credential(stream.removeprefix("credential-")), body)
             case CircuitOpened() | CircuitHalfOpened() | CircuitClosed():
                 self._enter_circuit(self._circuit(stream[9:]), body, recorded.recorded_at_us)
             case HeartbeatRecorded() | HeartbeatCleared():
@@ -172,6 +213,8 @@ class Books:
             case DaemonClockStepped(cause="step"):
                 for circuit in self.circuits.values():
                     circuit.until_us += body.step_us
+                for credential in self.credentials.values():
+                    credential.pauses = {name: at + body.step_us for name, at in credential.pauses.items()}
             case ConfigAdopted():
                 self.generation += 1
                 assert body.generation == self.generation, "a generation was left out"
@@ -182,6 +225,40 @@ class Books:
         assert run.is_planned, "a run without a plan"
         assert not run.end, "the run has ended"
         return run
+
+    def _credential(self, credential_ref: str) -> CredentialBook:
+        return self.credentials.setdefault(credential_ref, CredentialBook())
+
+    def _enter_credential(self, credential: CredentialBook, body: Fact) -> None:
+        match body:
+            case AuthProfileConnected() | AuthProfileRotated():
+                credential.revision, credential.has_failed, credential.pauses = body.vault_revision, False, {}
+            case AuthProfileDisabled() | AuthProfileEnabled():
+                credential.rests = isinstance(body, AuthProfileDisabled)
+            case AuthProfileCooledDown():
+                pauses = credential.pauses
+                pauses[body.model_id] = max(pauses.get(body.model_id, 0), body.until_us)
+            case AuthProfileCooldownCleared():
+                credential.pauses = {}
+            case AuthProfileFailed():
+                assert body.vault_revision == credential.revision, "an older secret has failed"
+                credential.has_failed = True
+
+    def _check_credential(self, run: RunBook, body: AttemptStarted, at_us: int) -> None:
+        """A credential may be used, is used with the secret that is in use, and its turn has come."""
+        ref, credential = body.credential_ref, self._credential(body.credential_ref)
+        order = run.credentials[body.candidate]
+        assert ref in (order or [""]), f"{ref!r} is not in the plan"
+        if run.next_credential and body.candidate == run.candidate:
+            assert order.index(ref) >= order.index(run.next_credential), f"{run.next_credential} was passed over"
+        if ref:
+            assert body.credential_revision == credential.revision, "not the secret in use"
+            assert not credential.rests, f"{ref} rests"
+            assert not credential.has_failed, f"{ref} has failed"
+            cools = max(credential.pauses.get("", 0), credential.pauses.get(body.model_id, 0)) > at_us
+            assert not cools or (run.has_waited and run.credential == ref), f"{ref} is left alone"
+        run.credential, run.revision, run.model_id = ref, body.credential_revision, body.model_id
+        run.candidate, run.next_credential, run.has_waited = body.candidate, "", False
 
     def _circuit(self, provider_id: str) -> CircuitBook:
         return self.circuits.setdefault(provider_id, CircuitBook())
@@ -197,6 +274,7 @@ class Books:
                 run = self.runs.setdefault(stream, RunBook())
                 assert not run.is_planned, "planned twice"
                 run.is_planned = True
+                run.credentials = [[one.credential_ref for one in step.credentials] for step in body.plan]
             case RunRefused():
                 run = self.runs.setdefault(stream, RunBook())
                 assert not run.end, "refused behind its end"
@@ -216,6 +294,7 @@ class Books:
             assert run.reserved == body.attempt, "nothing is reserved"
             run.attempts_count = run.open = body.attempt
             run.provider_id = body.provider_id
+            self._check_credential(run, body, at_us)
             circuit = self._circuit(body.provider_id)
             assert circuit.status != "half_open", f"started beside the trial {circuit.trial}"
             assert body.trial == (circuit.status == "open")
@@ -229,8 +308,14 @@ class Books:
         run.ends[body.attempt] = type(body).__name__
         run.is_spent = run.is_spent or (isinstance(body, AttemptFailed) and body.phase == "content")
         circuit = self._circuit(run.provider_id)
+        if isinstance(body, AttemptFailed):
+            run.has_waited, run.next_credential = body.wait_ms is not None, body.next_credential_ref
         if isinstance(body, AttemptSucceeded):
             circuit.streak = 0
+            credential = self._credential(run.credential)
+            if credential.revision == run.revision:
+                credential.pauses.pop("", None)
+                credential.pauses.pop(run.model_id, None)
         elif isinstance(body, AttemptFailed) and body.counted:
             circuit.streak += 1
             provider = next((p for p in self.registry.providers if p.provider_id == run.provider_id), None)

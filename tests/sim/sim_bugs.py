@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from palyra.decisions import circuits, recovery, routing
+from palyra.decisions import circuits, credentials, recovery, routing
 from palyra.engine import boot, core, repeats, run, settlement
 from palyra.engine.client import ClientSide
 from palyra.engine.codec import state_digest
@@ -106,7 +106,34 @@ def trial_is_not_exclusive() -> contextlib.AbstractContextManager[None]:
 
 def waits_then_forgets_to_ask() -> contextlib.AbstractContextManager[None]:
     """Whoever has waited for a slot starts, whatever has become of the circuit meanwhile."""
-    return _instead(run, "unready", lambda *arguments: None)
+    return _instead(routing, "unready", lambda *arguments: None)
+
+
+def forgets_pauses_of_credentials() -> contextlib.AbstractContextManager[None]:
+    """A credential is used while its provider has asked to leave it alone."""
+    return _instead(credentials, "cooling_until_us", lambda *arguments: 0)
+
+
+def keeps_the_revision_of_the_plan() -> contextlib.AbstractContextManager[None]:
+    """An attempt is made with the secret that was in use when its run was admitted."""
+    right = run.ready_at
+
+    def wrong(state: State, step: Any, **more: Any) -> Any:
+        ready = right(state, step, **more)
+        planned = {one.credential_ref: one for one in step.credentials}
+        return planned.get(getattr(ready, "credential_ref", ""), ready)
+
+    return _instead(run, "ready_at", wrong)
+
+
+def fails_over_before_the_next_credential() -> contextlib.AbstractContextManager[None]:
+    """The next candidate is asked although the one at hand has another credential."""
+    right = settlement.fail_attempt
+
+    def wrong(*arguments: Any, **more: Any) -> Any:
+        return right(*arguments, **more)._replace(credential_ref="")
+
+    return _instead(settlement, "fail_attempt", wrong)
 
 
 def cancelled_trial_stays() -> contextlib.AbstractContextManager[None]:
@@ -246,6 +273,7 @@ def _both(
 BUGS = [
     settles_without_release, settles_twice, forgets_beats, sends_before_durable, answers_before_durable,
     trial_is_not_exclusive, waits_then_forgets_to_ask, cancelled_trial_stays, slot_is_lost,
+    forgets_pauses_of_credentials, keeps_the_revision_of_the_plan, fails_over_before_the_next_credential,
     slots_are_not_bounded, recovers_half, recovers_again, splits_commands, snapshot_forgets,
     fails_over_after_content, keeps_what_the_disk_refused, signs_behind_the_end, snapshots_the_refused,
     makes_repeats_anew,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim_books import Violation
 from sim_journal import SimJournal, SimStore
+from sim_plan import SimProfile
 
 from palyra.engine.boot import Adoptable, boot, open_work, recover
 from palyra.engine.core import Core, load_state
@@ -17,6 +18,7 @@ from palyra.engine.ids import SeededIds
 from palyra.engine.run import RunSettings
 from palyra.engine.runs import Runs
 from palyra.errors import EngineStopped, JournalUnwritable
+from palyra.events.auth import AuthProfileConnected
 from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
 from palyra.projections.state import encode_state
@@ -70,6 +72,13 @@ class Life:
         core.on_trouble = self._note_trouble
         adoptable = Adoptable(digest=str(self._registry), effective={}, registry=plan.registries[self._registry])
         recovered = await boot(core, self._boot_id, adoptable)
+        await core.record(
+            [
+                Draft(f"credential-{one.profile_id}", _connected(one))
+                for one in plan.profiles
+                if one.profile_id not in core.state.auth.profiles
+            ]
+        )
         simulation.check(open_work(core.state) == {}, f"left open by recovery: {open_work(core.state)}")
         position = core.state.position
         await recover(core, self._boot_id)
@@ -197,3 +206,13 @@ class _Guest:
 def _demand(holds: bool, otherwise: str) -> None:
     if not holds:
         raise Violation(otherwise)
+
+
+def _connected(profile: SimProfile) -> AuthProfileConnected:
+    return AuthProfileConnected(
+        provider=profile.provider_id,
+        profile_name=profile.profile_id,
+        agent_id=profile.agent_id,
+        audience=f"https://{profile.provider_id}.example:443",
+        vault_revision=1,
+    )

@@ -59,8 +59,12 @@ class Outside:
     def provider(self, provider_id: str) -> SimProvider:
         return SimProvider(self, provider_id)
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        return ()
+
     def secret(self, provider_id: str, credential_ref: str, revision: int) -> Secret | None:
-        if credential_ref == "env:GONE":
+        if credential_ref in self.simulation.plan.gone:
             raise PalyraError(f"{credential_ref} is not set")
         return Secret("sk-simulated") if credential_ref else None
 

@@ -33,6 +33,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     inputs_count: int = 1
     words_count: int = 1
     failover: bool = True
+    agent_id: str = ""
     #: The client hangs up so long after it came.
     leaves_after_ms: int | None = None
     #: The client's connection breaks at this send; 0 is the head of the stream.
@@ -48,9 +49,11 @@ class Accident(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that happens to the program or its surroundings."""
 
     at_ms: int
-    #: crash restart commit_fails reopen_fails slow_disk clock suspend snapshot cancel outage; see `sim_world`.
+    #: crash restart commit_fails reopen_fails slow_disk clock suspend snapshot cancel outage rotate rest clear; see
+    #: `sim_world`.
     kind: str
     provider_id: str = ""
+    profile_id: str = ""
     count: int = 1
     duration_ms: int = 0
     #: Rows of the commit that fails, or is in flight in a crash, are on the disk all the same; in an outage the
@@ -59,6 +62,14 @@ class Accident(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Snapshots survive; the configuration of the next life.
     with_snapshots: bool = True
     registry: int = 0
+
+
+class SimProfile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An auth profile that is connected before anything else happens."""
+
+    profile_id: str
+    provider_id: str
+    agent_id: str = ""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +86,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     run_stalls_after_ms: int
     #: How long a drain waits for open runs.
     drain_ms: int
+    profiles: list[SimProfile]
+    #: Credentials that are not where they should be.
+    gone: list[str]
     arrivals: list[Arrival]
     accidents: list[Accident]
 
@@ -86,6 +100,13 @@ def plan_of(seed: int) -> Plan:
     names = PROVIDERS[: rng.choice([1, 2, 2, 3, 3, 4])]
     registries = [_registry(rng, names) for _ in range(2)]
     arrivals = _with_keys(random.Random(~seed), _arrivals(rng, duration_ms))
+    chance = random.Random(f"{seed}/credentials")
+    registries = [_with_credentials(chance, registry) for registry in registries]
+    profiles = [
+        SimProfile(profile_id=f"{name}-{number}", provider_id=name, agent_id=chance.choice(["", "", "me"]))
+        for name in names
+        for number in range(chance.choice([0, 1, 2, 4]))
+    ]
     return Plan(
         seed=seed,
         is_shuffled=rng.random() < 0.5,
@@ -96,8 +117,13 @@ def plan_of(seed: int) -> Plan:
         lazy_append_ms=rng.choice([1, 250]),
         run_stalls_after_ms=rng.choice([10, 10, 10, 120_000]),
         drain_ms=rng.choice([0, 100, 5_000]),
+        profiles=profiles,
+        gone=chance.sample([one.profile_id for one in profiles] + [f"config:{name}" for name in names], 1),
         arrivals=arrivals,
-        accidents=_accidents(rng, names, duration_ms),
+        accidents=sorted(
+            [*_accidents(rng, names, duration_ms), *_changes(chance, profiles, duration_ms)],
+            key=lambda accident: accident.at_ms,
+        ),
     )
 
 
@@ -120,6 +146,20 @@ def _registry(rng: random.Random, names: str) -> Registry:
     )
 
 
+def _with_credentials(rng: random.Random, registry: Registry) -> Registry:
+    """Return a registry whose providers are asked without a key, with one of their own, or with profiles."""
+    ways: list[dict[str, Any]] = [
+        {"auth_scheme": "none"},
+        {"auth_scheme": "bearer", "credential_ref": "env:KEY"},
+        {"auth_scheme": "bearer"},
+    ]
+    providers = [
+        msgspec.structs.replace(entry, auth_provider_kind=entry.provider_id, **rng.choices(ways, [50, 25, 25])[0])
+        for entry in registry.providers
+    ]
+    return msgspec.structs.replace(registry, providers=providers)
+
+
 def _provider(rng: random.Random, name: str, slowness_ms: int) -> ProviderEntry:
     return ProviderEntry(
         provider_id=name,
@@ -128,7 +168,6 @@ def _provider(rng: random.Random, name: str, slowness_ms: int) -> ProviderEntry:
         flavor="generic",
         base_url=f"https://{name}.example/v1",
         enabled=rng.random() < 0.95,
-        credential_ref=rng.choices(["", "env:KEY", "env:GONE"], [60, 35, 5])[0],
         request_timeout_ms=slowness_ms,
         connect_timeout_ms=slowness_ms,
         first_byte_timeout_ms=slowness_ms,
@@ -200,10 +239,23 @@ def _arrival(rng: random.Random, number: int, at_ms: int) -> Arrival:
         inputs_count=rng.choice([1, 2, 3, 5]),
         words_count=rng.choice([1, 1, 40, 200, 600]),
         failover=rng.random() < 0.9,
+        agent_id=["", "", "me"][number % 3],
         leaves_after_ms=rng.choice([0, 1, 10, 100, 1_000]) if leaves < 0.15 else None,
         breaks_at_send=rng.randint(0, 5) if kind == "stream" and 0.15 <= leaves < 0.3 else None,
         send_ms=rng.choice([0, 0, 0, 0, 1, 30, 400]),
     )
+
+
+def _changes(rng: random.Random, profiles: list[SimProfile], duration_ms: int) -> list[Accident]:
+    """What somebody does to profiles meanwhile."""
+    return [
+        Accident(
+            at_ms=rng.randrange(duration_ms),
+            kind=rng.choice(["rotate", "rest", "clear"]),
+            profile_id=rng.choice(profiles).profile_id,
+        )
+        for _ in range(rng.choice([0, 0, 1, 3]) if profiles else 0)
+    ]
 
 
 def _accidents(rng: random.Random, names: str, duration_ms: int) -> list[Accident]:

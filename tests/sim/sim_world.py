@@ -30,6 +30,14 @@ from palyra.engine.run import RunTask
 from palyra.engine.surfaces import EmbeddingsSurface
 from palyra.engine.text_surface import ChatSurface
 from palyra.errors import JournalUnwritable, Refusal
+from palyra.events.auth import (
+    AuthProfileCooldownCleared,
+    AuthProfileDisabled,
+    AuthProfileEnabled,
+    AuthProfileRotated,
+)
+from palyra.events.base import Draft, Fact
+from palyra.projections.auth import AuthProfile
 from palyra.wire.request import decode_chat, decode_embeddings
 
 #: More turns of the loop than any plan needs.
@@ -197,6 +205,7 @@ class Simulation:
                 timeout_ms=arrival.timeout_ms,
                 failover=arrival.failover,
                 command_name=arrival.key,
+                agent_id=arrival.agent_id,
             )
             if life.is_draining or arrival.kind == "refused":
                 code = "draining" if life.is_draining else "invalid_request"
@@ -264,6 +273,30 @@ class Simulation:
     async def _do_outage(self, accident: Accident) -> None:
         until_us = self.loop.now_us + accident.duration_ms * 1_000
         self.outside.outages[accident.provider_id] = (until_us, accident.is_kept)
+
+    async def _do_rotate(self, accident: Accident) -> None:
+        profile = self._profile(accident.profile_id)
+        if profile is not None:
+            await self._change(accident.profile_id, AuthProfileRotated(vault_revision=profile.vault_revision + 1))
+
+    async def _do_rest(self, accident: Accident) -> None:
+        profile = self._profile(accident.profile_id)
+        if profile is not None:
+            is_active = profile.status == "active"
+            await self._change(accident.profile_id, AuthProfileDisabled() if is_active else AuthProfileEnabled())
+
+    async def _do_clear(self, accident: Accident) -> None:
+        if self._profile(accident.profile_id) is not None:
+            await self._change(accident.profile_id, AuthProfileCooldownCleared())
+
+    def _profile(self, profile_id: str) -> AuthProfile | None:
+        assert self._life is not None
+        return self._life.core.state.auth.profiles.get(profile_id)
+
+    async def _change(self, profile_id: str, fact: Fact) -> None:
+        assert self._life is not None
+        with contextlib.suppress(*UNWRITABLE):
+            await self._life.core.record([Draft(f"credential-{profile_id}", fact)])
 
     # -- checks
 

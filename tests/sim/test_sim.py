@@ -27,7 +27,7 @@ FAMILIES = tuple("run. routing. attempt. usage. budget. circuit. health. model. 
 #: What is too rare to wait for, is asked for elsewhere, or comes from the deterministic kind alone.
 RARE = (
     "incident.severity_changed incident.reopened model.readmitted content_policy_blocked unsupported_feature"
-    " model_excluded run.cancel_requested fixture_missing"
+    " model_excluded no_credential vault_locked run.cancel_requested fixture_missing usage.corrected"
 ).split()
 
 

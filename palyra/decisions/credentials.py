@@ -1,0 +1,343 @@
+"""Which credentials a candidate is tried with, and what a failed call does to the one it was made with.
+
+All of it is about references and revisions; no secret is ever seen here. Source: auth specification 5.2 and 5.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+from palyra.decisions.failures import Failure
+from palyra.errors import Refusal
+from palyra.events.auth import AuthProfileCooledDown, AuthProfileFailed, CooldownKind, FailureCode
+from palyra.events.registry import ProviderEntry
+from palyra.events.routing import CredentialVerdict, PlannedCredential, PlanStep
+from palyra.projections.auth import (
+    IMPLICIT,
+    AuthProfile,
+    Cooldown,
+    can_refresh,
+    cooling_until_us,
+    failure_of,
+    live_revision,
+    order_in_force,
+    standing_of,
+)
+from palyra.projections.catalog import provider_entry
+from palyra.projections.runs import Attempt
+from palyra.projections.state import State
+from palyra.units import US_PER_MS, US_PER_S, ceil_div, us_to_ms
+
+VerdictName = Literal[
+    "wrong_provider",
+    "wrong_agent",
+    "audience_mismatch",
+    "disabled",
+    "failed",
+    "missing",
+    "expired_no_refresh",
+    "cooling_down",
+    "eligible",
+    "refresh_first",
+]
+#: Verdicts of a credential that may be used; the second one is renewed before.
+USABLE = ("eligible", "refresh_first")
+
+#: After these the next credential of the same candidate is tried, before anything else is.
+OF_THE_CREDENTIAL = ("auth_invalid", "quota_exceeded", "rate_limited", "missing_credential")
+#: Words of providers for a key that will not be taken later either.
+_BAD_KEY_CODES = ("invalid_api_key", "invalid_key", "api_key_invalid", "expired_api_key", "revoked_api_key")
+_BAD_ACCOUNT_CODES = ("account_deactivated", "account_disabled")
+_AUTH_COOLDOWN_US = 60 * US_PER_S
+#: A second 401 within this time is no accident.
+_AUTH_AGAIN_US = 600 * US_PER_S
+_QUOTA_FIRST_US, _QUOTA_MAX_US = 1_800 * US_PER_S, 6 * 3_600 * US_PER_S
+_RATE_FIRST_US, _RATE_MAX_US = 5 * US_PER_S, 300 * US_PER_S
+_RATE_ASKED_MAX_MS = 3_600_000
+#: A pause of our own lasts its length +-10 %: jitter in basis points makes this share of the whole, exactly.
+_JITTER_LOW, _JITTER_WHOLE = 45_000, 50_000
+
+
+class Verdict(NamedTuple):
+    """What the first rule that fits says about a credential."""
+
+    name: VerdictName
+    until_us: int | None = None
+
+
+class Chosen(NamedTuple):
+    """The credentials of a candidate in order, and why others may not be used."""
+
+    credentials: list[PlannedCredential]
+    verdicts: list[CredentialVerdict]
+    #: When the first of them may be used, where time alone is missing.
+    until_us: int | None = None
+
+
+class Ranked(NamedTuple):
+    """One credential in the order of selection, with its verdict."""
+
+    credential_ref: str
+    verdict: Verdict
+
+
+def needs_credential(provider: ProviderEntry) -> bool:
+    """Return whether a provider is asked with a credential."""
+    return provider.auth_scheme != "none"
+
+
+def rank(
+    state: State,
+    provider: ProviderEntry,
+    model_id: str,
+    *,
+    agent_id: str = "",
+    absent: Sequence[str] = (),
+    now_us: int,
+) -> list[Ranked]:
+    """Return every credential that a run of this agent could use with a provider, best first, with its verdict.
+
+    `absent` names those whose secret cannot be read right now. A credential that the entry names is alone.
+    """
+    if provider.auth_profile_id:
+        refs = [provider.auth_profile_id]
+    elif provider.credential_ref:
+        refs = [f"{IMPLICIT}{provider.provider_id}"]
+    else:
+        order = order_in_force(state, provider.auth_provider_kind, agent_id)
+        refs = list(order.profile_ids)
+        if order.strategy == "least_recently_used":
+            refs.sort(key=lambda ref: standing_of(state, ref).used_position)
+    return [
+        Ranked(ref, verdict_of(state, provider, ref, model_id, agent_id=agent_id, absent=absent, now_us=now_us))
+        for ref in refs
+    ]
+
+
+def verdict_of(
+    state: State,
+    provider: ProviderEntry,
+    credential_ref: str,
+    model_id: str,
+    *,
+    agent_id: str,
+    absent: Sequence[str] = (),
+    now_us: int,
+) -> Verdict:
+    """Return the first rule that keeps a credential from being used here, or that it may be used."""
+    profile = state.auth.profiles.get(credential_ref)
+    needs_refresh = False
+    if not credential_ref.startswith(IMPLICIT):
+        if profile is None:
+            return Verdict("missing")
+        mismatch = _mismatch(profile, provider, agent_id)
+        if mismatch is not None:
+            return mismatch
+        needs_refresh = profile.expires_us is not None and now_us >= profile.expires_us
+    if failure_of(state, credential_ref) is not None:
+        return Verdict("failed")
+    if credential_ref in absent:
+        return Verdict("missing")
+    if needs_refresh and profile is not None and not can_refresh(profile):
+        return Verdict("expired_no_refresh")
+    until_us = cooling_until_us(state, credential_ref, model_id, now_us)
+    if until_us:
+        return Verdict("cooling_down", until_us)
+    return Verdict("refresh_first" if needs_refresh else "eligible")
+
+
+def _mismatch(profile: AuthProfile, provider: ProviderEntry, agent_id: str) -> Verdict | None:
+    """Return why a profile is not for this provider or agent, or rests."""
+    if profile.provider != provider.auth_provider_kind:
+        return Verdict("wrong_provider")
+    if profile.agent_id not in ("", agent_id):
+        return Verdict("wrong_agent")
+    if profile.audience != provider.audience:
+        return Verdict("audience_mismatch")
+    if profile.status == "disabled":
+        return Verdict("disabled")
+    return Verdict("failed") if profile.status != "active" else None
+
+
+_NONE_NEEDED = Chosen([], [])
+
+
+def choose(
+    state: State,
+    provider: ProviderEntry,
+    model_id: str,
+    *,
+    agent_id: str = "",
+    absent: Sequence[str] = (),
+    now_us: int,
+) -> Chosen:
+    """Choose the credentials that a candidate is tried with, and pin their revisions."""
+    if not needs_credential(provider):
+        return _NONE_NEEDED
+    ranked = rank(state, provider, model_id, agent_id=agent_id, absent=absent, now_us=now_us)
+    usable = [one.credential_ref for one in ranked if one.verdict.name in USABLE]
+    credentials = [
+        PlannedCredential(credential_ref=ref, revision=live_revision(state, ref))
+        for ref in usable[: state.catalog.registry.max_profiles_per_candidate]
+    ]
+    verdicts = [
+        CredentialVerdict(
+            provider_id=provider.provider_id,
+            model_id=model_id,
+            credential_ref=one.credential_ref,
+            verdict=one.verdict.name,
+            until_us=one.verdict.until_us,
+        )
+        for one in ranked
+        if one.verdict.name not in USABLE
+    ]
+    ends = [one.verdict.until_us for one in ranked if one.verdict.until_us is not None]
+    return Chosen(credentials, verdicts, min(ends) if ends and not credentials else None)
+
+
+class Waiting(NamedTuple):
+    """No credential of a candidate may be used now; when one may, where time alone is missing."""
+
+    until_us: int = 0
+
+
+_NO_CREDENTIAL = PlannedCredential(credential_ref="")
+
+
+def pick(
+    state: State, step: PlanStep, *, wanted: str = "", agent_id: str = "", has_waited: bool = False, now_us: int
+) -> PlannedCredential | Waiting:
+    """Return the credential of an attempt that is about to start, with the revision in use now.
+
+    It is looked for from `wanted` on along the plan's order, which nothing reorders. Whoever has waited for what
+    its own failure brought about is not stopped by the pause that this put on its credential.
+    """
+    if not step.credentials:
+        return _NO_CREDENTIAL
+    provider = provider_entry(state, step.provider_id)
+    assert provider is not None, "a plan holds only what is configured"
+    ends = []
+    for planned in _from(step.credentials, wanted):
+        ref = planned.credential_ref
+        verdict = verdict_of(state, provider, ref, step.model_id, agent_id=agent_id, now_us=now_us)
+        if verdict.name in USABLE or (has_waited and ref == wanted and verdict.name == "cooling_down"):
+            return PlannedCredential(credential_ref=ref, revision=live_revision(state, ref))
+        if verdict.until_us is not None:
+            ends.append(verdict.until_us)
+    return Waiting(min(ends, default=0))
+
+
+def _from(credentials: Sequence[PlannedCredential], wanted: str) -> Sequence[PlannedCredential]:
+    refs = [one.credential_ref for one in credentials]
+    return credentials[refs.index(wanted) :] if wanted in refs else credentials
+
+
+def next_after(state: State, step: PlanStep, credential_ref: str, *, agent_id: str, now_us: int) -> str:
+    """Return the credential that is tried after this one with the same candidate, "" for none."""
+    refs = [one.credential_ref for one in step.credentials]
+    if credential_ref not in refs:
+        return ""
+    rest = step.credentials[refs.index(credential_ref) + 1 :]
+    if not rest:
+        return ""
+    picked = pick(state, step, wanted=rest[0].credential_ref, agent_id=agent_id, now_us=now_us)
+    return picked.credential_ref if isinstance(picked, PlannedCredential) else ""
+
+
+def at_failure(
+    state: State, attempt: Attempt, failure: Failure, *, now_us: int, jitter_bp: int
+) -> AuthProfileCooledDown | AuthProfileFailed | None:
+    """Return what a failed call does to its credential; nothing where that has a newer secret by now."""
+    ref = attempt.credential_ref
+    if not ref or attempt.credential_revision != live_revision(state, ref) or failure_of(state, ref) is not None:
+        return None
+    if failure.failure_class == "auth_invalid":
+        return _at_401(state, attempt, failure, now_us)
+    if failure.failure_class == "quota_exceeded":
+        return _cool_down(state, attempt, "quota", now_us, _QUOTA_FIRST_US, _QUOTA_MAX_US)
+    if failure.failure_class != "rate_limited":
+        return None
+    if failure.retry_after_ms is not None:
+        asked_us = min(failure.retry_after_ms, _RATE_ASKED_MAX_MS) * US_PER_MS
+        return _cool_down(state, attempt, "rate_limit", now_us, asked_us, asked_us)
+    return _cool_down(state, attempt, "rate_limit", now_us, _RATE_FIRST_US, _RATE_MAX_US, _JITTER_LOW + jitter_bp)
+
+
+def _at_401(
+    state: State, attempt: Attempt, failure: Failure, now_us: int
+) -> AuthProfileCooledDown | AuthProfileFailed | None:
+    ref = attempt.credential_ref
+    profile = state.auth.profiles.get(ref)
+    is_key = profile is None or profile.credential_kind == "api_key"
+    code: FailureCode | None = None
+    before = standing_of(state, ref).cooldowns.get("auth|")
+    if failure.code in _BAD_ACCOUNT_CODES:
+        code = "account_disabled"
+    elif (is_key and failure.code in _BAD_KEY_CODES) or _is_again(before, attempt, now_us):
+        code = "key_rejected" if is_key else "reauth_required"
+    if code is not None:
+        return AuthProfileFailed(code=code, vault_revision=attempt.credential_revision)
+    return _cool_down(state, attempt, "auth", now_us, _AUTH_COOLDOWN_US, _AUTH_COOLDOWN_US)
+
+
+def _is_again(before: Cooldown | None, attempt: Attempt, now_us: int) -> bool:
+    """Return whether a 401 is the second one; calls that were under way when the first came count as one."""
+    if before is None or attempt.started_us < before.since_us:
+        return False
+    return now_us - before.since_us < _AUTH_AGAIN_US
+
+
+def _cool_down(
+    state: State,
+    attempt: Attempt,
+    kind: CooldownKind,
+    now_us: int,
+    first_us: int,
+    max_us: int,
+    share: int = _JITTER_WHOLE,
+) -> AuthProfileCooledDown | None:
+    """Return the pause, twice as long each time in a row; quiet for twice the last one starts anew.
+
+    A call that left before the last pause began tells nothing new about the time after it.
+    """
+    model_id = attempt.model_id if kind == "rate_limit" else ""
+    before = standing_of(state, attempt.credential_ref).cooldowns.get(f"{kind}|{model_id}")
+    streak_count = 1
+    if before is not None:
+        lasted_us = before.until_us - before.since_us
+        if attempt.started_us < before.since_us:
+            streak_count = before.streak_count
+        elif now_us - before.since_us < 2 * lasted_us:
+            streak_count = before.streak_count + 1
+    until_us = now_us + min(first_us << min(streak_count - 1, 20), max_us) * share // _JITTER_WHOLE
+    is_in_force = before is not None and streak_count == before.streak_count and until_us <= before.until_us
+    if until_us == now_us or is_in_force:
+        return None
+    return AuthProfileCooledDown(kind=kind, model_id=model_id, until_us=until_us, streak_count=streak_count)
+
+
+def jitter_behind(cooled: AuthProfileCooledDown, at_us: int) -> int:
+    """Return the jitter that gave a recorded pause after a 429 without Retry-After its length."""
+    full_us = min(_RATE_FIRST_US << min(cooled.streak_count - 1, 20), _RATE_MAX_US)
+    return ceil_div((cooled.until_us - at_us) * _JITTER_WHOLE, full_us) - _JITTER_LOW
+
+
+def refusal_without_credentials(
+    verdicts: Iterable[CredentialVerdict], until_us: Sequence[int | None], details: dict[str, Any], now_us: int
+) -> Refusal:
+    """Return why nobody can be asked: all credentials have to wait, or there is none that is good."""
+    ends = [one for one in until_us if one]
+    if ends and len(ends) == len(until_us):
+        wait_ms = max(1_000, us_to_ms(min(ends) - now_us))
+        message = (
+            "Every credential that could be used is left alone for now, as its provider asked; try again in"
+            f" {ceil_div(wait_ms, 1_000)} s."
+        )
+        return Refusal(code="all_credentials_cooling", message=message, retry_after_ms=wait_ms, details=details)
+    rows = dict.fromkeys(f"{one.credential_ref} ({one.verdict})" for one in verdicts)
+    has = f": {', '.join(rows)}" if rows else ", none is connected"
+    message = (
+        f"No credential can be used{has}. `palyra auth health` says why; `palyra auth connect PROVIDER` stores one."
+    )
+    return Refusal(code="no_usable_credential", message=message, details=details)
