@@ -20,7 +20,7 @@ from typing import Self
 
 from palyra.decisions.clock import STEP_MIN_US, Reading, step_between, step_while_away
 from palyra.engine.clock import Clock, SystemClock, asleep_us
-from palyra.engine.codec import state_digest, to_known, to_row
+from palyra.engine.codec import state_digest, to_known, to_recorded, to_row
 from palyra.engine.ids import Ids, SystemIds
 from palyra.errors import EngineStopped, JournalUnwritable, Refusal
 from palyra.events.base import Draft, Recorded
@@ -30,6 +30,9 @@ from palyra.limits import PENDING_EVENTS_MAX_COUNT
 from palyra.projections.state import State, decode_state, encode_state, evolve
 
 SYSTEM = "system:daemon"
+#: Facts that hold words which people wrote. They are folded as they will be read back: a word that equals a default
+#: is written where the default itself is left out, and the live state must not be told from a replayed one by that.
+_FROM_OUTSIDE = ("config.", "price_list.")
 _REBUILD_FIRST_S, _REBUILD_MAX_S = 1.0, 30.0
 
 
@@ -63,8 +66,9 @@ class Batch:
                 draft.command_key,
                 draft.body,
             )
-            self._rows.append(to_row(recorded))
-            evolve(state, recorded)
+            row = to_row(recorded)
+            self._rows.append(row)
+            evolve(state, to_recorded(row) if row.name.startswith(_FROM_OUTSIDE) else recorded)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

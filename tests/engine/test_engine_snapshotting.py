@@ -15,7 +15,7 @@ from engine_world import World, one
 
 from palyra.engine.codec import state_digest
 from palyra.engine.core import load_state
-from palyra.engine.replay import verify_replay
+from palyra.engine.replay import fold_file, verify_replay
 from palyra.engine.snapshotting import keep_snapshot, keep_snapshot_aside, main
 from palyra.engine.upkeep import SnapshotChore
 from palyra.errors import JournalUnwritable
@@ -146,5 +146,6 @@ async def test_a_text_that_equals_a_default_is_no_other_state(world: World, path
     changed = msgspec.structs.replace(registry, providers=providers)
     adopted = ConfigAdopted(generation=2, digest="other", effective={}, registry=changed)
     await world.core.record([Draft("config", adopted)])
+    assert encode_state(world.state) == encode_state(fold_file(path).state)
     await world.core.snapshot()
     assert verify_replay(path).divergence is None
