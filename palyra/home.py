@@ -33,7 +33,7 @@ from palyra.engine.snapshotting import keep_snapshot_aside
 from palyra.engine.upgrade import Upgraded, refuse_due, schema_of, upgrade_held
 from palyra.engine.upkeep import CheckpointChore, SnapshotChore, WitnessChore
 from palyra.engine.vault import open_vault
-from palyra.engine.verdicts import record_damage
+from palyra.engine.verdicts import note_damage
 from palyra.errors import JournalDamaged, StateError
 from palyra.journal.failures import refused
 from palyra.journal.findings import Finding
@@ -218,7 +218,7 @@ class DiskHome:
         return [finding for finding in report.findings if finding.severity != "info"]
 
     async def _refuse_damaged(self, bad: list[Finding]) -> NoReturn:
-        await record_damage(self.paths, bad)
+        await note_damage(self.paths, bad)
         where = f" at position {bad[0].position}" if bad[0].position is not None else ""
         raise JournalDamaged(
             f"the journal fails its check: {bad[0].code}{where}. {bad[0].meaning}",

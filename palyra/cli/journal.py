@@ -12,6 +12,7 @@ import click
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer, print_line_object, to_json
 from palyra.cli.journal_files import COMMANDS
+from palyra.cli.journal_verify import verify
 from palyra.cli.page import Column, Page, Styled, Text
 from palyra.cli.render import ago, clean, clock_ms, count, counted, cut, instant, instant_ms, size, width_of
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from palyra.cli.asking import Asked
     from palyra.engine.console.journal import EventsParams
     from palyra.engine.history import EventAnswer, Wanted
-    from palyra.engine.inspection import CheckAnswer, FiguresAnswer, WitnessAnswer
+    from palyra.engine.inspection import FiguresAnswer, WitnessAnswer
 
 _POLL_S = 0.2
 #: Most names, and the stream of a run.
@@ -308,101 +309,5 @@ def _show_event(page: Page, event: EventAnswer, link: str, now_us: int) -> None:
         page.line(line, indent=2)
 
 
-@journal.command(
-    "verify",
-    examples=[
-        ("palyra journal verify", "every row, the file, the witness"),
-        ("palyra journal verify --quick", "rows since the witness"),
-        ("palyra journal verify --replay", "and that folding it again gives the same state"),
-        ("palyra journal verify --from 1 --to 1 --json", "a range, for a program"),
-        ("palyra journal verify --record", "and write the verdict into the journal; the daemon is stopped"),
-    ],
-    exits=(0, 2, 7, 8),
-)
-@click.option("--replay", "is_replayed", is_flag=True, help="Fold from the first event and compare with snapshots.")
-@click.option("--from", "first", type=click.IntRange(min=1), metavar="POSITION", help="First row to check.")
-@click.option("--to", "last", type=click.IntRange(min=1), metavar="POSITION", help="Last row to check.")
-@click.option("--quick", "is_quick", is_flag=True, help="Only rows since the witness.")
-@click.option("--record", "is_recorded", is_flag=True, help="Write the verdict into the journal.")
-def verify(
-    call: Call, is_replayed: bool, first: int | None, last: int | None, is_quick: bool, is_recorded: bool
-) -> Answer:
-    """Check the journal: positions, versions, links, times, schema, witness.
-
-    It changes nothing and can run beside the daemon; with --record the daemon must be stopped. Anything but
-    information is damage, and exit 7. Damage is written down only where the log can go on behind it.
-    """
-    from palyra.auth.keyfiles import witness_key
-    from palyra.cli.progress import Progress
-    from palyra.cli.reading import Journal
-    from palyra.engine.inspection import check_journal
-    from palyra.engine.verdicts import check_and_record
-    from palyra.errors import JournalDamaged
-
-    if is_quick and (first is not None or last is not None):
-        raise click.UsageError("--quick chooses the rows itself", click.get_current_context())
-    if first is not None and last is not None and first > last:
-        raise click.UsageError("--from must not be after --to", click.get_current_context())
-    source = Journal(call)
-    with Progress() as progress:
-        if is_recorded:
-            report = check_and_record(
-                source.paths,
-                first=first,
-                last=last,
-                is_quick=is_quick,
-                is_replayed=is_replayed,
-                progress=progress,
-            )
-        else:
-            report = check_journal(
-                source.paths.journal,
-                witness_key=witness_key(source.paths.vault_key, create=False),
-                first=first,
-                last=last,
-                is_quick=is_quick,
-                is_replayed=is_replayed,
-                progress=progress,
-            )
-    critical = sum(finding.severity != "info" for finding in report.findings) + report.omitted_count
-    failure = None
-    if not report.is_sound:
-        hint = "keep a copy of the state directory before anything else"
-        failure = JournalDamaged(f"The journal is damaged: {counted(critical, 'finding')}.", hint=hint)
-    return source.answer(
-        report.journal_id, report.head_position, report, lambda page: _show_check(page, report), failure=failure
-    )
-
-
-def _show_check(page: Page, report: CheckAnswer) -> None:
-    verdict = Styled("sound", "good") if report.is_sound else Styled("damaged", "bad")
-    page.line(Styled(f"Journal {report.journal_id}", "bold"), " is ", verdict)
-    page.line()
-    rows = counted(report.rows_count, "row")
-    if report.rows_count:
-        rows += f" · positions {count(report.first_position)} to {count(report.last_position)}"
-    fields: list[tuple[str, Text]] = [("checked", rows)]
-    if report.replay is not None:
-        compared = counted(report.replay.snapshots_count, "snapshot")
-        fields.append(("folded", f"{counted(report.replay.events_count, 'event')} · compared with {compared}"))
-    if report.recorded_position is not None:
-        fields.append(("recorded", f"at position {count(report.recorded_position)}"))
-    page.fields(fields)
-    for finding in report.findings:
-        style = "dim" if finding.severity == "info" else "bad"
-        place = f" at position {count(finding.position)}" if finding.position is not None else ""
-        page.line()
-        page.line(Styled(f"{finding.severity}: {finding.code}", style), place)
-        details: list[tuple[str, Text]] = [("means", finding.meaning), ("next", finding.next_step)]
-        if finding.expected:
-            details.append(("expected", finding.expected))
-        if finding.found:
-            details.append(("found", finding.found))
-        page.fields(details, indent=2)
-    if report.omitted_count:
-        page.line()
-        page.line(f"and {counted(report.omitted_count, 'more finding')}")
-
-
-for _command in COMMANDS:
+for _command in (verify, *COMMANDS):
     journal.add_command(_command)

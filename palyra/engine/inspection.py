@@ -6,13 +6,13 @@ names are known and folds agree is checked here, because the journal does not kn
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from palyra.engine.questions import Answer
-from palyra.engine.replay import verify_replay
+from palyra.engine.replay import LiveChapter, verify_replay
 from palyra.errors import PalyraError
 from palyra.events.vocabulary import VOCABULARY
 from palyra.journal.findings import Finding
@@ -81,6 +81,8 @@ class ReplayAnswer(Answer, frozen=True, kw_only=True):
     events_count: int
     #: Stored states that the fold was compared with.
     snapshots_count: int
+    #: Chapters of a running daemon's memory that it was compared with.
+    live_count: int
     #: First position after which two folds differ, and the chapters of the state in which they do.
     diverged_position: int | None
     diverged_chapters: list[str]
@@ -178,11 +180,13 @@ def check_journal(
     last: int | None = None,
     is_quick: bool = False,
     is_replayed: bool = False,
+    live: Sequence[LiveChapter] = (),
     progress: Progress | None = None,
 ) -> CheckAnswer:
     """Check rows `first` to `last` (default: all; quick: those since the witness), the file and the witness.
 
-    With `is_replayed` the journal is also folded anew and compared with every stored state.
+    With `is_replayed` the journal is also folded anew and compared with every stored state, and with what a daemon
+    says it holds in memory (`live`).
     """
     note = _note(path.with_name(WITNESS_FILE)) if is_quick else None
     after = first - 1 if first is not None else note.position if note is not None else 0
@@ -197,7 +201,7 @@ def check_journal(
     if first is not None and first > report.head.position:
         raise PalyraError(f"The journal ends at position {report.head.position}.", code="position_not_found")
     findings = [*report.findings, *([] if is_quick else _unknown_names(path))]
-    replay = _replayed(path, progress) if is_replayed else None
+    replay = _replayed(path, live, progress) if is_replayed else None
     if replay is not None and replay.diverged_position is not None:
         findings.append(_divergence(replay.diverged_position, replay.diverged_chapters))
     return CheckAnswer(
@@ -221,12 +225,13 @@ def _labelled(progress: Progress | None, label: str) -> Callable[[int, int], Non
     return lambda done, total: progress(label, done, total)
 
 
-def _replayed(path: Path, progress: Progress | None) -> ReplayAnswer:
-    report = verify_replay(path, _labelled(progress, "folding"))
+def _replayed(path: Path, live: Sequence[LiveChapter], progress: Progress | None) -> ReplayAnswer:
+    report = verify_replay(path, _labelled(progress, "folding"), live)
     divergence = report.divergence
     return ReplayAnswer(
         events_count=report.events_count,
         snapshots_count=report.snapshots_count,
+        live_count=report.live_count,
         diverged_position=divergence.position if divergence is not None else None,
         diverged_chapters=divergence.chapters if divergence is not None else [],
     )
@@ -239,8 +244,8 @@ def _divergence(position: int, chapters: list[str]) -> Finding:
         position=position,
         expected="the state that a fold from the first event gives",
         found=f"another one in {', '.join(chapters)}",
-        meaning="A stored state is not what the events say.",
-        next_step="Remove snapshots.db, which is only a cache, and report the position and the chapters.",
+        meaning="A stored state, or what a daemon holds in memory, is not what the events say.",
+        next_step="Restart the daemon without snapshots.db, which is only a cache, and report both.",
     )
 
 

@@ -5,7 +5,7 @@ Synchronous and read-only: it takes no lock, writes nothing and runs beside a li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from palyra.journal.port import Head
 from palyra.journal.reader import JournalReader
 from palyra.journal.snapshots import SNAPSHOTS_FILE, SnapshotFile
 from palyra.projections.run_view import RunView, view_of_run
-from palyra.projections.state import State, decode_state, encode_state, evolve
+from palyra.projections.state import State, decode_state, digest_in, encode_state, evolve
 
 #: Told how many events are done, of how many.
 Progress = Callable[[int, int], None]
@@ -76,16 +76,27 @@ class Divergence(NamedTuple):
     chapters: list[str]
 
 
+class LiveChapter(NamedTuple):
+    """What a running daemon holds in memory of one chapter of the state, after a position."""
+
+    position: int
+    chapter: str
+    #: As of `palyra.projections.state.digest_in`.
+    digest: str
+
+
 class ReplayReport(NamedTuple):
     """What folding a journal again has shown."""
 
     events_count: int
     snapshots_count: int
     divergence: Divergence | None
+    #: Chapters of a daemon's memory that it was compared with.
+    live_count: int = 0
 
 
-def verify_replay(path: Path, progress: Progress | None = None) -> ReplayReport:
-    """Fold from the first event, and compare byte for byte with every snapshot on the way.
+def verify_replay(path: Path, progress: Progress | None = None, live: Sequence[LiveChapter] = ()) -> ReplayReport:
+    """Fold from the first event, and compare byte for byte with every snapshot on the way, and with `live`.
 
     A second fold goes on from each snapshot to the next one and to the head, so that a state which does not survive
     its own encoding is found as well.
@@ -93,11 +104,18 @@ def verify_replay(path: Path, progress: Progress | None = None) -> ReplayReport:
     with JournalReader(path) as reader:
         end = reader.head().position
         stored = _snapshots(path, reader, end)
+        told: dict[int, list[LiveChapter]] = {}
+        for each in live:
+            told.setdefault(each.position, []).append(each)
         full, resumed = State(), State()
         for recorded in recorded_in(reader, 0, end):
             evolve(full, recorded)
             evolve(resumed, recorded)
             position = recorded.position
+            if position in told:
+                chapters = [each.chapter for each in told[position] if each.digest != digest_in(full, each.chapter)]
+                if chapters:
+                    return ReplayReport(position, len(stored), Divergence(position, chapters), len(live))
             if position in stored or position == end:
                 here = encode_state(full)
                 if here != encode_state(resumed) or here != stored.get(position, here):
@@ -105,7 +123,7 @@ def verify_replay(path: Path, progress: Progress | None = None) -> ReplayReport:
                 resumed = decode_state(here)
             if progress is not None and position % 10_000 == 0:
                 progress(position, end)
-        return ReplayReport(end, len(stored), None)
+        return ReplayReport(end, len(stored), None, len(live))
 
 
 def _snapshots(path: Path, reader: JournalReader, end: int) -> dict[int, bytes]:

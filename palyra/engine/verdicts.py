@@ -1,8 +1,7 @@
-"""What a check found, as a fact in the journal itself: that it is sound, or damage where writing can do no harm.
+"""Verdicts about a journal that nobody writes: a check that is recorded, and damage that a start has found.
 
-Only a row that was changed, left out or moved lets the log go on: its file is whole, and the note outside of it has
-seen no more than is there. Behind a cut tail a new fact would take the position of one that was acknowledged, and
-a damaged file is evidence; both stay exactly as they were found.
+What may be recorded is decided in `palyra.decisions.verdicts`. A journal with a row that was changed may not be
+folded, so the fact about it is appended without a state.
 """
 
 from __future__ import annotations
@@ -14,21 +13,18 @@ import msgspec
 
 from palyra.auth.keyfiles import witness_key
 from palyra.config.state import StatePaths
+from palyra.decisions.verdicts import Bad, Check, record_check, record_damage
 from palyra.engine.clock import SystemClock
 from palyra.engine.codec import to_row
 from palyra.engine.core import SYSTEM
 from palyra.engine.inspection import CheckAnswer, check_journal
 from palyra.engine.offline import OPERATOR, Progress, new_id, record_held, take_lock
-from palyra.errors import JournalError, JournalLocked
+from palyra.errors import JournalError
 from palyra.events.base import Draft, Recorded
-from palyra.events.journal import JournalDamageFound, JournalVerified
+from palyra.events.journal import JournalDamageFound
 from palyra.journal.findings import Finding
 from palyra.journal.reader import JournalReader
 from palyra.journal.sqlite import SqliteJournal
-
-#: Findings about rows; the file, the witness and the schema are another matter.
-_ABOUT_ROWS = ("link_mismatch", "position_gap", "stream_version_gap")
-_STREAM = "journal"
 
 
 def check_and_record(
@@ -44,12 +40,7 @@ def check_and_record(
 
     Not for use inside a running loop. Raises `JournalLocked` while a daemon runs.
     """
-    try:
-        lock = take_lock(paths)
-    except JournalLocked as exc:
-        exc.hint = "without --record the journal is checked beside the daemon"
-        raise
-    with lock:
+    with take_lock(paths):
         report = check_journal(
             paths.journal,
             witness_key=witness_key(paths.vault_key, create=False),
@@ -59,45 +50,59 @@ def check_and_record(
             is_replayed=is_replayed,
             progress=progress,
         )
-        return msgspec.structs.replace(report, recorded_position=asyncio.run(_record(paths, report)))
+        drafts = record_check(check_of(report))
+        if report.is_sound:
+            position: int | None = asyncio.run(record_held(paths, drafts)).position
+        else:
+            position = asyncio.run(_append(paths, drafts, OPERATOR))
+        return msgspec.structs.replace(report, recorded_position=position)
 
 
-async def _record(paths: StatePaths, report: CheckAnswer) -> int | None:
-    if not report.is_sound:
-        return await record_damage(paths, report.findings, actor=OPERATOR)
-    verified = JournalVerified(
+def check_of(report: CheckAnswer) -> Check:
+    """Return what a report comes to."""
+    bad = _bad(report.findings)
+    return Check(
         first=report.first_position,
         last=report.last_position,
         quick=report.is_quick,
         replayed=report.replay is not None,
+        bad=bad,
+        bad_count=len(bad) + report.omitted_count,
     )
-    return (await record_held(paths, [Draft(_STREAM, verified)])).position
 
 
-async def record_damage(paths: StatePaths, findings: Sequence[Finding], *, actor: str = SYSTEM) -> int | None:
-    """Append `journal.damage_found` if the log can go on; return its position, None where it must not be written.
+async def note_damage(paths: StatePaths, findings: Sequence[Finding]) -> None:
+    """Record what a start has found, where that can do no harm; the caller holds the journal's lock."""
+    bad = _bad(findings)
+    await _append(paths, record_damage(bad, len(bad)), SYSTEM)
 
-    The caller holds the journal's lock. A head that tells of damage already gets no second such fact: a start that
-    is tried again and again leaves one.
+
+def _bad(findings: Sequence[Finding]) -> list[Bad]:
+    return [Bad(code=each.code, position=each.position) for each in findings if each.severity != "info"]
+
+
+async def _append(paths: StatePaths, drafts: Sequence[Draft], actor: str) -> int | None:
+    """Append a fact without a fold; return its position, None where there is none or the disk refuses.
+
+    A head that tells of damage already gets no second such fact: a start that is tried again and again leaves one.
     """
-    bad = [finding for finding in findings if finding.severity != "info"]
-    if not bad or any(finding.code not in _ABOUT_ROWS for finding in bad):
-        return None
-    try:
-        with JournalReader(paths.journal) as reader:
-            head = reader.head()
-            last = reader.row(head.position)
-            versions = reader.query("SELECT coalesce(max(version), 0) FROM event WHERE stream = ?", (_STREAM,))
-        fact = JournalDamageFound(code=bad[0].code, found_position=bad[0].position, findings_count=len(bad))
-        if last is not None and last.name == JournalDamageFound.__struct_config__.tag:
-            return last.position
-        now_us = SystemClock().now_us()
-        row = to_row(Recorded(head.position + 1, _STREAM, versions[0][0] + 1, now_us, actor, "", 0, "", fact))
-        journal = await SqliteJournal.open(paths.journal, new_journal_id=new_id(), now_us=now_us)
+    for draft in drafts:
         try:
-            await journal.append([row])
-        finally:
-            await journal.close()
-    except JournalError:
-        return None
-    return row.position
+            with JournalReader(paths.journal) as reader:
+                head = reader.head()
+                last = reader.row(head.position)
+                sql = "SELECT coalesce(max(version), 0) FROM event WHERE stream = ?"
+                version = reader.query(sql, (draft.stream,))[0][0] + 1
+            if last is not None and last.name == JournalDamageFound.__struct_config__.tag:
+                return last.position
+            now_us = SystemClock().now_us()
+            fact = Recorded(head.position + 1, draft.stream, version, now_us, actor, "", 0, "", draft.body)
+            journal = await SqliteJournal.open(paths.journal, new_journal_id=new_id(), now_us=now_us)
+            try:
+                await journal.append([to_row(fact)])
+            finally:
+                await journal.close()
+        except JournalError:
+            return None
+        return fact.position
+    return None

@@ -7,6 +7,8 @@ a snapshot as before it.
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import msgspec
 
 from palyra.events.base import Recorded
@@ -129,6 +131,11 @@ _DECODER = msgspec.msgpack.Decoder(State)
 def encode_state(state: State) -> bytes:
     """Return the state's canonical bytes."""
     return _ENCODER.encode(state)
+
+
+def digest_in(state: State, chapter: str) -> str:
+    """Return the SHA-256 of one chapter's canonical bytes, hexadecimal; `chapter` is a field of the state."""
+    return sha256(_ENCODER.encode(getattr(state, chapter))).hexdigest()
 
 
 def decode_state(data: bytes) -> State:

@@ -223,13 +223,13 @@ def test_a_verdict_is_not_written_over_what_was_cut(copied: Cli) -> None:
     assert copied("journal", "verify", "--json").data["head_position"] == 40
 
 
-def test_a_verdict_beside_a_daemon(copied: Cli) -> None:
+def test_a_verdict_without_a_way_to_the_writer(copied: Cli) -> None:
     """Only its one writer may add to a journal; checking it is free."""
     with take_lock(StatePaths(copied.state_dir)):
         ran = copied("journal", "verify", "--record")
-        assert ran.status == 7
-        assert "without --record" in ran.err
-        assert copied("journal", "verify").status == 0
+        assert ran.status == 4
+        assert "no control socket" in ran.err
+        assert copied("journal", "verify", "--replay").status == 0
 
 
 def test_a_cut_tail_is_found_by_the_witness(copied: Cli) -> None:

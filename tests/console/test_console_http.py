@@ -30,6 +30,7 @@ SLOW: dict[str, Any] = {
 #: A path for each question, of a journal that has at least one run.
 PATHS = {
     "config": "config",
+    "journal/digests/{chapter}": "journal/digests/runs",
     "journal/events": "journal/events",
     "journal/events/{event}": "journal/events/1",
     "journal/status": "journal/status",
@@ -165,7 +166,7 @@ async def test_the_past_is_what_the_file_says(tmp_path: Path) -> None:
         for position in (0, 1, head // 2, head):
             for question in QUESTIONS:
                 answer = await ask(PATHS[question.path], at=position, zone="UTC")
-                places = {"run": "last", "event": "1", "key": "client.key"}
+                places = {"chapter": "runs", "run": "last", "event": "1", "key": "client.key"}
                 place = {name: text for name, text in places.items() if f"{{{name}}}" in question.path}
                 params = question.params(**place)
                 if answer.status != 200:

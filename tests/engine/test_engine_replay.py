@@ -13,13 +13,13 @@ from engine_world import Taker, World, fold, two
 from palyra.engine import replay
 from palyra.engine.codec import state_digest
 from palyra.engine.core import load_state
-from palyra.engine.replay import fold_file, run_history, run_view, verify_replay
+from palyra.engine.replay import LiveChapter, fold_file, run_history, run_view, verify_replay
 from palyra.errors import JournalNewer
 from palyra.journal.port import Row, Snapshot
 from palyra.journal.reader import JournalReader
 from palyra.journal.snapshots import SNAPSHOTS_FILE, SnapshotFile
 from palyra.journal.sqlite import SqliteJournal
-from palyra.projections.state import State, encode_state
+from palyra.projections.state import State, digest_in, encode_state
 
 
 async def open_journal(path: Path) -> SqliteJournal:
@@ -93,7 +93,20 @@ async def test_replay_is_verified(tmp_path: Path) -> None:
     report = verify_replay(path)
     assert (report.events_count, report.snapshots_count, report.divergence) == (world.state.position, 3, None)
     SnapshotFile(path.with_name(SNAPSHOTS_FILE)).delete()
-    assert verify_replay(path) == (world.state.position, 0, None)
+    assert verify_replay(path) == (world.state.position, 0, None, 0)
+
+
+async def test_what_a_daemon_holds_is_compared(tmp_path: Path) -> None:
+    """Each chapter at its own position, by its digest; the one that differs is named."""
+    path = tmp_path / "journal.db"
+    world = await write(path)
+    held = [LiveChapter(world.state.position, each, digest_in(world.state, each)) for each in ("runs", "usage")]
+    early = LiveChapter(3, "usage", digest_in(fold_file(path, upto=3).state, "usage"))
+    assert verify_replay(path, live=[early, *held]).divergence is None
+    world.state.runs.totals["invented"] = 1
+    wrong = LiveChapter(world.state.position, "runs", digest_in(world.state, "runs"))
+    report = verify_replay(path, live=[early, wrong])
+    assert (report.live_count, report.divergence) == (2, (world.state.position, ["runs"]))
 
 
 async def test_planted_snapshot_is_found(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from palyra.engine.console.pages import page_of, read_cursor, write_cursor
 from palyra.engine.history import EventAnswer, Wanted, event_answer, events_at, find_run, last_events
 from palyra.engine.inspection import FiguresAnswer, journal_figures
 from palyra.engine.questions import Answer
+from palyra.errors import PalyraError
 from palyra.journal.port import Row
+from palyra.projections.state import State, digest_in
 
 
 class FiguresParams(Params, frozen=True, kw_only=True):
@@ -34,6 +36,21 @@ class EventParams(ListParams, frozen=True, kw_only=True):
     event: str
 
 
+class DigestParams(Params, frozen=True, kw_only=True):
+    """Which chapter of the state, by its field."""
+
+    chapter: str
+
+
+class DigestAnswer(Answer, frozen=True, kw_only=True):
+    """What is held of a chapter after a position: two folds of one log hold the same bytes."""
+
+    chapter: str
+    position: int
+    #: SHA-256 of its canonical bytes, hexadecimal.
+    digest: str
+
+
 class LinkedEvent(Answer, frozen=True, kw_only=True):
     """An event with the link that chains it, hexadecimal."""
 
@@ -49,6 +66,16 @@ def figures(sight: Sight, params: FiguresParams) -> FiguresAnswer:
         path=files.path if files is not None else None,
         witness_key=witness_key(files.key_path, create=False) if files is not None else None,
         now_us=sight.now_us,
+    )
+
+
+def digest(sight: Sight, params: DigestParams) -> DigestAnswer:
+    """Return the digest of one chapter; one at a time, so that no answer encodes all that is known."""
+    if params.chapter not in State.__struct_fields__:
+        message = f"'{params.chapter}' is no chapter of the state."
+        raise PalyraError(message, hint=", ".join(State.__struct_fields__), code="invalid_query")
+    return DigestAnswer(
+        chapter=params.chapter, position=sight.position, digest=digest_in(sight.state, params.chapter)
     )
 
 

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from palyra.engine.console import changes, config, frame, journal, keys, models, pricing, runs, status, vault
+from palyra.engine.console import (
+    changes,
+    config,
+    frame,
+    journal,
+    keys,
+    models,
+    pricing,
+    runs,
+    status,
+    vault,
+    verdicts,
+)
 from palyra.engine.history import EventAnswer, RunReport
 from palyra.engine.inspection import FiguresAnswer
 from palyra.engine.price_questions import PricingAnswer
 from palyra.engine.questions import ModelsAnswer, RunAnswer, StatusAnswer
 
 CONFIG = frame.Question("config", config.AdoptedParams, config.AdoptedAnswer, config.adopted)
+JOURNAL_DIGEST = frame.Question(
+    "journal/digests/{chapter}", journal.DigestParams, journal.DigestAnswer, journal.digest
+)
 JOURNAL_EVENTS = frame.Question(
     "journal/events", journal.EventsParams, frame.Items[EventAnswer], journal.events, source="rows"
 )
@@ -37,6 +52,7 @@ VAULT_STATUS = frame.Question("vault/status", vault.VaultStatusParams, vault.Vau
 
 QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     CONFIG,
+    JOURNAL_DIGEST,
     JOURNAL_EVENTS,
     JOURNAL_EVENT,
     JOURNAL_STATUS,
@@ -52,6 +68,9 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     VAULT_STATUS,
 )
 
+JOURNAL_VERDICT = changes.Change(
+    "POST", "journal/verdicts", verdicts.VerdictParams, verdicts.VerdictAnswer, verdicts.record_verdict
+)
 KEY_CHANGE = changes.Change(
     "PATCH", "keys/{key}", keys.ChangeParams, keys.KeyView, keys.change_key, scope="keys:manage"
 )
@@ -93,6 +112,7 @@ VAULT_VERIFY = changes.Change(
 )
 
 CHANGES: tuple[changes.Change[Any, Any], ...] = (
+    JOURNAL_VERDICT,
     KEY_CHANGE,
     KEY_ISSUE,
     KEY_REVOKE,
