@@ -86,7 +86,7 @@ def record_run(core: Core) -> asyncio.Future[None] | None:
         )
         batch.add(admit(core.state, command, batch.now_us).drafts)
         run = core.state.runs.open[run_id]
-        batch.add(start_attempt(core.state, run, StartAttempt(candidate=0, deadline_ms=600_000)))
+        batch.add(start_attempt(core.state, run, StartAttempt(candidate=0, deadline_ms=600_000), batch.now_us))
     with core.batch(f"key:{key_id}") as batch:
         end = AnswerEnd(
             stop="end_turn",
@@ -99,7 +99,7 @@ def record_run(core: Core) -> asyncio.Future[None] | None:
             output_bytes=760,
         )
         metered = Metered(reported=TokenUsage(input_tokens=118, output_tokens=45))
-        batch.add(succeed_attempt(core.state, run, end, metered))
+        batch.add(succeed_attempt(core.state, run, end, metered, batch.now_us))
         batch.add(complete_run(run, stop="end_turn", step=run.plan[0], first_byte_us=345_678, now_us=batch.now_us))
     return core.last_commit
 
