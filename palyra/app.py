@@ -28,6 +28,7 @@ from palyra.daemon.gateway import Gateway, RequestLine
 from palyra.daemon.logs import Log
 from palyra.daemon.requests import GatewayLimits
 from palyra.daemon.server import Server
+from palyra.daemon.tls import hosts_of, tls_of
 from palyra.engine.access import Access
 from palyra.engine.boot import Adoptable, boot
 from palyra.engine.clock import SystemClock
@@ -224,6 +225,7 @@ class Daemon:
         self.boot_id = self._ids.ulid(self._clock.now_us())
         if self._log is not None:
             self._log.name_boot(self.boot_id)
+        self._tls = tls_of(self.config.daemon, self._on_tls_trouble)
         await self._open_journal()
         self.vault = VaultKeeper(self.core, self._home.vault)
         self.recovered = await boot(self.core, self.boot_id, _adoptable(self.loaded))
@@ -285,7 +287,11 @@ class Daemon:
             limits=GatewayLimits(
                 max_request_bytes=config.model_provider.max_request_bytes,
                 max_inflight_bytes=config.model_provider.max_inflight_bytes,
-                extra_hosts=config.auth.extra_hosts,
+                extra_hosts=hosts_of(config),
+                cors_origins=config.daemon.cors_origins,
+                trusted_proxies=config.daemon.trusted_proxies,
+                is_tls=self._tls is not None,
+                is_strict=self._tls is not None and bool(config.daemon.public_url),
             ),
             log=self._log_request,
             on_bug=self._on_bug,
@@ -297,6 +303,7 @@ class Daemon:
             port=config.daemon.port,
             idle_timeout_ms=config.daemon.idle_timeout_ms,
             max_connections_count=config.daemon.max_connections_count,
+            tls=self._tls,
             socket_path=self._home.socket_path(self.environ) if config.daemon.control_socket else None,
         )
 
@@ -319,7 +326,7 @@ class Daemon:
             changer=changer,
             access=self.access,
             logins=logins,
-            doorkeeper=Doorkeeper(self.core, logins, lambda: self.url),
+            doorkeeper=Doorkeeper(self.core, logins, lambda: self.config.daemon.public_url or self.url),
             entrance=self.gateway.entrance,
             is_draining=lambda: self.gateway.is_draining,
             on_bug=self._on_bug,
@@ -357,6 +364,10 @@ class Daemon:
     def _on_bug(self, run_id: str) -> None:
         if self._log is not None:
             self._log.error("internal_error", run_id=run_id, exc_info=True)
+
+    def _on_tls_trouble(self, message: str) -> None:
+        if self._log is not None:
+            self._log.error("tls_unusable", reason=message)
 
     def _on_trouble(self, error: Exception) -> None:
         if self._log is not None:

@@ -18,6 +18,7 @@ from palyra.daemon.gateway import Gateway, RequestLine
 from palyra.daemon.logs import Log
 from palyra.daemon.requests import GatewayLimits
 from palyra.daemon.server import Server
+from palyra.daemon.tls import hosts_of, tls_of
 from palyra.engine.access import Access
 from palyra.engine.core import Core
 from palyra.engine.runs import Runs
@@ -61,6 +62,7 @@ class ReadOnlyDaemon:
         await asyncio.to_thread(self._look)
         self._finished = asyncio.get_running_loop().create_future()
         config = self.loaded.config
+        tls = tls_of(config.daemon, self._on_tls_trouble)
         # The journal of an engine that never writes one.
         core = Core(MemoryJournal(journal_id=self.journal_id, now_us=0), State(), is_read_only=True)
         self._stack.push_async_callback(core.stop)
@@ -72,7 +74,11 @@ class ReadOnlyDaemon:
                 limits=GatewayLimits(
                     max_request_bytes=config.model_provider.max_request_bytes,
                     max_inflight_bytes=config.model_provider.max_inflight_bytes,
-                    extra_hosts=config.auth.extra_hosts,
+                    extra_hosts=hosts_of(config),
+                    cors_origins=config.daemon.cors_origins,
+                    trusted_proxies=config.daemon.trusted_proxies,
+                    is_tls=tls is not None,
+                    is_strict=tls is not None and bool(config.daemon.public_url),
                 ),
                 log=self._log_request,
                 on_bug=self._on_bug,
@@ -81,6 +87,7 @@ class ReadOnlyDaemon:
             port=config.daemon.port,
             idle_timeout_ms=config.daemon.idle_timeout_ms,
             max_connections_count=config.daemon.max_connections_count,
+            tls=tls,
         )
         try:
             await self.server.start()
@@ -104,6 +111,10 @@ class ReadOnlyDaemon:
     def _log_request(self, line: RequestLine) -> None:
         if self._log is not None and self.loaded.config.observability.log_requests != "off":
             self._log.info("request", **line._asdict())
+
+    def _on_tls_trouble(self, message: str) -> None:
+        if self._log is not None:
+            self._log.error("tls_unusable", reason=message)
 
     def _on_bug(self, run_id: str) -> None:
         if self._log is not None:

@@ -66,8 +66,9 @@ def _base_url(call: Call) -> str:
             hint="palyra serve",
             code="daemon_not_running",
         )
-    host = "127.0.0.1" if daemon.host == "localhost" else daemon.host
-    return f"http://{f'[{host}]' if ':' in host else host}:{daemon.port}/v1"
+    host = {"localhost": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(daemon.host, daemon.host)
+    scheme = "https" if daemon.tls_cert_file else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{daemon.port}/v1"
 
 
 def _client_key(call: Call) -> str:

@@ -41,7 +41,7 @@ _HELLO = (
     ],
     exits=(0, 1, 2, 5, 7),
 )
-@click.option("--host", metavar="ADDRESS", help="Loopback address to listen on.")
+@click.option("--host", metavar="ADDRESS", help="Address to listen on.")
 @click.option("--port", metavar="PORT", help="Port to listen on; 0 takes any free one.")
 @click.option("--log-level", metavar="LEVEL", help="Least severe line that is logged.")
 @click.option("--read-only", "is_read_only", is_flag=True, help="Write nothing: refuse what would be recorded.")

@@ -18,6 +18,7 @@ import msgspec
 from palyra.config.document import SYSTEM_FILE, Document, given_document, home_of, locate, read_document
 from palyra.config.effective import config_digest
 from palyra.config.layers import read_environment, read_file, read_flags
+from palyra.config.listening import check_listening
 from palyra.config.money import resolve_overrides
 from palyra.config.problems import ConfigProblems, Findings, Problem, Source
 from palyra.config.registry import resolve_registry
@@ -125,6 +126,7 @@ def _resolve(reading: Reading, document: Document | None) -> LoadedConfig:
     """Check what the keys say about each other, and return the whole; raises `ConfigProblems`."""
     reading.require()
     _check_sizes(reading)
+    check_listening(reading)
     registry, scripts = resolve_registry(reading, _own_listeners(reading))
     resolve_overrides(reading)
     if reading.findings.has_errors:

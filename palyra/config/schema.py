@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from palyra.config.keys import Key
 from palyra.config.problems import Path, nearest
 from palyra.decisions.vault import VaultRef, read_vault_ref
 from palyra.redaction import has_secret_shape
-from palyra.wire.netguard import canonical_host, classify_address
+from palyra.wire.netguard import canonical_host, is_literal
 
 
 class Fault(NamedTuple):
@@ -38,7 +38,30 @@ def _pattern(pattern: str) -> Callable[[str], bool]:
 
 
 def _is_listener(text: str) -> bool:
-    return text == "localhost" or classify_address(text) == "loopback"
+    if text == "localhost":
+        return True
+    host = canonical_host(f"[{text}]" if ":" in text else text)
+    return host is not None and is_literal(host)
+
+
+def _is_network(text: str) -> bool:
+    import ipaddress  # hardly ever asked
+
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_origin(text: str, schemes: Sequence[str] = ("http", "https")) -> bool:
+    """Return whether a text is scheme, host and port as a browser writes them."""
+    scheme, separator, rest = text.partition("://")
+    host, colon, port = rest.rpartition(":") if not rest.endswith("]") else (rest, "", "")
+    if not colon:
+        host, port = rest, "1"
+    is_port = port.isascii() and port.isdigit() and 0 < int(port) <= 65_535
+    return scheme in schemes and bool(separator) and is_port and canonical_host(host) in (host, host.strip("[]"))
 
 
 def _is_vault_ref(text: str) -> bool:
@@ -85,10 +108,11 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
         ),
         "vault_ref": Shape(_is_vault_ref, "must be <scope>/<key>, such as global/openai", "invalid_vault_ref"),
         "timezone": Shape(_is_zone, "must be local or an IANA name such as Europe/Prague"),
-        "listener": Shape(
-            _is_listener,
-            "must be a loopback address or localhost: this release answers programs on this machine only",
-            "unsafe_bind",
+        "listener": Shape(_is_listener, "must be an address, or localhost"),
+        "network": Shape(_is_network, "must be an address or a network such as 10.0.0.0/8"),
+        "origin": Shape(_is_origin, "must be http(s)://HOST or http(s)://HOST:PORT in lower case, no more"),
+        "public_url": Shape(
+            lambda text: _is_origin(text, ("https",)), "must be https://HOST or https://HOST:PORT, and nothing else"
         ),
     }
 )

@@ -22,6 +22,17 @@ class DaemonConfig(_Table, frozen=True, kw_only=True):
 
     host: str
     port: int
+    allow_remote: bool
+    allow_plain_remote: bool
+    #: "": no TLS.
+    tls_cert_file: str
+    tls_key_file: str
+    #: "": clients need no certificate.
+    tls_client_ca_file: str
+    #: "": there is none.
+    public_url: str
+    trusted_proxies: list[str]
+    cors_origins: list[str]
     control_socket: bool
     max_connections_count: int
     idle_timeout_ms: int

@@ -21,6 +21,9 @@ EVERY_ANSWER = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
+#: Where TLS is ours and so is the name: a browser that came once comes back encrypted, for a year.
+STRICT = {"Strict-Transport-Security": "max-age=31536000"}
+
 #: On each answer of the console: it is kept nowhere, framed nowhere, and runs nothing but its own files.
 CONSOLE_ANSWER = {
     "Cache-Control": "no-store",

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from palyra.daemon.answers import EVERY_ANSWER, JSON, refusal_answer
+from palyra.daemon.answers import EVERY_ANSWER, JSON, STRICT, refusal_answer
 from palyra.daemon.bodies import Bodies, Body, decode_body
 from palyra.daemon.caching import with_cache
 from palyra.daemon.console import PREFIX, Console
@@ -89,6 +89,7 @@ class Gateway:
         #: Called with the run's id inside the handler of an exception that nobody expected.
         self._on_bug = on_bug
         self._pause = pause
+        self._more = STRICT if limits.is_strict else {}
         self.entrance = Entrance(core, access, limits)
         #: The registry of which it was last asked what its chat models need.
         self._registry_seen: Registry | None = None
@@ -121,6 +122,7 @@ class Gateway:
         clock = self._core.clock
         started_us = clock.monotonic_us()
         visit = Visit(request, self._core.ids.ulid(clock.now_us()))
+        visit.more = self._more
         status = _GONE.http_status
         try:
             response = await self._answer(visit)
@@ -191,7 +193,7 @@ class Gateway:
             self.entrance.check_origin(visit)
         if route is NOWHERE:
             raise Refused(Refusal(code="route_not_found", message="There is nothing here; the API is below /v1."))
-        if visit.cors and request.method == "OPTIONS":
+        if request.method == "OPTIONS" and "Access-Control-Allow-Origin" in visit.more:
             return await self._send(visit, 204, _preflight(route), b"")
         handler = route.methods.get(request.method)
         if handler is None:
@@ -249,7 +251,7 @@ class Gateway:
         try:
             request, digest = await decode_body(decode, body.data)
             if request.stream:
-                visit.client = StreamClient(visit.request, stall_ms=self._stall_ms, headers=visit.cors)
+                visit.client = StreamClient(visit.request, stall_ms=self._stall_ms, headers=visit.more)
             self._charge(visit, request)
             command = _admission(visit, request, body, digest)
             if self._core.state.catalog.registry.response_cache_enabled:
@@ -379,7 +381,7 @@ class Gateway:
 
     async def _send(self, visit: Visit, status: int, headers: Mapping[str, str], body: bytes) -> web.StreamResponse:
         request = visit.request
-        response = web.Response(status=status, headers={**EVERY_ANSWER, **headers, **visit.cors}, body=body)
+        response = web.Response(status=status, headers={**EVERY_ANSWER, **headers, **visit.more}, body=body)
         if self.is_draining or getattr(request.protocol, "is_surplus", False):
             response.force_close()
         visit.sent_bytes = len(body)

@@ -45,6 +45,10 @@ class GatewayLimits(msgspec.Struct, frozen=True, kw_only=True):
     cors_origins: Collection[str] = ()
     #: Addresses and networks whose X-Forwarded headers are believed.
     trusted_proxies: Sequence[str] = ()
+    #: The listener itself speaks TLS.
+    is_tls: bool = False
+    #: Browsers are told to come back over TLS only.
+    is_strict: bool = False
     body_read_ms: int = BODY_READ_MS
     client_stall_ms: int = CLIENT_STALL_MS
 
@@ -56,9 +60,9 @@ class Visit:
         "attribution",
         "caller",
         "client",
-        "cors",
         "headers",
         "is_recorded",
+        "more",
         "passage",
         "peer",
         "request",
@@ -76,8 +80,8 @@ class Visit:
         #: Where it comes from, and what it may use of a limited key; known once it was looked at.
         self.peer = Peer(request.remote or "", is_secure=False)
         self.passage: Passage | None = None
-        #: What lets the page that sent it read the answer, where configuration names that page.
-        self.cors: Mapping[str, str] = {}
+        #: What goes with its answer beside what goes with each.
+        self.more: Mapping[str, str] = {}
         self.caller: Caller | None = None
         self.attribution = Attribution()
         #: It has left its trace in the journal: a run, a refusal, or a served request.
@@ -112,6 +116,7 @@ class Entrance:
         self._extra_hosts = frozenset(limits.extra_hosts)
         self._cors_origins = frozenset(limits.cors_origins)
         self._trusted_proxies = tuple(limits.trusted_proxies)
+        self._is_tls = limits.is_tls
         self._hosts: set[str] = set()
 
     def check_state(self, *, is_draining: bool, is_surplus: bool) -> None:
@@ -130,9 +135,8 @@ class Entrance:
         """Read the headers, and refuse a request that was meant for somebody else."""
         request = visit.request
         visit.headers = _read_headers(request)
-        is_tls = request.transport is not None and request.transport.get_extra_info("ssl_object") is not None
-        if self._trusted_proxies or is_tls:
-            visit.peer = peer_of(visit.peer.address, visit.headers, self._trusted_proxies, is_tls=is_tls)
+        if self._trusted_proxies or self._is_tls:
+            visit.peer = peer_of(visit.peer.address, visit.headers, self._trusted_proxies, is_tls=self._is_tls)
         host = visit.headers.get("host")
         if host in self._hosts:
             return
@@ -146,7 +150,12 @@ class Entrance:
         if origin is None:
             return
         _raise_if(origin_refusal(visit.headers, self._cors_origins))
-        visit.cors = {"Access-Control-Allow-Origin": origin, "Vary": "Origin", "Access-Control-Expose-Headers": "*"}
+        visit.more = {
+            **visit.more,
+            "Access-Control-Allow-Origin": origin,
+            "Vary": "Origin",
+            "Access-Control-Expose-Headers": "*",
+        }
 
     def let_in(self, visit: Visit, scope: str) -> None:
         """Refuse a request whose sender may not do this."""

@@ -15,9 +15,12 @@ from aiohttp.http_exceptions import LineTooLong
 
 from palyra.daemon.gateway import Gateway
 from palyra.daemon.peers import bind_socket, is_local, is_ours, remove_socket
+from palyra.daemon.tls import TlsContext
 from palyra.errors import Refusal, StateError
 from palyra.units import ms_to_s
 
+#: Addresses that stand for every one of this machine, and the one that leads there.
+_OF_ALL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 #: How long a refused body is read on, so that its sender gets to see the answer.
 _LINGER_S = 2.0
 #: Runs have ended before the server stops; answers that are still on their way get this long.
@@ -36,8 +39,10 @@ class Server:
         idle_timeout_ms: int,
         max_connections_count: int,
         socket_path: Path | None = None,
+        tls: TlsContext | None = None,
     ) -> None:
         self._gateway = gateway
+        self._tls = tls
         #: The control socket; None for none.
         self.socket_path = socket_path
         self._host = host
@@ -56,7 +61,8 @@ class Server:
         self._runner = web.ServerRunner(server, shutdown_timeout=_STOP_S)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            context = None if self._tls is None else self._tls.context
+            await web.TCPSite(self._runner, self._host, self._port, ssl_context=context).start()
         except OSError as exc:
             await self.stop()
             message = f"cannot listen on port {self._port} of {self._host}: {exc.strerror}"
@@ -77,8 +83,10 @@ class Server:
 
     @property
     def url(self) -> str:
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}"
+        """Where programs of this machine find it."""
+        host = _OF_ALL.get(self._host, self._host)
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     async def stop(self) -> None:
         """Listen no more and close every connection; call it when runs have ended."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
-from acceptance_kit import CHAT, CHECKOUT, history, loaded, machine
+from acceptance_kit import CHAT, CHECKOUT, history, loaded, machine, spawn
 
 from palyra.app import Daemon
 from palyra.cli.main import main
@@ -261,3 +261,13 @@ async def test_a_lost_vault_key_does_not_cost_the_log(state: Path, capfd: pytest
     assert note.mac == ""
     assert main(["journal", "status", "--json", "--state-dir", str(state)]) == 0
     assert json.loads(capfd.readouterr().out)["data"]["witness"]["findings"] == ["witness_unkeyed"]
+
+
+async def test_a_listener_open_to_others_needs_somebody_who_says_so(tmp_path: Path) -> None:
+    """Exit 2 before anything is made: no socket, no state; the way out is in the message."""
+    process = await spawn(tmp_path, "serve", "--host", "0.0.0.0", "--port", "0")
+    out, err = await process.communicate()
+    assert (process.returncode, out) == (2, b"")
+    assert b"[unsafe_bind]" in err
+    assert b"allow_plain_remote" in err
+    assert not list(tmp_path.rglob("journal.db"))

@@ -38,7 +38,19 @@ SHAPED: dict[str, tuple[list[str], list[str]]] = {
     "env_name": (["A", "_a1"], ["", "1A", "A-B"]),
     "host_name": (["palyra.example", "a"], ["", "A.example", "http://a", "a:1"]),
     "timezone": (["local", "Europe/Prague", "UTC"], ["", "Mars/Olympus", "../etc/passwd"]),
-    "listener": (["127.0.0.1", "127.9.9.9", "::1", "localhost"], ["", "0.0.0.0", "::", "10.0.0.1", "example.com"]),
+    "listener": (
+        ["127.0.0.1", "127.9.9.9", "::1", "localhost"],
+        ["", "example.com", "1.2.3", "fe80::1%eth0", "[::1]"],
+    ),
+    "network": (["10.0.0.1", "10.0.0.0/8", "fd00::/8"], ["", "10.0.0.1/8", "lan"]),
+    "origin": (
+        ["https://a.example", "http://localhost:3000", "http://[::1]:1"],
+        ["", "a.example", "https://a.example/", "https://A.example", "https://a.example:0", "ftp://a", "null", "*"],
+    ),
+    "public_url": (
+        ["https://a.example", "https://a.example:8443"],
+        ["", "http://a.example", "https://a.example/x"],
+    ),
     "vault_ref": (
         ["global/openai", "agent:a.b/x-1"],
         ["", "openai", "Global/x", "global/X", " global/x", "agent:../x"],

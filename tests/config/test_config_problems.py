@@ -65,7 +65,7 @@ EXPECTED = """\
 5:1 daemon.prt: unknown key; did you mean "port"? [unknown_key]
 6:1 daemon.drain_timeout_ms: must be 0 to 600,000 [out_of_range]
 7:1 daemon.max_connections_count: must be a whole number [wrong_type]
-8:1 daemon.host: must be a loopback address or localhost: this release answers programs on this machine only [unsafe_bind]
+8:1 daemon.host: is open to other machines: that takes daemon.allow_remote and daemon.tls_cert_file with its key, or daemon.allow_plain_remote behind a proxy that has TLS [unsafe_bind]
 10:1 jurnal: unknown key; did you mean "journal"? [unknown_key]
 14:3 journal.durability: must be one of full, relaxed; did you mean "full"? [bad_enum]
 15:27 journal.witness_copies[1]: must be absolute, or below the home directory with ~/ [bad_path]
