@@ -434,9 +434,12 @@ def _adoptable(loaded: LoadedConfig) -> Adoptable:
         registry=recordable_registry(loaded.config.model_provider.registry),
         sources=loaded.sources,
         accounting=Accounting(
-            unknown_outcome=loaded.config.usage.unknown_outcome, abandoned=loaded.config.usage.abandoned
+            unknown_outcome=loaded.config.usage.unknown_outcome,
+            abandoned=loaded.config.usage.abandoned,
+            default_output_cap_tokens=loaded.config.budgets.default_output_cap_tokens,
         ),
         overrides=loaded.config.pricing.overrides,
+        policies=loaded.config.budgets.policies,
     )
 
 

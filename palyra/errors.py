@@ -46,7 +46,7 @@ _CODES: dict[tuple[int, int], str] = {
     (401, 3): (
         "missing_client_key invalid_client_key expired_client_key wrong_key_kind missing_session invalid_login"
     ),
-    (402, 6): "budget_request_too_large",
+    (402, 6): "budget_request_too_large budget_unpriced",
     (403, 6): (
         "managed_secret missing_scope binding_violation origin_refused"
         " scope_escalation model_not_permitted peer_not_allowed csrf_refused insecure_login"

@@ -12,6 +12,9 @@ FIT_OUTPUT_TOKENS = 512
 #: Output reserved for an attempt whose client and model name no maximum.
 DEFAULT_OUTPUT_CAP_TOKENS = 8_192
 
+#: Rules about usage; each is asked for every request.
+POLICIES_MAX_COUNT = 256
+
 #: Events in one commit: one INSERT with this many rows stays below SQLite's 32,766 variables.
 COMMIT_MAX_COUNT = 256
 #: Events that may wait for the disk; past this the daemon answers 503 ``gateway_busy``.

@@ -76,7 +76,12 @@ FLAVORS: Mapping[str, Flavor] = MappingProxyType(
 KINDS: Mapping[str, Flavor] = MappingProxyType(
     {
         "deterministic": Flavor(key="none", on_client_disconnect="cancel"),
-        "anthropic": Flavor(base_url="https://api.anthropic.com/v1", key="required", upstream_apis=("messages",)),
+        "anthropic": Flavor(
+            base_url="https://api.anthropic.com/v1",
+            key="required",
+            price_vendor="anthropic",
+            upstream_apis=("messages",),
+        ),
     }
 )
 

@@ -177,6 +177,16 @@ _ROOT_KEYS = (
         _choice("abandoned", "reserved", "input reserved zero", "what a call counts that a crash cut off"),
     ),
     *_table(
+        "budgets",
+        "budgets",
+        _text("timezone", "UTC", 64, "zone in which the days of a rule begin that names none", shape="zone"),
+        _int(
+            "default_output_cap_tokens", limits.DEFAULT_OUTPUT_CAP_TOKENS, 1, 10_000_000,
+            "output that is held where neither client nor model names a maximum",
+        ),
+        Key(path="policies", type="rules", default=[], meaning="rules about usage: [[budgets.policies]]"),
+    ),
+    *_table(
         "pricing",
         "pricing",
         Key(path="overrides", type="rules", default=[], meaning="prices of your own: [[pricing.overrides]]"),

@@ -69,7 +69,8 @@ def _is_vault_ref(text: str) -> bool:
     return isinstance(ref, VaultRef) and str(ref) == text
 
 
-def _is_zone(text: str) -> bool:
+def is_zone(text: str) -> bool:
+    """Return whether a text names a time zone."""
     if text == "local":
         return True
     import zoneinfo  # a quarter of the loader's own import time, and hardly ever asked
@@ -107,7 +108,8 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
             "must be a host name in lower-case ASCII, without scheme and port",
         ),
         "vault_ref": Shape(_is_vault_ref, "must be <scope>/<key>, such as global/openai", "invalid_vault_ref"),
-        "timezone": Shape(_is_zone, "must be local or an IANA name such as Europe/Prague"),
+        "timezone": Shape(is_zone, "must be local or an IANA name such as Europe/Prague"),
+        "zone": Shape(lambda text: text != "local" and is_zone(text), "must be an IANA name such as Europe/Prague"),
         "listener": Shape(_is_listener, "must be an address, or localhost"),
         "network": Shape(_is_network, "must be an address or a network such as 10.0.0.0/8"),
         "origin": Shape(_is_origin, "must be http(s)://HOST or http(s)://HOST:PORT in lower case, no more"),

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from palyra.events.budgets import UsageBudgetPolicyRecord
 from palyra.events.pricing import PriceEntry
 from palyra.events.registry import Registry
 
@@ -104,6 +105,14 @@ class UsageConfig(_Table, frozen=True, kw_only=True):
     abandoned: Literal["input", "reserved", "zero"]
 
 
+class BudgetsConfig(_Table, frozen=True, kw_only=True):
+    """`[budgets]`."""
+
+    timezone: str
+    default_output_cap_tokens: int
+    policies: list[UsageBudgetPolicyRecord]
+
+
 class PricingConfig(_Table, frozen=True, kw_only=True):
     """`[pricing]`."""
 
@@ -138,6 +147,7 @@ class Config(_Table, frozen=True, kw_only=True):
     vault: VaultConfig
     self_healing: SelfHealingConfig
     usage: UsageConfig
+    budgets: BudgetsConfig
     pricing: PricingConfig
     cli: CliConfig
     model_provider: ModelProviderConfig

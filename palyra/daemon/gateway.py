@@ -414,6 +414,7 @@ def _admission(visit: Visit, request: SurfaceRequest, body: Body, digest: str) -
         body_bytes=len(body.data),
         timeout_ms=attribution.timeout_ms,
         failover=attribution.failover,
+        max_cost_nanousd=attribution.max_cost_nanousd,
         command_name=command_name(caller.principal_id, visit.route.template, attribution.idempotency_key)
         if attribution.idempotency_key
         else "",

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from palyra.decisions.keys import Caller, is_within
+from palyra.decisions.overrides import BadAmount, read_usd
 from palyra.errors import Refusal
 
 NAME_MAX_CHARS = 128
@@ -23,7 +24,7 @@ HOPS_MAX_COUNT = 3
 
 _PREFIX = "x-palyra-"
 _KNOWN = frozenset(
-    _PREFIX + name for name in "session agent tags failover timeout-ms hop cache unsupported".split()
+    _PREFIX + name for name in "session agent tags failover timeout-ms hop cache unsupported max-cost-usd".split()
 )
 #: Where other programs put the name of a session.
 _SESSION_HINTS = ("x-claude-code-session-id", "session_id", "session-id")
@@ -40,6 +41,7 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     agent_id: str = ""
     tags: dict[str, str] = {}
     timeout_ms: int | None = None
+    max_cost_nanousd: int | None = None
     failover: bool = True
     #: What the client wants of the response cache: off, read, refresh (write only); "" where it says nothing.
     cache: str = ""
@@ -178,6 +180,8 @@ def _read(found: Attribution, name: str, value: str, caller: Caller) -> Attribut
             return msgspec.structs.replace(found, unsupported=value)
         case "timeout-ms" if _is_decimal(value) and int(value) > 0:
             return msgspec.structs.replace(found, timeout_ms=int(value))
+        case "max-cost-usd" if (max_cost := _read_usd(value)) is not None:
+            return msgspec.structs.replace(found, max_cost_nanousd=max_cost)
         case "hop" if _is_decimal(value):
             if int(value) < HOPS_MAX_COUNT:
                 return found
@@ -193,6 +197,7 @@ _WANTED = {
     "x-palyra-cache": "off, read or refresh",
     "x-palyra-failover": "off",
     "x-palyra-unsupported": "refuse or drop",
+    "x-palyra-max-cost-usd": "an amount of USD such as 0.05",
     "x-palyra-timeout-ms": "a whole number of milliseconds above 0",
     "x-palyra-hop": "a whole number",
 }
@@ -213,6 +218,13 @@ def _read_tags(value: str) -> dict[str, str] | None:
     if len(tags) != len(pairs) or len(tags) > TAGS_MAX_COUNT:
         return None
     return tags if all(_is_name(name) and _is_name(content) for name, content in tags.items()) else None
+
+
+def _read_usd(value: str) -> int | None:
+    try:
+        return read_usd(value)
+    except BadAmount:
+        return None
 
 
 def _is_name(text: str) -> bool:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from palyra.decisions import budgets, circuits, credentials, models, pricing, retries, usage
+from palyra.decisions.budget_refusals import note_limits
 from palyra.decisions.failures import Failure, rule_of
 from palyra.decisions.routing import next_candidate
 from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
@@ -15,9 +16,9 @@ from palyra.events.base import Draft, Fact
 from palyra.events.circuits import CircuitOpened
 from palyra.events.registry import ProviderEntry
 from palyra.events.usage import UsageRecorded
-from palyra.projections.catalog import model_entry, provider_entry, standing_of
+from palyra.projections.budgets import Where
+from palyra.projections.catalog import provider_entry, standing_of
 from palyra.projections.circuits import circuit_of, is_passable
-from palyra.projections.pricing import price_at
 from palyra.projections.runs import Run
 from palyra.projections.state import State
 from palyra.projections.usage import calibrate
@@ -40,17 +41,21 @@ class StartAttempt(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ms: int
 
 
-def start_attempt(state: State, run: Run, command: StartAttempt, now_us: int) -> list[Draft]:
+def start_attempt(
+    state: State, run: Run, command: StartAttempt, now_us: int, start: budgets.Start | None = None
+) -> list[Draft]:
     """Reserve and start.
 
-    Whether the candidate is ready, and with which credential, was asked right before, in the same step of the loop.
+    Whether the candidate is ready, and with which credential, was asked right before, in the same step of the loop;
+    so were the budgets, where `start` is what they said.
     """
     step = run.plan[command.candidate]
     attempt = run.attempts_count + 1
     stream = f"run-{run.run_id}"
-    entry = model_entry(state, run.endpoint, step.provider_id, step.model_id)
-    _, _, upper = calibrate(state, step.provider_id, step.upstream_model, run.tokens.raw)
-    price = price_at(state, step.provider_id, step.model_id, now_us)
+    if start is None:
+        start = budgets.plan_start(state, run, Where(step.provider_id, step.model_id), step.upstream_model, now_us)
+    assert not start.judgement.stops, "starting what a budget stops"
+    price = start.size.price
     half_opened = circuits.at_start(circuit_of(state, step.provider_id), run_id=run.run_id, attempt=attempt)
     started = AttemptStarted(
         attempt=attempt,
@@ -71,7 +76,8 @@ def start_attempt(state: State, run: Run, command: StartAttempt, now_us: int) ->
         price_id="" if price is None else price.price_id,
     )
     drafts = [
-        Draft(stream, budgets.reserve(run, entry, attempt=attempt, input_upper_tokens=upper)),
+        *note_limits(state, run.run_id, start.judgement),
+        Draft(stream, budgets.reserve(run, start, attempt=attempt)),
         Draft(stream, started),
     ]
     if half_opened is not None:
@@ -114,7 +120,7 @@ def succeed_attempt(state: State, run: Run, end: AnswerEnd, metered: usage.Meter
     drafts = [Draft(stream, succeeded), Draft(stream, row), *_note_unpriced(state, run, row, now_us)]
     hold = state.budgets.holds.get(run.run_id)
     if hold is not None:
-        drafts.append(Draft(stream, budgets.release(hold, row.usage, "settled")))
+        drafts.append(Draft(stream, budgets.release(hold, row, "settled")))
     closed = circuits.at_content(circuit_of(state, attempt.provider_id), run_id=run.run_id, attempt=attempt.attempt)
     if closed is not None:
         drafts.append(Draft(provider, closed, stream))
@@ -256,7 +262,7 @@ def _settle_cut(state: State, run: Run, end: FailureEnd, now_us: int) -> list[Dr
         drafts += [Draft(stream, row), *_note_unpriced(state, run, row, now_us)]
     if hold is not None:
         because = "cancelled" if failure.failure_class in ("cancelled", "client_disconnected") else "settled"
-        drafts.append(Draft(stream, budgets.release(hold, row.usage if row else None, because)))  # type: ignore[arg-type]
+        drafts.append(Draft(stream, budgets.release(hold, row, because)))  # type: ignore[arg-type]
     return drafts
 
 

@@ -1,49 +1,411 @@
-"""Reservations: how much an attempt may consume, held right before it starts and released when it ends."""
+"""Budgets: what an attempt may consume, judged by every rule that applies, held before it starts, released after.
+
+`evaluate_budgets` is the one gate: admission asks it for each candidate, and it is asked again in the step in which
+an attempt starts. What is held is what was judged, so no interleaving takes settled and reserved past a limit.
+Source: governance specification 4 to 7.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
-from palyra.events.budgets import BudgetReleased, BudgetReserved
+import msgspec
+
+from palyra.decisions.pricing import cost_ceiling
+from palyra.decisions.windows import Window, counted_window, rolling_start_us
+from palyra.events.base import Draft
+from palyra.events.budgets import (
+    BudgetReleased,
+    BudgetReserved,
+    BudgetShare,
+    Overshoot,
+    UsageBudgetPolicyRecord,
+)
+from palyra.events.pricing import PriceEntry
 from palyra.events.registry import ModelEntry
-from palyra.limits import DEFAULT_OUTPUT_CAP_TOKENS
-from palyra.projections.budgets import Hold
+from palyra.events.usage import UsageRecorded
+from palyra.projections.budgets import (
+    MAX_COST,
+    Counter,
+    Hold,
+    Policy,
+    Scoped,
+    Where,
+    amount_of,
+    consumed_in,
+    counter_of,
+    late_amount,
+    subject_of,
+)
+from palyra.projections.catalog import model_entry
+from palyra.projections.pricing import price_at
 from palyra.projections.runs import Run
+from palyra.projections.state import State
+from palyra.projections.usage import calibrate
 from palyra.units import US_PER_S
 from palyra.usage import TokenUsage
 
 #: A hold outlives its run's deadline by this much, so that a settlement on time always finds it.
 _GRACE_US = 60 * US_PER_S
+#: An answer is not kept shorter than this to make it fit.
+_SHORTEST_OUTPUT_TOKENS = 256
+
+Status = Literal["ok", "soft_limit", "hard_limit", "would_block", "unpriced", "blocked"]
+BlockedBy = Literal["", "request", "settled", "reserved"]
+#: What is strict comes last.
+_RANK = {"ok": 0, "hard_limit": 1, "soft_limit": 1, "would_block": 2, "unpriced": 3, "blocked": 3}
+_STOPS = ("unpriced", "blocked")
 
 
-def output_bound_tokens(run: Run, entry: ModelEntry | None) -> int:
-    """Return the most output that an attempt can have: every choice at the smallest maximum that anybody names."""
+class Size(NamedTuple):
+    """What an attempt may consume at most."""
+
+    input_tokens: int
+    #: The same by a token for each byte.
+    strict_input_tokens: int
+    #: Of all choices together.
+    output_tokens: int
+    choices_count: int
+    price: PriceEntry | None
+
+    def with_output(self, tokens: int) -> Size:
+        """Return the size with another maximum of each choice."""
+        return self._replace(output_tokens=tokens * self.choices_count)
+
+
+class UsageBudgetEvaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What one rule says to one candidate. Amounts in nano-USD or tokens."""
+
+    policy_id: str
+    revision: int
+    scope_kind: str
+    subject: str
+    metric_kind: str
+    interval_kind: str
+    window_start_us: int
+    window_end_us: int
+    mode: str
+    status: Status
+    consumed_value: int
+    reserved_value: int
+    requested_value: int
+    soft_limit_value: int | None = None
+    hard_limit_value: int | None = None
+    blocked_by: BlockedBy = ""
+
+    @property
+    def projected_value(self) -> int:
+        return self.consumed_value + self.reserved_value + self.requested_value
+
+    @property
+    def headroom_value(self) -> int | None:
+        """What would be left under the hard limit; None where there is none."""
+        return None if self.hard_limit_value is None else self.hard_limit_value - self.projected_value
+
+    @property
+    def stops(self) -> bool:
+        return self.status in _STOPS
+
+
+class Judgement(NamedTuple):
+    """What all rules that apply say to one candidate, each with the share that it would hold."""
+
+    evaluations: list[UsageBudgetEvaluation]
+    shares: list[BudgetShare]
+
+    @property
+    def strictest(self) -> UsageBudgetEvaluation | None:
+        """The evaluation that decides."""
+        return min(self.evaluations, key=strictness, default=None)
+
+    @property
+    def stops(self) -> bool:
+        return any(one.stops for one in self.evaluations)
+
+
+NOTHING = Judgement([], [])
+
+
+def strictness(one: UsageBudgetEvaluation) -> tuple[int, int, str]:
+    """Sort the strictest first; among equals the smallest headroom, then the name."""
+    headroom = one.headroom_value
+    return (-_RANK[one.status], 1 << 62 if headroom is None else headroom, one.policy_id)
+
+
+# -- how much
+
+
+def output_bound_tokens(run: Run, entry: ModelEntry | None, default_tokens: int) -> int:
+    """Return the most output that one choice can have: the smallest maximum that anybody names."""
     if run.endpoint == "embeddings":
         return 0
     named = [run.output_requested_tokens, entry.max_output_tokens if entry is not None else None]
-    bounds = [bound for bound in named if bound is not None] or [DEFAULT_OUTPUT_CAP_TOKENS]
+    bounds = [bound for bound in named if bound is not None] or [default_tokens]
     if entry is not None:
         bounds.append(entry.max_tokens_per_event)
-    return run.choices_count * min(bounds)
+    return min(bounds)
 
 
-def reserve(run: Run, entry: ModelEntry | None, *, attempt: int, input_upper_tokens: int) -> BudgetReserved:
+def size_of(state: State, run: Run, where: Where, upstream_model: str, at_us: int) -> Size:
+    """Return what an attempt of a run at a candidate may consume at most."""
+    entry = model_entry(state, run.endpoint, where.provider_id, where.model_id)
+    _, _, upper = calibrate(state, where.provider_id, upstream_model, run.tokens.raw)
+    output = output_bound_tokens(run, entry, state.config.accounting.default_output_cap_tokens)
+    return Size(
+        input_tokens=upper,
+        # A token is at least a byte of the body; what a picture counts for is in the estimate alone.
+        strict_input_tokens=upper + run.body_bytes,
+        output_tokens=run.choices_count * output,
+        choices_count=run.choices_count,
+        price=price_at(state, where.provider_id, where.model_id, at_us),
+    )
+
+
+def requested_of(record: UsageBudgetPolicyRecord, size: Size) -> int | None:
+    """Return what a request asks of a rule, at its bound; None where its cost cannot be told."""
+    tokens_in = size.strict_input_tokens if record.sizing == "strict" else size.input_tokens
+    if record.meter == "output":
+        return size.output_tokens
+    if record.meter != "usd_cost":
+        return tokens_in + size.output_tokens
+    return worst_nanousd(size.price, tokens_in, size.output_tokens)
+
+
+def worst_nanousd(price: PriceEntry | None, tokens_in: int, tokens_out: int) -> int | None:
+    """Return the dearest way in which so many tokens can be billed, rounded up; None where it is not known."""
+    if price is None:
+        return None
+    dearest: int | None = None
+    for usage in _ways(price, tokens_in, tokens_out):
+        cost = cost_ceiling(usage, price).nanousd
+        if cost is None:
+            return None
+        dearest = cost if dearest is None else max(dearest, cost)
+    return dearest
+
+
+def _ways(price: PriceEntry, tokens_in: int, tokens_out: int) -> list[TokenUsage]:
+    """Return the mixes of classes that may be dearest: all input written to a cache, all output reasoning."""
+    dear_output = price.reasoning_nanousd_per_mtok or 0
+    thought = tokens_out if dear_output > (price.output_nanousd_per_mtok or 0) else 0
+    ways = [TokenUsage(input_tokens=tokens_in, output_tokens=tokens_out, reasoning_tokens=thought)]
+    if price.cache_write_1h_nanousd_per_mtok or price.cache_write_5m_nanousd_per_mtok:
+        written = msgspec.structs.replace(ways[0], cache_write_1h_tokens=tokens_in)
+        ways += [written, msgspec.structs.replace(ways[0], cache_write_5m_tokens=tokens_in)]
+    return ways
+
+
+# -- the gate
+
+
+def evaluate_budgets(
+    state: State, who: Scoped, run_id: str, where: Where, size: Size, *, effective_at_us: int, max_cost: int | None
+) -> Judgement:
+    """Return what every rule says that applies to an attempt of a run at a candidate."""
+    policies = state.budgets.policies
+    if not policies and max_cost is None:
+        return NOTHING
+    judgement = Judgement([], [])
+    windows: dict[tuple[Any, ...], Window] = {}
+    for policy in policies.values():
+        record = policy.record
+        subject = subject_of(record, who, where) if record.enabled else None
+        if subject is None or effective_at_us < record.effective_from_us:
+            continue
+        if record.interval_kind == "per_run":
+            subject = run_id
+        key = (record.interval_kind, record.timezone, record.week_start, record.month_day)
+        window = windows.get(key)
+        if window is None:
+            window = windows[key] = counted_window(record, effective_at_us)
+        _judge(state, policy, subject, window, size, effective_at_us, judgement)
+    if max_cost is not None:
+        _judge(state, own_limit(max_cost), run_id, Window(0, (1 << 62) - 1), size, effective_at_us, judgement)
+    return judgement
+
+
+def own_limit(max_cost: int) -> Policy:
+    """Return the rule that a request makes for itself: it may not cost more, all its attempts together."""
+    record = UsageBudgetPolicyRecord(
+        policy_id=MAX_COST,
+        scope_kind="global",
+        metric_kind="usd_cost",
+        interval_kind="per_run",
+        hard_limit=max_cost,
+        on_unpriced="deny",
+    )
+    return Policy(record=record, revision=1, counted_from=1, set_position=0, set_us=0)
+
+
+def _judge(
+    state: State, policy: Policy, subject: str, window: Window, size: Size, at_us: int, judgement: Judgement
+) -> None:
+    """Add the evaluation and the share of one rule."""
+    record = policy.record
+    counter = counter_of(state, record.policy_id, subject, window.start_us)
+    consumed, reserved = _standing(policy, counter, subject, window, at_us)
+    requested = requested_of(record, size)
+    status, blocked_by = _verdict(record, consumed, reserved, requested)
+    start_us, end_us = window
+    if record.interval_kind == "rolling":
+        start_us, end_us = rolling_start_us(record, at_us), at_us
+    evaluation = UsageBudgetEvaluation(
+        policy_id=record.policy_id,
+        revision=policy.revision,
+        scope_kind=record.scope_kind,
+        subject=subject,
+        metric_kind=record.metric_kind,
+        interval_kind=record.interval_kind,
+        window_start_us=start_us,
+        window_end_us=end_us,
+        mode=record.mode,
+        status=status,
+        consumed_value=consumed,
+        reserved_value=reserved,
+        requested_value=requested or 0,
+        soft_limit_value=record.soft_limit,
+        hard_limit_value=record.hard_limit,
+        blocked_by=blocked_by,
+    )
+    judgement.evaluations.append(evaluation)
+    judgement.shares.append(
+        BudgetShare(
+            policy_id=record.policy_id,
+            revision=policy.revision,
+            subject=subject,
+            meter=record.meter,
+            window_start_us=window.start_us,
+            window_end_us=window.end_us,
+            amount=requested or 0,
+        )
+    )
+
+
+def _standing(policy: Policy, counter: Counter | None, subject: str, window: Window, at_us: int) -> tuple[int, int]:
+    """Return what was used and what is held of a rule."""
+    since_us = rolling_start_us(policy.record, at_us) if policy.record.interval_kind == "rolling" else 0
+    if counter is not None:
+        return consumed_in(counter, since_us), counter.reserved
+    return late_amount(policy, subject, max(window.start_us, since_us), window.end_us), 0
+
+
+def _verdict(
+    record: UsageBudgetPolicyRecord, consumed: int, reserved: int, requested: int | None
+) -> tuple[Status, BlockedBy]:
+    """Walk down the ladder of one rule: what is equal to a limit is inside it."""
+    if requested is None and record.on_unpriced == "deny":
+        return _softened(record, "unpriced"), ""
+    asked = requested or 0
+    hard = record.hard_limit
+    if hard is not None and consumed + reserved + asked > hard:
+        blocked_by: BlockedBy = "request" if asked > hard else "settled" if consumed + asked > hard else "reserved"
+        return _softened(record, "blocked"), blocked_by
+    if record.soft_limit is not None and consumed + reserved + asked > record.soft_limit:
+        return "soft_limit", ""
+    return "ok", ""
+
+
+def _softened(record: UsageBudgetPolicyRecord, status: Status) -> Status:
+    """A rule that is tried out stops nobody."""
+    if record.mode == "enforced":
+        return status
+    return "would_block" if record.mode == "dry_run" else "hard_limit"
+
+
+# -- admission and start
+
+
+class Start(NamedTuple):
+    """How an attempt may start: its size, the cap that is sent upstream, what it holds, what the rules say."""
+
+    size: Size
+    #: Maximum of one choice that has to be sent upstream; None where no hard limit asks for one.
+    cap_tokens: int | None
+    judgement: Judgement
+    #: The cap was lowered so that it fits.
+    is_shrunk: bool = False
+
+
+def plan_start(state: State, run: Run, where: Where, upstream_model: str, now_us: int) -> Start:
+    """Judge an attempt of a run, kept short where that makes it fit and nobody asked for more."""
+    size = size_of(state, run, where, upstream_model, now_us)
+    if not state.budgets.policies and run.max_cost_nanousd is None:
+        return Start(size, None, NOTHING)
+
+    def judge(sized: Size) -> Judgement:
+        return evaluate_budgets(
+            state,
+            run,
+            run.run_id,
+            where,
+            sized,
+            effective_at_us=run.admitted_us,
+            max_cost=run.max_cost_nanousd,
+        )
+
+    judgement = judge(size)
+    if run.endpoint == "embeddings" or not _has_hard(state, judgement):
+        return Start(size, None, judgement)
+    cap = size.output_tokens // size.choices_count
+    stopping = [one for one in judgement.evaluations if one.stops]
+    may_shrink = run.output_requested_tokens is None and all(_shrinks(state, one) for one in stopping)
+    if not stopping or not may_shrink:
+        return Start(size, cap, judgement)
+    low, high = _SHORTEST_OUTPUT_TOKENS, cap
+    if low >= high or judge(size.with_output(low)).stops:
+        return Start(size, cap, judgement)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (low, middle - 1) if judge(size.with_output(middle)).stops else (middle, high)
+    size = size.with_output(low)
+    return Start(size, low, judge(size), is_shrunk=True)
+
+
+def _has_hard(state: State, judgement: Judgement) -> bool:
+    return any(one.hard_limit_value is not None and one.mode == "enforced" for one in judgement.evaluations)
+
+
+def _shrinks(state: State, one: UsageBudgetEvaluation) -> bool:
+    policy = state.budgets.policies.get(one.policy_id)
+    return one.status == "blocked" and (policy is None or policy.record.shrink_output)
+
+
+def reserve(run: Run, start: Start, *, attempt: int) -> BudgetReserved:
     """Return the hold of the attempt that is about to start: input at its upper bound, output at its maximum."""
-    output_tokens = output_bound_tokens(run, entry)
     return BudgetReserved(
         attempt=attempt,
-        input_tokens=input_upper_tokens,
-        output_tokens=output_tokens,
+        input_tokens=start.size.input_tokens,
+        output_tokens=start.size.output_tokens,
         expires_us=run.deadline_us + _GRACE_US,
+        shares=start.judgement.shares,
     )
 
 
 def release(
-    hold: Hold, usage: TokenUsage | None, because: Literal["settled", "cancelled", "abandoned"]
+    hold: Hold,
+    row: UsageRecorded | None,
+    because: Literal["settled", "cancelled", "expired", "abandoned"],
 ) -> BudgetReleased:
     """Return the end of a hold, with what passed it."""
     overshoot_tokens = 0
-    if usage is not None:
-        overshoot_tokens = max(0, usage.input_tokens - hold.input_tokens)
-        overshoot_tokens += max(0, usage.output_tokens - hold.output_tokens)
-    return BudgetReleased(attempt=hold.attempt, because=because, overshoot_tokens=overshoot_tokens)
+    overshoots = []
+    if row is not None:
+        overshoot_tokens = max(0, row.usage.input_tokens - hold.input_tokens)
+        overshoot_tokens += max(0, row.usage.output_tokens - hold.output_tokens)
+        for share in hold.shares:
+            beyond = amount_of(share.meter, row) - share.amount
+            if beyond > 0:
+                overshoots.append(Overshoot(policy_id=share.policy_id, subject=share.subject, amount=beyond))
+    return BudgetReleased(
+        attempt=hold.attempt, because=because, overshoot_tokens=overshoot_tokens, overshoots=overshoots
+    )
+
+
+def sweep(state: State, live_run_ids: Sequence[str], now_us: int) -> list[Draft]:
+    """Return the end of holds that nobody will release: expired, and of no run that is open or at work here."""
+    drafts = []
+    for run_id, hold in state.budgets.holds.items():
+        if hold.expires_us < now_us and run_id not in live_run_ids and run_id not in state.runs.open:
+            drafts.append(Draft(f"run-{run_id}", release(hold, None, "expired")))
+    return drafts

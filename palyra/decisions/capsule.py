@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from palyra.decisions.capsule_budgets import BudgetHider
 from palyra.events.accounting import Accounting
 from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
 from palyra.events.auth import AuthProfileCooledDown, AuthProfileFailed
@@ -27,6 +28,7 @@ from palyra.events.runs import RunAdmitted, RunCancelled, RunCancelRequested, Ru
 from palyra.events.usage import UsageRecorded
 from palyra.events.vocabulary import VOCABULARY
 from palyra.projections.auth import IMPLICIT, AuthProfile, ProfileOrder, Standing
+from palyra.projections.budgets import Counter, Policy
 from palyra.projections.catalog import ModelStanding
 from palyra.projections.circuits import Circuit
 from palyra.projections.health import ProviderHealth
@@ -73,11 +75,14 @@ class Ground(msgspec.Struct, kw_only=True, omit_defaults=True):
     orders: dict[str, ProfileOrder] = {}
     #: Revisions of secrets that entries of the configuration name, which have tokens for their names.
     revisions: dict[str, int] = {}
+    #: Rules, and counters of the run's own subjects, both by key; None where nothing of it has changed.
+    policies: dict[str, Policy] | None = None
+    counters: dict[str, Counter] | None = None
 
     @property
     def is_empty(self) -> bool:
         evidence = (self.circuits, self.health, self.standings, self.calibrations)
-        others = (self.profiles, self.credentials, self.orders, self.revisions)
+        others = (self.profiles, self.credentials, self.orders, self.revisions, self.policies, self.counters)
         return self.registry is None and self.prices is None and not any((*evidence, *others))
 
 
@@ -124,6 +129,10 @@ def stand_on(state: State, ground: Ground) -> None:
         state.vault.secrets[ref] = VaultSecret(
             ref=ref, revision=revision, kind="", key_fingerprint="", value_bytes=0, stored_us=0
         )
+    if ground.policies is not None:
+        state.budgets.policies = {name: msgspec.structs.replace(one) for name, one in ground.policies.items()}
+    if ground.counters is not None:
+        state.budgets.counters = {key: msgspec.structs.replace(one) for key, one in ground.counters.items()}
     for own, told in _chapters(state, ground):
         own.update(copy.deepcopy(told))
 
@@ -144,15 +153,25 @@ def _chapters(state: State, ground: Ground) -> list[tuple[dict[str, Any], dict[s
 class CapsuleMaker:
     """Takes a journal's events in order, from the run's first one on, and keeps what the run's decisions read.
 
-    `state` is that before the first event and is folded on; `role` is the endpoint that the run asked for; `key`
-    makes the tokens: the same journal gives the same ones, and without it nobody can try names.
+    `state` is that before the first event and is folded on; `role` is the endpoint that the run asked for, `asked`
+    who wants it; `key` makes the tokens: the same journal gives the same ones, and without it nobody can try names.
     """
 
-    def __init__(self, state: State, *, run_id: str, role: str, key: str, release: str) -> None:
+    def __init__(
+        self,
+        state: State,
+        *,
+        run_id: str,
+        role: str,
+        key: str,
+        release: str,
+        asked: RunAdmitted | RunRefused | None = None,
+    ) -> None:
         self._state = state
         self._stream = f"run-{run_id}"
         self._role = role
         self._key = key.encode()
+        self._budgets = BudgetHider(state, asked, self._token)
         self._ground: list[Ground] = []
         self._events: list[CapsuleEvent] = []
         #: What somebody knows who has the capsule alone.
@@ -183,7 +202,7 @@ class CapsuleMaker:
         if not ground.is_empty:
             self._ground.append(ground)
             stand_on(self._known, ground)
-        name, schema, body = VOCABULARY.encode(self._cleaned(recorded.body))
+        name, schema, body = VOCABULARY.encode(self._cleaned(self._budgets.cleaned(recorded.body, recorded.stream)))
         stream = recorded.stream
         if isinstance(recorded.body, AuthProfileCooledDown | AuthProfileFailed):
             stream = f"credential-{self._credential(stream.removeprefix('credential-'))}"
@@ -208,11 +227,14 @@ class CapsuleMaker:
         providers, models, upstream = self._candidates(registry)
         known = self._known
         prices = _prices_of(self._state, models)
+        policies, counters = self._budgets.policies(), self._budgets.counters()
         return Ground(
             position=position,
             generation=self._state.config.generation if is_new else 0,
             registry=self._without_places(registry) if is_new else None,
             accounting=self._state.config.accounting if is_new else Accounting(),
+            policies=None if policies == known.budgets.policies else policies,
+            counters=None if counters == known.budgets.counters else counters,
             prices=None if prices == _prices_of(known, models) else prices,
             circuits=_news_of(
                 Circuit(), self._state.circuits.by_provider, known.circuits.by_provider, providers, self._hide_trial
@@ -344,12 +366,15 @@ class CapsuleMaker:
                     key_id=self._token("key", body.key_id),
                     model_requested=redact_text(body.model_requested),
                 )
+                body = replace(
+                    body,
+                    session_id=self._token("session", body.session_id),
+                    agent_id=self._token("agent", body.agent_id),
+                )
                 if isinstance(body, RunRefused):
                     return body
                 return replace(
                     body,
-                    session_id=self._token("session", body.session_id),
-                    agent_id=self._token("agent", body.agent_id),
                     tags={},
                     body_digest="",
                 )

@@ -67,6 +67,7 @@ FAILURES: dict[str, FailureRule] = {
     "missing_credential": FailureRule("no", "yes", False, "missing_credential"),
     "vault_locked": FailureRule("no", "yes", False, "vault_locked"),
     "no_credential": FailureRule("no", "yes", False, "no_usable_credential"),
+    "budget_excluded": FailureRule("no", "yes", False, "budget_blocked"),
     "circuit_open": FailureRule("no", "yes", False, "all_circuits_open"),
     "model_excluded": FailureRule("no", "yes", False, "no_candidate"),
     "provider_queue_full": FailureRule("no", "yes", False, "provider_queue_full"),

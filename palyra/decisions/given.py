@@ -39,8 +39,12 @@ def request_of(
         model=asked.model_requested,
         needs=asked.needs,
         raw_tokens=asked.tokens.raw if isinstance(asked, RunAdmitted) else asked.raw_tokens,
+        session_id=asked.session_id,
+        agent_id=asked.agent_id,
+        choices_count=asked.choices_count,
+        max_cost_nanousd=asked.max_cost_nanousd,
         body_digest="",
-        body_bytes=0,
+        body_bytes=asked.body_bytes,
     )
     if decided is not None:
         absent = dict.fromkeys(one.credential_ref for one in decided.verdicts if one.verdict == "missing")
@@ -56,7 +60,7 @@ def request_of(
             absent=tuple(absent),
         )
     if isinstance(asked, RunAdmitted):
-        names = "session_id agent_id tags origin stream choices_count body_digest body_bytes".split()
+        names = "tags origin stream body_digest".split()
         timeout_ms = (asked.deadline_us - now_us) // US_PER_MS
         given = {name: getattr(asked, name) for name in names}
         command = msgspec.structs.replace(command, **given, timeout_ms=timeout_ms)

@@ -45,7 +45,7 @@ class Fault(NamedTuple):
     message: str
 
 
-class _Bad(Exception):
+class BadAmount(Exception):
     """A value that means nothing."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -69,37 +69,37 @@ def read_overrides(
     return [entry for _, entry in entries], faults
 
 
-def read_usd(value: Any) -> int:
-    """Return an amount of USD in nano-USD, exactly; raises `_Bad`."""
+def read_usd(value: Any, *, max_usd: int = _MAX_USD) -> int:
+    """Return an amount of USD in nano-USD, exactly; raises `BadAmount`."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
-        raise _Bad("wrong_type", 'must be an amount of USD such as "0.59"')
+        raise BadAmount("wrong_type", 'must be an amount of USD such as "0.59"')
     try:
         amount = Decimal(value if isinstance(value, str) else repr(value) if isinstance(value, float) else value)
     except InvalidOperation:
-        raise _Bad("price_not_finite", 'must be an amount of USD such as "0.59"') from None
+        raise BadAmount("price_not_finite", 'must be an amount of USD such as "0.59"') from None
     if not amount.is_finite():
-        raise _Bad("price_not_finite", "must be finite")
+        raise BadAmount("price_not_finite", "must be finite")
     if amount < 0:
-        raise _Bad("price_negative", "must not be negative")
-    if amount > _MAX_USD:
-        raise _Bad("price_too_large", f"must be at most {_MAX_USD:,} USD")
+        raise BadAmount("price_negative", "must not be negative")
+    if amount > max_usd:
+        raise BadAmount("price_too_large", f"must be at most {max_usd:,} USD")
     scaled = amount * NANOUSD_PER_USD
     if scaled != scaled.to_integral_value():
-        raise _Bad("price_precision", "must not be finer than one billionth of a USD")
+        raise BadAmount("price_precision", "must not be finer than one billionth of a USD")
     return int(scaled)
 
 
 def read_instant_us(value: Any) -> int:
-    """Return a date (its first instant in UTC) or an instant with an offset; raises `_Bad`."""
+    """Return a date (its first instant in UTC) or an instant with an offset; raises `BadAmount`."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            raise _Bad("price_window", "must be a date or an RFC 3339 instant") from None
+            raise BadAmount("price_window", "must be a date or an RFC 3339 instant") from None
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day, tzinfo=UTC)
     if not isinstance(value, datetime):
-        raise _Bad("price_window", "must be a date or an RFC 3339 instant")
+        raise BadAmount("price_window", "must be a date or an RFC 3339 instant")
     aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
     return (aware - _EPOCH) // timedelta(microseconds=1)
 
@@ -159,7 +159,7 @@ class _Reader:
             if name in self._row:
                 try:
                     fields[f"{name}_us"] = read_instant_us(self._row[name])
-                except _Bad as bad:
+                except BadAmount as bad:
                     self._fault(bad.code, str(bad), name)
         if fields.get("effective_to_us", 1 << 62) <= fields.get("effective_from_us", 0):
             self._fault("price_window", "must end after it begins", "effective_to")
@@ -171,7 +171,7 @@ class _Reader:
             if name in row:
                 try:
                     fields[field] = read_usd(row[name])
-                except _Bad as bad:
+                except BadAmount as bad:
                     self._fault(bad.code, str(bad), *inside, name)
         return fields
 

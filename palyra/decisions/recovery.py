@@ -48,7 +48,7 @@ def _abandon(state: State, run: Run, *, boot_id: str, now_us: int) -> list[Draft
         row = usage.row_of_abandoned(state, run, attempt, hold, estimated_input_tokens=estimated)
         if row is not None:
             drafts.append(Draft(stream, row))
-        drafts.append(Draft(stream, budgets.release(hold, None if row is None else row.usage, "abandoned")))
+        drafts.append(Draft(stream, budgets.release(hold, row, "abandoned")))
     opened = circuits.at_failure(
         circuit_of(state, attempt.provider_id),
         run_id=run.run_id,

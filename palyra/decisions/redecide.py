@@ -32,7 +32,7 @@ from palyra.errors import Refusal
 from palyra.events.attempts import AttemptAbandoned, AttemptFailed, AttemptStarted, AttemptSucceeded
 from palyra.events.auth import AuthProfileCooledDown
 from palyra.events.base import Draft, Fact, UnknownEvent
-from palyra.events.budgets import BudgetReleased, BudgetReserved
+from palyra.events.budgets import BudgetHardLimitReached, BudgetReleased, BudgetReserved, BudgetSoftLimitCrossed
 from palyra.events.cache import CacheHit, CacheStored
 from palyra.events.circuits import CircuitClosed
 from palyra.events.daemon import DaemonClockStepped
@@ -55,6 +55,8 @@ from palyra.projections.state import State, evolve
 
 #: Refusals that a name causes; every other one without a plan was decided before the request got so far.
 _OF_A_NAME = ("model_not_found", "model_disabled", "model_role_mismatch")
+#: How far the facts of one step reach that tell of limits as well.
+_COMMIT_EVENTS_COUNT = 64
 #: The end of a run that a mistake of ours has stopped.
 _BUG = "internal"
 
@@ -143,7 +145,7 @@ class _Redecision:
         match body:
             case RunAdmitted() | RoutingDecided() | RunRefused() if self._at == 0:
                 self._admit(now_us)
-            case BudgetReserved() | AttemptStarted():
+            case BudgetSoftLimitCrossed() | BudgetHardLimitReached() | BudgetReserved() | AttemptStarted():
                 self._start(now_us)
             case AttemptSucceeded():
                 self._succeed(body, now_us)
@@ -175,7 +177,7 @@ class _Redecision:
 
     def _admit(self, now_us: int) -> None:
         admitted, decided = self._next(RunAdmitted, 1), self._next(RoutingDecided, 2)
-        refused = self._next(RunRefused, 2)
+        refused = self._next(RunRefused, _COMMIT_EVENTS_COUNT)
         asked = admitted or refused
         if self._next(CacheHit, 2) is not None:
             for _ in range(3):  # what is kept in memory is given: admission, hit and end
@@ -187,7 +189,7 @@ class _Redecision:
             self._expect(admit(self._state, command, now_us).drafts)
 
     def _start(self, now_us: int) -> None:
-        run, started = self._run(), self._next(AttemptStarted, 2)
+        run, started = self._run(), self._next(AttemptStarted, _COMMIT_EVENTS_COUNT)
         if started is None or run.attempt is not None or self._candidate >= len(run.plan):
             self._differ(None)
         step = run.plan[self._candidate]

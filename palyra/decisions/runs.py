@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from palyra.decisions import routing
+from palyra.decisions import budgets, routing
 from palyra.decisions.base import Decision
+from palyra.decisions.budget_refusals import exclusion_of, note_limits, refusal_of
 from palyra.decisions.failures import Failure, rule_of
 from palyra.decisions.keys import is_permitted
 from palyra.decisions.naming import resolve
@@ -29,7 +30,8 @@ from palyra.events.runs import (
     RunRefused,
     TokenEstimate,
 )
-from palyra.projections.runs import Run, open_for_us
+from palyra.projections.budgets import Where
+from palyra.projections.runs import Run, open_for_us, run_of
 from palyra.projections.state import State
 from palyra.projections.usage import calibrate
 from palyra.units import US_PER_MS
@@ -75,6 +77,8 @@ class AdmitRun(msgspec.Struct, frozen=True, kw_only=True):
     losses: Mapping[str, Sequence[str]] = {}
     #: Name of an idempotent request (`decisions/repeats.py`), "" for none.
     command_name: str = ""
+    #: What the request allows itself to cost.
+    max_cost_nanousd: int | None = None
     #: Globs of the models that the caller may use; none stands for all.
     models: Sequence[str] = ()
     #: None where the cache has nothing to do with it.
@@ -92,6 +96,10 @@ def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
         refusal = Refusal(code="model_not_permitted", message=message, param="model")
         return Decision([refusal_draft(command, refusal)], refusal)
     plan = routing.plan_candidates(state, resolution, wanted_of(command), now_us)
+    told: list[Draft] = []
+    stopped: Refusal | None = None
+    if plan.steps and (state.budgets.policies or command.max_cost_nanousd is not None):
+        plan, told, stopped = _within_budgets(state, command, plan, now_us)
     first = plan.steps[0] if plan.steps else None
     decided = RoutingDecided(
         resolved_by=resolution.resolved_by,
@@ -108,8 +116,8 @@ def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
         losses={target: list(names) for target, names in command.losses.items()},
     )
     if first is None:
-        refusal = routing.refusal_of_empty_plan(plan.excluded, now_us, plan.verdicts)
-        return Decision([Draft(stream, decided), refusal_draft(command, refusal)], refusal)
+        refusal = stopped or routing.refusal_of_empty_plan(plan.excluded, now_us, plan.verdicts)
+        return Decision([Draft(stream, decided), *told, refusal_draft(command, refusal)], refusal)
     return Decision(
         [admitted(state, command, first.provider_id, first.upstream_model, now_us), Draft(stream, decided)]
     )
@@ -134,11 +142,17 @@ def wanted_of(command: AdmitRun) -> routing.Wanted:
 
 def admitted(state: State, command: AdmitRun, provider_id: str, upstream_model: str, now_us: int) -> Draft:
     """Return the first fact of a run, sized for the model that it is meant for."""
+    fact = _admission(state, command, provider_id, upstream_model, now_us)
+    key = next_key(state, command.command_name, now_us) if command.command_name else ""
+    return Draft(f"run-{command.run_id}", fact, command_key=key)
+
+
+def _admission(state: State, command: AdmitRun, provider_id: str, upstream_model: str, now_us: int) -> RunAdmitted:
     ratio_bp, estimated, upper = calibrate(state, provider_id, upstream_model, command.raw_tokens)
     run_timeout_ms = state.catalog.registry.run_timeout_ms
     if command.timeout_ms is not None:
         run_timeout_ms = min(run_timeout_ms, command.timeout_ms)
-    fact = RunAdmitted(
+    return RunAdmitted(
         principal_id=command.principal_id,
         key_id=command.key_id,
         session_id=command.session_id,
@@ -156,9 +170,38 @@ def admitted(state: State, command: AdmitRun, provider_id: str, upstream_model: 
         body_bytes=command.body_bytes,
         deadline_us=now_us + run_timeout_ms * US_PER_MS,
         tokens=TokenEstimate(raw=command.raw_tokens, ratio_bp=ratio_bp, estimated=estimated, upper=upper),
+        max_cost_nanousd=command.max_cost_nanousd,
     )
-    key = next_key(state, command.command_name, now_us) if command.command_name else ""
-    return Draft(f"run-{command.run_id}", fact, command_key=key)
+
+
+def _within_budgets(
+    state: State, command: AdmitRun, plan: routing.Plan, now_us: int
+) -> tuple[routing.Plan, list[Draft], Refusal | None]:
+    """Return the plan without what budgets stop, the facts about it, and the refusal where nothing is left.
+
+    A budget swaps no model for another: the run moves to the same model at another provider, or it is refused.
+    """
+    first = plan.steps[0]
+    asking = _admission(state, command, first.provider_id, first.upstream_model, now_us)
+    run = run_of(command.run_id, asking, now_us)
+    run.output_requested_tokens = command.output_max_tokens
+    steps: list[PlanStep] = []
+    excluded = list(plan.excluded)
+    told: list[Draft] = []
+    stopped: list[budgets.Judgement] = []
+    for step in plan.steps:
+        where = Where(step.provider_id, step.model_id)
+        judgement = budgets.plan_start(state, run, where, step.upstream_model, now_us).judgement
+        if not judgement.stops:
+            steps.append(step)
+            continue
+        stopped.append(judgement)
+        told = told or note_limits(state, command.run_id, judgement)
+        excluded.append(exclusion_of(judgement, where))
+    if stopped and not any(step.via == "requested" for step in steps):
+        steps = []
+    refusal = refusal_of(state, stopped[0], now_us) if stopped and not steps else None
+    return plan._replace(steps=steps, excluded=excluded), told, refusal
 
 
 def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:
@@ -175,6 +218,11 @@ def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:
         retry_after_ms=refusal.retry_after_ms,
         needs=_needs_of(command),
         raw_tokens=command.raw_tokens,
+        session_id=command.session_id,
+        agent_id=command.agent_id,
+        choices_count=command.choices_count,
+        body_bytes=command.body_bytes,
+        max_cost_nanousd=command.max_cost_nanousd,
     )
     return Draft(f"run-{command.run_id}", refused)
 
@@ -207,7 +255,10 @@ class NextStep(NamedTuple):
 def after_failure(
     state: State, run: Run, *, candidate: int, attempt: int, failure: Failure, now_us: int
 ) -> NextStep:
-    """Walk on along the plan, or end the run. The failure itself is folded already."""
+    """Walk on along the plan, or end the run. The failure itself is folded already.
+
+    A candidate that a budget stops is left like one that has failed; if it was the last, the budget says why.
+    """
     stream = f"run-{run.run_id}"
     if failure.phase != "content" and rule_of(failure.failure_class).failover != "no" and now_us < run.deadline_us:
         index, skipped = routing.next_candidate(
@@ -225,6 +276,11 @@ def after_failure(
             )
             return NextStep([Draft(stream, failed_over)], index)
     refusal = refusal_of_failure(run, failure)
+    if failure.failure_class == "budget_excluded":
+        step = run.plan[candidate]
+        where = Where(step.provider_id, step.model_id)
+        judgement = budgets.plan_start(state, run, where, step.upstream_model, now_us).judgement
+        refusal = refusal_of(state, judgement, now_us) if judgement.stops else refusal
     return NextStep([fail_run(run, refusal, failure.failure_class, now_us)], None, refusal)
 
 

@@ -14,10 +14,12 @@ import palyra
 from palyra.decisions.config import adopt
 from palyra.decisions.pricing import adopt_prices
 from palyra.decisions.recovery import clear_old_boot, recover_run
+from palyra.engine.budgets import adopt_file_policies
 from palyra.engine.core import Core
 from palyra.engine.prices import make_price_list
 from palyra.events.accounting import Accounting
 from palyra.events.base import Draft
+from palyra.events.budgets import UsageBudgetPolicyRecord
 from palyra.events.config import ConfigSource
 from palyra.events.daemon import DaemonStarted
 from palyra.events.journal import JournalCreated
@@ -37,6 +39,7 @@ class Adoptable(msgspec.Struct, frozen=True, kw_only=True):
     accounting: Accounting = Accounting()
     sources: Sequence[ConfigSource] = ()
     overrides: Sequence[PriceEntry] = ()
+    policies: Sequence[UsageBudgetPolicyRecord] = ()
 
 
 async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
@@ -70,7 +73,10 @@ async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
         batch.add(adopt_prices(core.state, **prices._asdict()))
     await batch.durable()
     core.on_rebuilt = functools.partial(recover, core, boot_id)
-    return await recover(core, boot_id)
+    recovered = await recover(core, boot_id)
+    # Behind the recovery: what it settles is history by then.
+    await adopt_file_policies(core, config.policies)
+    return recovered
 
 
 async def recover(core: Core, boot_id: str) -> dict[str, int]:

@@ -24,6 +24,11 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     #: Output maximum that is sent upstream, None where the client's body stays as it is.
     cap_tokens: int | None
 
+    def capped(self, tokens: int) -> Candidate:
+        """Return the candidate with a maximum of output that is not above its own."""
+        cap_tokens = tokens if self.cap_tokens is None else min(tokens, self.cap_tokens)
+        return msgspec.structs.replace(self, cap_tokens=cap_tokens)
+
     def call(self, surface: Surface, part: Part, time_left_ms: int) -> Call:
         """Return one attempt as its provider gets it; the part's body has been prepared."""
         return Call(

@@ -43,6 +43,7 @@ def make_capsule(view: RunView, state: State, events: Iterable[Recorded], *, key
         role=asked.endpoint if asked is not None else "",
         key=key,
         release=palyra.__version__,
+        asked=asked,
     )
     for recorded in events:
         # A settlement ends with facts of other streams that belong to it.

@@ -6,7 +6,7 @@ Nothing is decided or recorded here; the run says what has happened, the client 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -63,6 +63,7 @@ class ClientSide:
         self._beginning = asyncio.Lock()
         self._candidate: Candidate | None = None
         self._attempts_count = 0
+        self._warnings: Sequence[str] = ()
         self._failover = ""
         self._attempt_rows: list[dict[str, object]] = []
         self._last: Ended | None = None
@@ -98,6 +99,11 @@ class ClientSide:
             before = self._failover or _pair(self._candidate.step)
             self._failover = f"{before}>{_pair(candidate.step)}"
         self._candidate = candidate
+
+    def note_limits(self, candidate: Candidate, warnings: Sequence[str]) -> None:
+        """Take the candidate as it is asked, with what its client is warned of."""
+        self._candidate = candidate
+        self._warnings = warnings
 
     def note_start(self) -> None:
         """Count an attempt."""
@@ -257,7 +263,10 @@ class ClientSide:
             headers["x-palyra-requested-model"] = _header_value(self._command.model)
         if self._failover:
             headers["x-palyra-failover"] = self._failover
-        if candidate.cap_tokens is not None and candidate.cap_tokens < (self._command.output_max_tokens or 0):
+        if self._warnings:
+            headers["x-palyra-warning"] = ", ".join(self._warnings)
+        asked_tokens = self._command.output_max_tokens
+        if candidate.cap_tokens is not None and (asked_tokens is None or candidate.cap_tokens < asked_tokens):
             headers["x-palyra-adjusted"] = f"max_tokens={candidate.cap_tokens}"
         for name, value in self._surface.answer_headers().items():
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
@@ -269,10 +278,11 @@ def _named(run_id: str) -> dict[str, str]:
 
 
 def refusal_headers(refusal: Refusal) -> Mapping[str, str]:
-    """Return the headers that go with a refusal."""
+    """Return the headers that go with a refusal. A budget is not asked again by a client's own retries."""
+    headers = {"x-should-retry": "false"} if refusal.code.startswith("budget_") else {}
     if refusal.retry_after_ms is None:
-        return {}
-    headers = {"retry-after": str(max(1, ceil_div(refusal.retry_after_ms, 1_000)))}
+        return headers
+    headers |= {"retry-after": str(max(1, ceil_div(refusal.retry_after_ms, 1_000)))}
     for what, figures in refusal.details.get("rate_limit", {}).items():
         headers[f"x-ratelimit-limit-{what}"] = str(figures["limit"])
         headers[f"x-ratelimit-remaining-{what}"] = str(figures["remaining"])

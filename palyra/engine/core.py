@@ -13,8 +13,9 @@ recorded before anything that is stamped after it: every decision then sees dead
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -69,6 +70,9 @@ class Batch:
             row = to_row(recorded)
             self._rows.append(row)
             evolve(state, to_recorded(row) if row.name.startswith(_FROM_OUTSIDE) else recorded)
+            if self._core.taps:
+                for tap in self._core.taps:
+                    tap.append(recorded)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -139,6 +143,8 @@ class Core:
         self.shortage: Refusal | None = None
         self.asleep_us = asleep_us
         self._reading = self._read_clocks()
+        #: Lists that every recorded fact is added to, for whoever reads history and must miss nothing meanwhile.
+        self.taps: list[list[Recorded]] = []
         self._pause = pause
         self._is_read_only = is_read_only
         self._failed = False
@@ -200,6 +206,16 @@ class Core:
 
     def _read_clocks(self) -> Reading:
         return Reading(self.clock.now_us(), self.clock.monotonic_us(), self.asleep_us())
+
+    @contextlib.contextmanager
+    def tapped(self) -> Iterator[list[Recorded]]:
+        """Give a list of what is recorded from here on."""
+        tap: list[Recorded] = []
+        self.taps.append(tap)
+        try:
+            yield tap
+        finally:
+            self.taps.remove(tap)
 
     async def record(self, drafts: Sequence[Draft], actor: str = SYSTEM) -> None:
         """Record facts that were decided already, and wait until they are durable."""

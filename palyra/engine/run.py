@@ -14,6 +14,8 @@ import msgspec
 
 from palyra.decisions.attempts import StartAttempt, reach_content, start_attempt
 from palyra.decisions.base import Decision
+from palyra.decisions.budget_refusals import warnings_of
+from palyra.decisions.budgets import plan_start
 from palyra.decisions.cache import ANSWER_MAX_BYTES, Place, admit_hit, is_fresh, is_storable, place_of
 from palyra.decisions.failures import Failure
 from palyra.decisions.routing import ready_at
@@ -29,6 +31,7 @@ from palyra.errors import EngineStopped, JournalUnwritable, PalyraError, Refusal
 from palyra.events.routing import Exclusion, PlannedCredential
 from palyra.events.runs import CancelReason
 from palyra.limits import REPEAT_MAX_BYTES
+from palyra.projections.budgets import Where
 from palyra.projections.runs import Run
 from palyra.providers.port import Provider
 from palyra.redaction import Secret
@@ -211,6 +214,8 @@ class RunTask:
                     if candidate.step.credentials:
                         self._credential = candidate.step.credentials[0]
                     self._start(batch, part, queue_wait_ms=0)
+                    if not self._is_started:
+                        self._release_slot()
         if self._cancel_reason is not None and decision.refusal is None:
             raise asyncio.CancelledError
         if self._at_once is not None and not decision.drafts:
@@ -299,6 +304,9 @@ class RunTask:
         if isinstance(ready, Exclusion):
             self._release_slot()
             return await self._skip(ready.excluded_by, until_us=ready.figures["until_us"])
+        if not self._is_started:
+            self._release_slot()
+            return await self._skip("budget_excluded")
         await batch.durable()
         return None
 
@@ -307,8 +315,20 @@ class RunTask:
         self._surface.prepare(part, candidate.provider, candidate.entry, candidate.cap_tokens)
 
     def _start(self, batch: Batch, part: Part, *, queue_wait_ms: int) -> None:
-        """Reserve and start the next attempt; called in the same breath as the question whether it may."""
-        candidate = self._at_hand()
+        """Reserve and start the next attempt, unless a budget stops it.
+
+        Called in the same breath as the question whether the candidate is ready.
+        """
+        run, candidate = self._run_state(), self._at_hand()
+        step = candidate.step
+        where = Where(step.provider_id, step.model_id)
+        start = plan_start(self._core.state, run, where, step.upstream_model, batch.now_us)
+        if start.judgement.stops:
+            return
+        if start.cap_tokens is not None and start.cap_tokens != candidate.cap_tokens:
+            candidate = self._candidate = candidate.capped(start.cap_tokens)
+            self._prepare(part)
+        self.client.note_limits(candidate, warnings_of(start.judgement))
         command = StartAttempt(
             candidate=candidate.index,
             retry=self._retry,
@@ -321,7 +341,7 @@ class RunTask:
             queue_wait_ms=queue_wait_ms,
             deadline_ms=min(candidate.entry.request_timeout_ms, self._time_left_ms()),
         )
-        batch.add(start_attempt(self._core.state, self._run_state(), command, batch.now_us))
+        batch.add(start_attempt(self._core.state, run, command, batch.now_us, start))
         self._is_started = True
         self.client.note_start()
 

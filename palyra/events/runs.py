@@ -43,6 +43,8 @@ class RunAdmitted(Fact, tag="run.admitted", frozen=True, kw_only=True):
     body_bytes: int
     deadline_us: int
     tokens: TokenEstimate
+    #: What the client allows all attempts of the run to cost together.
+    max_cost_nanousd: int | None = None
 
 
 class RunRefused(Fact, tag="run.refused", frozen=True, kw_only=True):
@@ -60,6 +62,12 @@ class RunRefused(Fact, tag="run.refused", frozen=True, kw_only=True):
     #: What it needed of a model, and the uncalibrated estimate of its input; empty where it was not read so far.
     needs: list[str] = []
     raw_tokens: int = 0
+    #: The rest of what budgets look at.
+    session_id: str = ""
+    agent_id: str = ""
+    choices_count: int = 1
+    body_bytes: int = 0
+    max_cost_nanousd: int | None = None
 
 
 class RunCancelRequested(Fact, tag="run.cancel_requested", frozen=True, kw_only=True):

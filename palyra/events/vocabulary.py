@@ -60,10 +60,15 @@ AnyFact = (
     | usage.UsageCorrected
     | pricing.PriceListAdopted
     | pricing.PriceMissing
+    | budgets.BudgetPolicySet
+    | budgets.BudgetPolicyCounted
+    | budgets.BudgetPolicyRetired
     | budgets.BudgetReserved
     | budgets.BudgetReleased
     | cache.CacheStored
     | cache.CacheHit
+    | budgets.BudgetSoftLimitCrossed
+    | budgets.BudgetHardLimitReached
     | circuits.CircuitOpened
     | circuits.CircuitHalfOpened
     | circuits.CircuitClosed
@@ -124,6 +129,7 @@ AnyFact = (
 
 _RETENTION: dict[str, Retention] = {
     "price": "money",
+    "budget_policy": "audit",
     "price_list": "money",
     "run": "money",
     "routing": "operations",

@@ -57,9 +57,13 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     tokens: runs.TokenEstimate
     plan: list[PlanStep] = []
     choices_count: int = 1
+    body_bytes: int = 0
+    max_cost_nanousd: int | None = None
     output_requested_tokens: int | None = None
     attempts_count: int = 0
     attempt: Attempt | None = None
+    #: Position of its newest start.
+    started_position: int = 0
     #: `provider/model` pairs that are not tried again in this run.
     failed: list[str] = []
     #: Distinct classes of its failures, in the order in which they were seen.
@@ -127,10 +131,9 @@ def _clock_stepped(state: State, recorded: Recorded, body: daemon.DaemonClockSte
         run.stepped_us += body.step_us
 
 
-@CHAPTER.on(runs.RunAdmitted)
-def _admitted(state: State, recorded: Recorded, body: runs.RunAdmitted) -> None:
-    run_id = run_id_of(recorded.stream)
-    state.runs.open[run_id] = Run(
+def run_of(run_id: str, body: runs.RunAdmitted, at_us: int) -> Run:
+    """Return a run as its admission makes it."""
+    return Run(
         run_id=run_id,
         principal_id=body.principal_id,
         key_id=body.key_id,
@@ -141,12 +144,20 @@ def _admitted(state: State, recorded: Recorded, body: runs.RunAdmitted) -> None:
         stream=body.stream,
         model_requested=body.model_requested,
         config_generation=body.config_generation,
-        admitted_us=recorded.recorded_at_us,
+        admitted_us=at_us,
         deadline_us=body.deadline_us,
-        last_life_us=recorded.recorded_at_us,
+        last_life_us=at_us,
         tokens=body.tokens,
         choices_count=body.choices_count,
+        body_bytes=body.body_bytes,
+        max_cost_nanousd=body.max_cost_nanousd,
     )
+
+
+@CHAPTER.on(runs.RunAdmitted)
+def _admitted(state: State, recorded: Recorded, body: runs.RunAdmitted) -> None:
+    run_id = run_id_of(recorded.stream)
+    state.runs.open[run_id] = run_of(run_id, body, recorded.recorded_at_us)
     _count(state, "admitted")
 
 
@@ -168,6 +179,7 @@ def _attempt_started(state: State, recorded: Recorded, body: attempts.AttemptSta
     run = _touch(state, recorded)
     if run is not None:
         run.attempts_count = body.attempt
+        run.started_position = recorded.position
         run.attempt = Attempt(
             attempt=body.attempt,
             candidate=body.candidate,

@@ -37,6 +37,7 @@ SHAPED: dict[str, tuple[list[str], list[str]]] = {
     "line": (["a", "Zoë 1"], ["", "a\nb"]),
     "env_name": (["A", "_a1"], ["", "1A", "A-B"]),
     "host_name": (["palyra.example", "a"], ["", "A.example", "http://a", "a:1"]),
+    "zone": (["Europe/Prague", "UTC"], ["local", "Mars/Olympus"]),
     "timezone": (["local", "Europe/Prague", "UTC"], ["", "Mars/Olympus", "../etc/passwd"]),
     "listener": (
         ["127.0.0.1", "127.9.9.9", "::1", "localhost"],

@@ -79,7 +79,7 @@ async def test_every_answer_carries_the_same_protection(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("headers", "status", "code"),
     [
-        ({"x-palyra-max-cost-usd": "1"}, 400, "unknown_palyra_header"),
+        ({"x-palyra-max-coins": "1"}, 400, "unknown_palyra_header"),
         ({"X-Palyra-Timeout-MS": "soon"}, 400, "invalid_header"),
         ({"x-palyra-hop": "3"}, 508, "gateway_loop"),
     ],

@@ -127,7 +127,7 @@ def test_headers_of_ours_are_read() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "code"),
     [
-        ("x-palyra-max-cost-usd", "1", "unknown_palyra_header"),
+        ("x-palyra-max-coins", "1", "unknown_palyra_header"),
         ("x-palyra-", "", "unknown_palyra_header"),
         ("x-palyra-session", "", "invalid_header"),
         ("x-palyra-session", "x" * 129, "invalid_header"),
@@ -141,6 +141,8 @@ def test_headers_of_ours_are_read() -> None:
         ("x-palyra-timeout-ms", "1.5", "invalid_header"),
         ("x-palyra-timeout-ms", "9" * 10, "invalid_header"),
         ("x-palyra-timeout-ms", "\u0661", "invalid_header"),
+        ("x-palyra-max-cost-usd", "-1", "invalid_header"),
+        ("x-palyra-max-cost-usd", "cheap", "invalid_header"),
         ("x-palyra-hop", "x", "invalid_header"),
         ("x-palyra-hop", "3", "gateway_loop"),
         ("x-palyra-hop", "1, 2", "invalid_header"),

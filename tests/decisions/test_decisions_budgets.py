@@ -11,6 +11,7 @@ from story import World, admit, complete, fail, given, like, start, succeed
 from palyra.decisions.budgets import output_bound_tokens, release
 from palyra.decisions.usage import Metered
 from palyra.events.budgets import BudgetReleased, BudgetReserved
+from palyra.events.usage import UsageRecorded
 from palyra.projections.budgets import Hold, reserved_tokens
 from palyra.usage import TokenUsage
 
@@ -56,7 +57,22 @@ def test_input_is_held_at_its_upper_bound() -> None:
 def test_a_model_that_left_the_registry_is_held_by_the_request_alone() -> None:
     """Without the model's limits the client's maximum counts, else the default."""
     run = given(None, admit("r1", output_max_tokens=70)).run("r1")
-    assert output_bound_tokens(run, None) == 70
+    assert output_bound_tokens(run, None, 8_192) == 70
+
+
+def like_row(usage: TokenUsage) -> UsageRecorded:
+    """Return a row of this usage."""
+    return UsageRecorded(
+        attempt=3,
+        provider_id="a",
+        model_id="gpt",
+        upstream_model="gpt-a",
+        principal_id="key:tester",
+        endpoint="chat",
+        effective_at_us=1,
+        usage=usage,
+        raw_input_tokens=100,
+    )
 
 
 HOLD = Hold(attempt=3, input_tokens=100, output_tokens=50, reserved_us=1, expires_us=2)
@@ -74,7 +90,8 @@ HOLD = Hold(attempt=3, input_tokens=100, output_tokens=50, reserved_us=1, expire
 )
 def test_what_passed_the_hold_is_said(usage: TokenUsage | None, overshoot_tokens: int) -> None:
     """Input and output are compared each for itself: less of one does not make up for more of the other."""
-    assert release(HOLD, usage, "settled") == BudgetReleased(attempt=3, overshoot_tokens=overshoot_tokens)
+    row = None if usage is None else like_row(usage)
+    assert release(HOLD, row, "settled") == BudgetReleased(attempt=3, overshoot_tokens=overshoot_tokens)
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,7 @@ TABLE = [
     ("missing_credential", "no", "yes", False, 503),
     ("vault_locked", "no", "yes", False, 503),
     ("no_credential", "no", "yes", False, 503),
+    ("budget_excluded", "no", "yes", False, 429),
     ("circuit_open", "no", "yes", False, 503),
     ("model_excluded", "no", "yes", False, 503),
     ("provider_queue_full", "no", "yes", False, 503),

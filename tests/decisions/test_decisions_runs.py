@@ -107,6 +107,7 @@ def test_a_refusal_is_on_record_with_who_asked() -> None:
             http_status=429,
             principal_id="key:tester",
             key_id="k1",
+            body_bytes=400,
             endpoint="chat",
             model_requested="m" * 256,
             param="model",

@@ -1,0 +1,67 @@
+"""Rules put in force: the history that a new one counts is read once, beside the loop's other work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from palyra.decisions.policies import adopt_policies, needs_history, retire_policy, set_policy
+from palyra.engine.codec import to_known
+from palyra.engine.core import Core
+from palyra.events.base import Draft, Recorded
+from palyra.events.budgets import UsageBudgetPolicyRecord
+from palyra.events.usage import UsageCorrected, UsageRecorded
+from palyra.journal.port import Row
+
+#: Of a whole history, what a rule can count.
+_NAMES = ("usage.recorded", "usage.corrected")
+UsageRow = UsageRecorded | UsageCorrected
+
+
+async def adopt_file_policies(core: Core, records: Sequence[UsageBudgetPolicyRecord]) -> None:
+    """Put the rules of the configuration in force."""
+    with core.tapped() as fresh:
+        history = await usage_history(core) if needs_history(core.state, records) else []
+        with core.batch() as batch:
+            batch.add(adopt_policies(core.state, records, [*history, *_rows_in(fresh)], batch.now_us))
+    await batch.durable()
+
+
+async def put_in_force(core: Core, record: UsageBudgetPolicyRecord, *, actor: str) -> list[Draft]:
+    """Put one rule in force with what was used before it; return its facts, none where it is in force already."""
+    with core.tapped() as fresh:
+        history = await usage_history(core) if needs_history(core.state, [record]) else []
+        with core.batch(actor) as batch:
+            rows = [*history, *_rows_in(fresh)]
+            drafts = set_policy(core.state, record, rows, by=actor, now_us=batch.now_us)
+            batch.add(drafts)
+    await batch.durable()
+    return drafts
+
+
+async def take_out_of_force(core: Core, policy_id: str, *, actor: str) -> list[Draft]:
+    """Retire a rule; return its facts."""
+    with core.batch(actor) as batch:
+        drafts = retire_policy(core.state, policy_id, by=actor)
+        batch.add(drafts)
+    await batch.durable()
+    return drafts
+
+
+async def usage_history(core: Core) -> list[UsageRow]:
+    """Return all rows of usage that have been recorded so far; other work goes on meanwhile."""
+    upto = core.state.position
+    await core.durable()
+    history: list[UsageRow] = []
+    async for rows in core.journal.read(0, upto):
+        history += await asyncio.to_thread(_usage_in, rows)
+    return history
+
+
+def _usage_in(rows: Sequence[Row]) -> list[UsageRow]:
+    bodies = (to_known(row).body for row in rows if row.name in _NAMES)
+    return [body for body in bodies if isinstance(body, (UsageRecorded, UsageCorrected))]
+
+
+def _rows_in(fresh: Sequence[Recorded]) -> list[UsageRow]:
+    return [one.body for one in fresh if isinstance(one.body, (UsageRecorded, UsageCorrected))]
