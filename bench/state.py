@@ -78,12 +78,13 @@ def fold(runs_count: int, sessions_count: int) -> State:
         for version, fact in enumerate(template, 1):
             position += 1
             body, key = fact.body, ""
+            who = {"session_id": sessions[number % sessions_count], "principal_id": f"key:{caller:012}"}
             if type(body) is RunAdmitted:
-                session_id = sessions[number % sessions_count]
-                body = msgspec.structs.replace(body, session_id=session_id, principal_id=f"key:{caller:012}")
+                body = msgspec.structs.replace(body, **who)
                 key = "" if number % KEYED_EVERY else f"idempotency|key:{caller:012}|{run_id}"
             elif type(body) is UsageRecorded:
-                body = msgspec.structs.replace(body, model_id=f"gpt-{model}", upstream_model=f"gpt-{model}")
+                what = {"model_id": f"gpt-{model}", "upstream_model": f"gpt-{model}", "cost_nanousd": 1_234_567}
+                body = msgspec.structs.replace(body, effective_at_us=now_us, **what, **who)
             evolve(state, Recorded(position, stream, version, now_us, fact.actor, "", 0, key, body))
     return state
 
