@@ -33,7 +33,7 @@ from palyra.projections.state import State, decode_state, encode_state, evolve
 SYSTEM = "system:daemon"
 #: Facts that hold words which people wrote. They are folded as they will be read back: a word that equals a default
 #: is written where the default itself is left out, and the live state must not be told from a replayed one by that.
-_FROM_OUTSIDE = ("config.", "price_list.")
+_FROM_OUTSIDE = ("auth_profile.", "budget_policy.", "config.", "price_list.")
 _REBUILD_FIRST_S, _REBUILD_MAX_S = 1.0, 30.0
 
 
