@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing import Any, Literal, Self
 
 import msgspec
 
+from palyra.adoption import Adoption, adoptable_of
 from palyra.api import LiveJournal
 from palyra.auth.references import ReferenceSource
-from palyra.config.effective import recordable_registry, recordable_tree
 from palyra.config.load import LoadedConfig, load_given
 from palyra.config.state import StatePaths, find_state_dir
 from palyra.config.tree import Config
@@ -26,13 +27,15 @@ from palyra.daemon.console import Console
 from palyra.daemon.doorkeeper import Doorkeeper
 from palyra.daemon.gateway import Gateway, RequestLine
 from palyra.daemon.logs import Log
+from palyra.daemon.operators import LOCAL_OPERATOR
 from palyra.daemon.requests import GatewayLimits
 from palyra.daemon.server import Server
 from palyra.daemon.tls import hosts_of, tls_of
 from palyra.engine.access import Access
-from palyra.engine.boot import Adoptable, boot
+from palyra.engine.boot import boot
 from palyra.engine.clock import SystemClock
-from palyra.engine.console.changes import Changer, Desk
+from palyra.engine.console.changes import Changer, Desk, Order
+from palyra.engine.console.config import ReloadAnswer
 from palyra.engine.console.live import LiveSights
 from palyra.engine.core import Core, load_state
 from palyra.engine.ids import SystemIds
@@ -43,14 +46,12 @@ from palyra.engine.runs import Runs
 from palyra.engine.upgrade import Upgraded
 from palyra.engine.vault import VaultKeeper
 from palyra.errors import JournalDamaged, StateError
-from palyra.events.accounting import Accounting
 from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
 from palyra.home import WAY_OUT, DiskHome, Home, MemoryHome
 from palyra.journal.port import Journal
-from palyra.outside import Outside, provider_settings
+from palyra.outside import Outside
 from palyra.projections.state import State
-from palyra.providers.registry import ProviderSet
 from palyra.supervisor.adapters import CrossingChore, EngineLoopLog, EngineStallWatch
 from palyra.supervisor.bridge import CrossingClosed, TrioGuest
 from palyra.supervisor.loops import Ports, loop_table
@@ -77,6 +78,9 @@ class Daemon:
     one. `journal=":memory:"` keeps everything in memory and writes no file at all. `environ` (the process's by
     default) is where credentials are looked up that the configuration refers to.
 
+    `reload` reads the configuration again where it was read: the mapping as it then is, or the file. A
+    `LoadedConfig` stands for itself unless `load` says how it was made.
+
     A journal of an older release is backed up and upgraded, or refused with `upgrade=False`.
 
     No signal handler is installed. Several may run in one process and in one loop, each over a state of its own. A
@@ -98,9 +102,16 @@ class Daemon:
         log: Log | None = None,
         started_us: int | None = None,
         upgrade: bool = True,
+        load: Callable[[], LoadedConfig] | None = None,
     ) -> None:
         self.environ = os.environ if environ is None else environ
-        self.loaded = config if isinstance(config, LoadedConfig) else _load(config, self.environ)
+        if isinstance(config, LoadedConfig):
+            self.loaded, self._reads = config, load
+        else:
+            self._reads = functools.partial(_load, config, self.environ)
+            self.loaded = self._reads()
+        #: What is in force, once it has been adopted.
+        self._adoption: Adoption | None = None
         #: What boot recovery closed, and how the journal was found: new, clean or recovered.
         self.recovered: dict[str, int] = {}
         self.found = "clean"
@@ -150,8 +161,8 @@ class Daemon:
 
     @property
     def config(self) -> Config:
-        """The effective configuration."""
-        return self.loaded.config
+        """The configuration in force."""
+        return self.loaded.config if self._adoption is None else self._adoption.config
 
     @property
     def paths(self) -> StatePaths:
@@ -228,7 +239,7 @@ class Daemon:
         self._tls = tls_of(self.config.daemon, self._on_tls_trouble)
         await self._open_journal()
         self.vault = VaultKeeper(self.core, self._home.vault)
-        self.recovered = await boot(self.core, self.boot_id, _adoptable(self.loaded))
+        self.recovered = await boot(self.core, self.boot_id, adoptable_of(self.config, self.loaded.sources))
         if self.recovered:
             self.found = "recovered"
         await self.vault.reconcile()
@@ -268,15 +279,16 @@ class Daemon:
     async def _compose(self) -> None:
         config = self.config
         entries = config.model_provider.registry.providers
-        providers = ProviderSet()
-        providers.adopt({entry.provider_id: provider_settings(entry) for entry in entries})
-        self._stack.push_async_callback(providers.close)
+        outside = Outside(entries, ReferenceSource(self.environ), self.vault, self.core)
+        self._stack.push_async_callback(outside.close)
         self.runs = Runs(
             self.core,
-            Outside(providers, ReferenceSource(self.environ), self.vault, self.core, entries),
+            outside,
             settings=RunSettings(sse_keepalive_ms=config.model_provider.sse_keepalive_ms),
             on_bug=self._on_bug,
         )
+        self._adoption = Adoption(config, self._reads, outside=outside, runs=self.runs, obey=self._obey)
+        self._stack.push_async_callback(self._adoption.close)
         self._stack.push_async_callback(self.runs.cancel_all, "shutdown")
         self.access = Access(self.core, anonymous=config.auth.anonymous_client)
         self._client_key = await self._home.client_key(self.access)
@@ -284,15 +296,7 @@ class Daemon:
             core=self.core,
             runs=self.runs,
             access=self.access,
-            limits=GatewayLimits(
-                max_request_bytes=config.model_provider.max_request_bytes,
-                max_inflight_bytes=config.model_provider.max_inflight_bytes,
-                extra_hosts=hosts_of(config),
-                cors_origins=config.daemon.cors_origins,
-                trusted_proxies=config.daemon.trusted_proxies,
-                is_tls=self._tls is not None,
-                is_strict=self._tls is not None and bool(config.daemon.public_url),
-            ),
+            limits=_limits_of(config, is_tls=self._tls is not None),
             log=self._log_request,
             on_bug=self._on_bug,
         )
@@ -307,10 +311,27 @@ class Daemon:
             socket_path=self._home.socket_path(self.environ) if config.daemon.control_socket else None,
         )
 
+    def _obey(self, config: Config) -> None:
+        """Let what the daemon itself reads of a configuration hold from now on."""
+        self.gateway.adopt(_limits_of(config, is_tls=self._tls is not None))
+        self.access.anonymous = config.auth.anonymous_client
+        self._sights.zone = config.cli.timezone
+
+    async def reload(self) -> ReloadAnswer:
+        """Read the configuration again and adopt what of it can act at once; the rest waits for the next start.
+
+        Raises `ConfigProblems` when it has problems, and goes on with the one in force; `PalyraError` for a daemon
+        that was given a `LoadedConfig`, which stands for itself.
+        """
+        order = Order(self._desk, LOCAL_OPERATOR)
+        order.core.check_writable()
+        assert self._adoption is not None
+        return await self._adoption.reload(order)
+
     def _console(self) -> Console:
         past = self._home.past()
         self._stack.push_async_callback(past.close)
-        sights = LiveSights(
+        self._sights = LiveSights(
             self.core,
             past,
             open_rows=self._home.open_rows,
@@ -318,11 +339,19 @@ class Daemon:
             lock=lambda: self._home.lock_state,
             zone=self.config.cli.timezone,
         )
-        changer = Changer(Desk(self.core, self.vault, runs=self.runs, key_files=self._home.key_files))
+        assert self._adoption is not None
+        self._desk = Desk(
+            self.core,
+            self.vault,
+            runs=self.runs,
+            reload=self._adoption.reload,
+            key_files=self._home.key_files,
+        )
+        changer = Changer(self._desk)
         self._stack.push_async_callback(changer.settle)
         logins = Logins(self.core)
         return Console(
-            sights=sights,
+            sights=self._sights,
             changer=changer,
             access=self.access,
             logins=logins,
@@ -427,19 +456,15 @@ class Daemon:
                     self._log.error("last_chore_failed", chore=chore.__qualname__, exc_info=True)
 
 
-def _adoptable(loaded: LoadedConfig) -> Adoptable:
-    return Adoptable(
-        digest=loaded.digest,
-        effective=recordable_tree(loaded.config),
-        registry=recordable_registry(loaded.config.model_provider.registry),
-        sources=loaded.sources,
-        accounting=Accounting(
-            unknown_outcome=loaded.config.usage.unknown_outcome,
-            abandoned=loaded.config.usage.abandoned,
-            default_output_cap_tokens=loaded.config.budgets.default_output_cap_tokens,
-        ),
-        overrides=loaded.config.pricing.overrides,
-        policies=loaded.config.budgets.policies,
+def _limits_of(config: Config, *, is_tls: bool) -> GatewayLimits:
+    return GatewayLimits(
+        max_request_bytes=config.model_provider.max_request_bytes,
+        max_inflight_bytes=config.model_provider.max_inflight_bytes,
+        extra_hosts=hosts_of(config),
+        cors_origins=config.daemon.cors_origins,
+        trusted_proxies=config.daemon.trusted_proxies,
+        is_tls=is_tls,
+        is_strict=is_tls and bool(config.daemon.public_url),
     )
 
 

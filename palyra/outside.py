@@ -32,27 +32,37 @@ class Outside:
     """Providers and secrets, as runs ask for them."""
 
     def __init__(
-        self,
-        providers: ProviderSet,
-        references: ReferenceSource,
-        keeper: VaultKeeper,
-        core: Core,
-        entries: Sequence[ProviderEntry],
+        self, entries: Sequence[ProviderEntry], references: ReferenceSource, keeper: VaultKeeper, core: Core
     ) -> None:
         """`entries` are the providers as they are configured; `core` knows the profiles."""
-        self._providers = providers
+        self._providers = ProviderSet()
         self._references = references
         self._keeper = keeper
         self._core = core
-        self._origins = {entry.provider_id: entry.audience for entry in entries}
+        self._origins: dict[str, str] = {}
         #: Where the keys are that entries of the configuration name.
-        self._places = {f"{IMPLICIT}{entry.provider_id}": entry.credential_ref for entry in entries}
+        self._places: dict[str, str] = {}
+        #: Providers that were taken out, for attempts that had been started before.
+        self._gone: dict[str, Provider] = {}
+        self.adopt(entries)
+
+    def adopt(self, entries: Sequence[ProviderEntry]) -> list[Provider]:
+        """Let these be the providers; return those that are not used by what starts from now on."""
+        wanted = {entry.provider_id: provider_settings(entry) for entry in entries}
+        self._gone |= {name: held for name, held in self._providers.items() if name not in wanted}
+        self._origins |= {entry.provider_id: entry.audience for entry in entries}
+        self._places |= {f"{IMPLICIT}{entry.provider_id}": entry.credential_ref for entry in entries}
         outside = (name for name, place in self._places.items() if place and not place.startswith(VAULT_FORM))
         self._missing = self._missing_of(outside)
-        self._looked_us = core.clock.monotonic_us()
+        self._looked_us = self._core.clock.monotonic_us()
+        return self._providers.adopt(wanted)
+
+    async def close(self) -> None:
+        """Close every provider."""
+        await self._providers.close()
 
     def provider(self, provider_id: str) -> Provider:
-        return self._providers[provider_id]
+        return self._providers[provider_id] if provider_id in self._providers else self._gone[provider_id]
 
     @property
     def absent(self) -> Sequence[str]:

@@ -16,18 +16,19 @@ from typing import Any, TypeVar
 from palyra.app import Daemon
 from palyra.config.load import LoadedConfig
 from palyra.daemon.logs import Log
+from palyra.errors import PalyraError
 from palyra.readonly import ReadOnlyDaemon
 
 AnyDaemon = TypeVar("AnyDaemon", Daemon, ReadOnlyDaemon)
 
 
-def serve(loaded: LoadedConfig, announce: Callable[[Daemon], None], *, upgrade: bool = True) -> int:
+def serve(load: Callable[[], LoadedConfig], announce: Callable[[Daemon], None], *, upgrade: bool = True) -> int:
     """Run a daemon until a signal ends it; returns the exit status. `upgrade=False` refuses an older journal.
 
     The first SIGTERM or SIGINT drains, the second cancels and settles what is still open, the third ends at once.
-    `announce` is told when the daemon is ready.
+    SIGHUP has the configuration read again, by `load`. `announce` is told when the daemon is ready.
     """
-    return _run(loaded, functools.partial(Daemon, upgrade=upgrade), announce)
+    return _run(load(), functools.partial(Daemon, upgrade=upgrade, load=load), announce)
 
 
 def serve_read_only(loaded: LoadedConfig, announce: Callable[[ReadOnlyDaemon], None]) -> int:
@@ -101,15 +102,34 @@ class _Signals:
         self._daemon = daemon
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._stopping = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        self._stopping = (signal.SIGTERM, signal.SIGINT)
+        self._reloading: asyncio.Task[None] | None = None
         for number in self._stopping:
             self._loop.add_signal_handler(number, self._on_stop)
+        self._loop.add_signal_handler(signal.SIGHUP, self._on_reload)
         self._loop.add_signal_handler(signal.SIGUSR1, self._on_stacks)
 
     def _on_stop(self) -> None:
         if self.hurry.is_set():
             os._exit(130)
         (self.hurry if self.stop.is_set() else self.stop).set()
+
+    def _on_reload(self) -> None:
+        if isinstance(self._daemon, Daemon) and (self._reloading is None or self._reloading.done()):
+            self._reloading = self._loop.create_task(self._reload(self._daemon), name="reload")
+
+    async def _reload(self, daemon: Daemon) -> None:
+        try:
+            answer = await daemon.reload()
+        except PalyraError as error:
+            self._log.error("config_not_adopted", reason=str(error), error_code=error.code)
+        else:
+            self._log.info(
+                f"config_{answer.outcome}",
+                generation=answer.generation,
+                changed=", ".join(answer.changed),
+                pending_restart_keys=", ".join(answer.pending_restart_keys),
+            )
 
     def _on_stacks(self) -> None:
         for task in asyncio.all_tasks(self._loop):
@@ -118,7 +138,7 @@ class _Signals:
             self._log.info("task_stack", loop="trio", task=name, stack=text)
 
     def remove(self) -> None:
-        for number in (*self._stopping, signal.SIGUSR1):
+        for number in (*self._stopping, signal.SIGHUP, signal.SIGUSR1):
             self._loop.remove_signal_handler(number)
 
 

@@ -61,12 +61,14 @@ class Call:
     def loaded(self) -> LoadedConfig:
         """Return the effective configuration; raises `ConfigProblems`."""
         if self._loaded is None:
-            from palyra.config.load import load_config
-
-            self._loaded = load_config(
-                os.environ, config_file=self.config_file, short_flags=self.short_flags, sets=self.sets
-            )
+            self._loaded = self.load()
         return self._loaded
+
+    def load(self) -> LoadedConfig:
+        """Read the configuration, as the files and the environment are now; raises `ConfigProblems`."""
+        from palyra.config.load import load_config
+
+        return load_config(os.environ, config_file=self.config_file, short_flags=self.short_flags, sets=self.sets)
 
     @property
     def paths(self) -> StatePaths:

@@ -11,8 +11,8 @@ import click
 
 from palyra.cli.command import Call, Group, file_of
 from palyra.cli.frame import Answer, to_json
-from palyra.cli.page import Page, Piece, Styled
-from palyra.cli.render import counted, width_of
+from palyra.cli.page import Column, Page, Piece, Styled, Text
+from palyra.cli.render import count, counted, instant, width_of
 
 if TYPE_CHECKING:
     from palyra.config.keys import Key
@@ -158,6 +158,110 @@ def _show_adopted(call: Call) -> Answer:
     return asked.answer(show_tree)
 
 
+@config.command(
+    "reload",
+    examples=[
+        ("palyra config reload", "have the daemon read its configuration again"),
+        ("palyra config reload --json", "the same for a program"),
+    ],
+    exits=(0, 2, 4, 7),
+    is_change=True,
+)
+def reload(call: Call) -> Answer:
+    """Have the daemon read its configuration again and adopt it.
+
+    Providers, models and everything that decisions choose from act at once, for requests that come from then on;
+    other keys wait for the next start, and are named. A configuration with problems changes nothing.
+    """
+    from palyra.cli.asking import change
+    from palyra.engine.console.config import ReloadParams
+    from palyra.engine.console.table import CONFIG_RELOAD
+
+    done = change(call, CONFIG_RELOAD, ReloadParams())
+    found = done.found
+
+    def show(page: Page) -> None:
+        page.line(Styled(f"Generation {found.generation}", "bold"), f" {found.outcome}")
+        waiting = ", ".join(found.pending_restart_keys)
+        fields: list[tuple[str, Text]] = []
+        if found.changed:
+            fields.append(("changed", ", ".join(found.changed)))
+        if waiting:
+            fields.append(("waiting", Styled(f"{waiting}: until the next start", "warn")))
+        page.fields(fields)
+
+    return done.answer(show)
+
+
+@config.command(
+    "history",
+    examples=[
+        ("palyra config history", "what was adopted, and when"),
+        ("palyra config history --json", "the same for a program"),
+    ],
+    exits=(0, 2, 5, 7),
+    takes_as_of=True,
+)
+def history(call: Call) -> Answer:
+    """Show the newest hundred configurations that were adopted, newest first."""
+    from palyra.cli.asking import ask
+    from palyra.engine.console.config import HistoryParams
+    from palyra.engine.console.table import CONFIG_HISTORY
+
+    asked = ask(call, CONFIG_HISTORY, HistoryParams())
+
+    def show(page: Page) -> None:
+        columns = [
+            Column("GENERATION", align="right"),
+            Column("ADOPTED"),
+            Column("POSITION", align="right", spare=1),
+        ]
+        columns += [Column("CHANGED", is_cut=True), Column("FROM", is_cut=True, spare=2)]
+        rows = [
+            (
+                count(one.generation),
+                instant(one.adopted_us, page.zone),
+                count(one.position),
+                ", ".join(one.changed) or "everything",
+                ", ".join(one.sources) or "defaults",
+            )
+            for one in asked.found.items
+        ]
+        page.table(columns, rows)
+
+    return asked.answer(show)
+
+
+@config.command(
+    "diff",
+    examples=[
+        ("palyra config diff 1 2", "what the second generation changed"),
+        ("palyra config diff 1 2 --json", "the same for a program"),
+    ],
+    exits=(0, 2, 5, 7, 8),
+    takes_as_of=True,
+)
+@click.argument("a", type=click.IntRange(min=1), metavar="GENERATION")
+@click.argument("b", type=click.IntRange(min=1), metavar="GENERATION")
+def diff(call: Call, a: int, b: int) -> Answer:
+    """Show what differs between two generations, as the journal has them."""
+    from palyra.cli.asking import ask
+    from palyra.engine.console.config import DiffParams
+    from palyra.engine.console.table import CONFIG_DIFF
+
+    asked = ask(call, CONFIG_DIFF, DiffParams(a=a, b=b))
+
+    def show(page: Page) -> None:
+        if not asked.found.changed:
+            page.line(Styled("Nothing differs.", "dim"))
+        for one in asked.found.changed:
+            page.line(Styled(one.key, "bold"))
+            page.line(Styled("- ", "bad"), "not set" if one.before is None else toml_value(one.before), indent=2)
+            page.line(Styled("+ ", "good"), "not set" if one.after is None else toml_value(one.after), indent=2)
+
+    return asked.answer(show)
+
+
 def _origin_text(source: Source, hidden: list[Source]) -> str:
     hides = f", hides {', '.join(map(str, hidden))}" if hidden and str(source) != "default" else ""
     return f"{source}{hides}"
@@ -258,7 +362,7 @@ def _look_up(tree: Mapping[str, Any], key: str) -> Any:
     is_configured=False,
 )
 def keys(call: Call) -> Answer:
-    """Show every key: meaning, type, limits, default.
+    """Show every key: meaning, type, limits, default; live ones act as soon as the daemon reads them again.
 
     The variable of a key is its path in capitals after PALYRA_, with _ for every dot.
     """
@@ -283,6 +387,7 @@ def keys(call: Call) -> Answer:
                 "high": key.high,
                 "choices": list(key.choices),
                 "variable": key.env or None,
+                "reload": "live" if key.is_live else "restart",
                 "owner": key.owner,
                 "meaning": key.meaning,
             }
@@ -315,4 +420,6 @@ def _about(key: Key) -> list[Piece]:
         facts.append(f"default {toml_value(key.default)}")
     elif key.derived:
         facts.append(f"default: {key.derived}")
+    if key.is_live:
+        facts.append("live")
     return [key.meaning, Styled(f" · {' · '.join(facts)}", "dim")]

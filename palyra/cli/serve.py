@@ -50,7 +50,7 @@ def serve(call: Call, is_read_only: bool, is_not_upgrading: bool) -> int:
     """Run the gateway in this terminal.
 
     It stops on Ctrl-C or SIGTERM: open requests may finish, then the journal is closed. A second signal cancels and
-    settles them at once.
+    settles them at once. SIGHUP has the configuration read again.
     """
     loaded = call.loaded
     from palyra import service
@@ -66,7 +66,7 @@ def serve(call: Call, is_read_only: bool, is_not_upgrading: bool) -> int:
         else:
             print_line_object({"event": "daemon_ready", **_facts(daemon)})
 
-    return service.serve(loaded, announce, upgrade=not is_not_upgrading)
+    return service.serve(call.load, announce, upgrade=not is_not_upgrading)
 
 
 def _facts_of_file(daemon: ReadOnlyDaemon) -> dict[str, object]:

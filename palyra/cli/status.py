@@ -81,6 +81,7 @@ def _fields(answer: StatusAnswer, now_us: int) -> list[tuple[str, Text]]:
             if adopted
             else "none adopted",
         ),
+        *_config_troubles(answer, now_us),
         ("runs", " · ".join(runs)),
         *([("refused", refused)] if refused else []),
         *([("held", f"{counted(held, 'token')} for open attempts")] if held else []),
@@ -88,6 +89,20 @@ def _fields(answer: StatusAnswer, now_us: int) -> list[tuple[str, Text]]:
         ("in all", _usage(answer.usage_total)),
         ("incidents", f"{len(answer.incidents)} open" if answer.incidents else "none"),
     ]
+
+
+def _config_troubles(answer: StatusAnswer, now_us: int) -> list[tuple[str, Text]]:
+    """Return what of the configuration is not in force: what waits, and what was refused."""
+    troubles: list[tuple[str, Text]] = []
+    if answer.config.pending_restart_keys:
+        waiting = ", ".join(answer.config.pending_restart_keys)
+        troubles.append(("waiting", Styled(f"{waiting}: until the next start", "warn")))
+    rejected = answer.config.rejected
+    if rejected is not None:
+        problems = counted(len(rejected.problems) + rejected.omitted_count, "problem")
+        text = f"{problems}, {ago(rejected.at_us, now_us)}: palyra config check"
+        troubles.append(("refused", Styled(text, "bad")))
+    return troubles
 
 
 _OUTCOMES = ("completed", "failed", "cancelled", "refused")

@@ -75,6 +75,8 @@ def exclusion_words(by: str, figures: Mapping[str, int], decided_us: int, zone: 
         return f"cannot do {need}, which the request needs"
     if rule == "disabled":
         return "disabled in the configuration"
+    if rule == "model_unavailable":
+        return "was taken out of the configuration meanwhile"
     if rule == "duplicate":
         return "has failed in this run already"
     if rule == "dimensions_differ" and "asked" in figures:

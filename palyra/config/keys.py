@@ -22,7 +22,7 @@ KeyType = Literal["bool", "int", "text", "texts", "path", "paths", "map", "rules
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """One key: what may be written, and what holds if nothing is. A change acts at the next start."""
+    """One key: what may be written, and what holds if nothing is."""
 
     #: `daemon.port`; a key of an entry is `model_provider.providers[].base_url`.
     path: str
@@ -46,6 +46,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""
     #: One line for `palyra config keys`.
     meaning: str
+    #: A change acts when the configuration is read again; that of any other key at the next start.
+    is_live: bool = False
     #: Environment variable; "" = none. In an entry's variable `{}` is the folded id of the entry.
     env: str = ""
 
@@ -386,8 +388,42 @@ _MODEL_KEYS = (
     ),
 )  # fmt: skip
 
+#: What a daemon that runs obeys as soon as it has read it again, beside everything that decisions choose from.
+_LIVE = frozenset(
+    (
+        "auth.anonymous_client",
+        "auth.extra_hosts",
+        "budgets.default_output_cap_tokens",
+        "budgets.policies",
+        "budgets.timezone",
+        "cli.color",
+        "cli.timezone",
+        "daemon.cors_origins",
+        "daemon.drain_timeout_ms",
+        "daemon.trusted_proxies",
+        "journal.verify_at_start",
+        "model_provider.max_inflight_bytes",
+        "model_provider.max_request_bytes",
+        "observability.log_requests",
+        "pricing.overrides",
+        "usage.abandoned",
+        "usage.unknown_outcome",
+    )
+)
+
+
+def _is_live(path: str) -> bool:
+    table, _, name = path.rpartition(".")
+    return path in _LIVE or "[]" in table or (table == "model_provider" and name not in _AT_START)
+
+
+#: Keys of `[model_provider]` that decisions do not look at.
+_AT_START = frozenset(("max_inflight_bytes", "max_request_bytes", "sse_keepalive_ms"))
+
 #: All rows, in the order in which they are listed.
-KEYS: tuple[Key, ...] = (*_ROOT_KEYS, *_PROVIDER_KEYS, *_MODEL_KEYS)
+KEYS: tuple[Key, ...] = tuple(
+    msgspec.structs.replace(key, is_live=_is_live(key.path)) for key in (*_ROOT_KEYS, *_PROVIDER_KEYS, *_MODEL_KEYS)
+)
 
 #: Variables that begin like ours and are no keys: where the file is, and what the command line reads itself.
 OTHER_VARIABLES = frozenset(("PALYRA_CONFIG", "PALYRA_TOKEN", "PALYRA_URL"))

@@ -51,6 +51,11 @@ class Bodies:
         self._read_ms = read_ms
         self.held_bytes = 0
 
+    def bound(self, *, max_request_bytes: int, max_inflight_bytes: int) -> None:
+        """Let these bounds hold for bodies that come from now on."""
+        self._max_request_bytes = max_request_bytes
+        self._max_inflight_bytes = max_inflight_bytes
+
     async def read(self, request: web.BaseRequest, headers: Mapping[str, str]) -> Body:
         """Return a request's body as JSON text that nobody has looked at; raises `Refused`, or `ClientGone`."""
         encoding = self._check_head(headers)

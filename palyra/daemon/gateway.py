@@ -117,6 +117,11 @@ class Gateway:
         """Every place that is served."""
         return [*self._routes.values(), self._model_route]
 
+    def adopt(self, limits: GatewayLimits) -> None:
+        """Let these limits hold for requests that come from now on."""
+        self.entrance.adopt(limits)
+        self.bodies.bound(max_request_bytes=limits.max_request_bytes, max_inflight_bytes=limits.max_inflight_bytes)
+
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; raises nothing but cancellation, which means that its client has gone."""
         clock = self._core.clock

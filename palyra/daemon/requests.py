@@ -113,11 +113,16 @@ class Entrance:
     def __init__(self, core: Core, access: Access, limits: GatewayLimits) -> None:
         self._core = core
         self._access = access
+        self._hosts: set[str] = set()
+        self.adopt(limits)
+
+    def adopt(self, limits: GatewayLimits) -> None:
+        """Let these limits hold for requests that come from now on."""
         self._extra_hosts = frozenset(limits.extra_hosts)
         self._cors_origins = frozenset(limits.cors_origins)
         self._trusted_proxies = tuple(limits.trusted_proxies)
         self._is_tls = limits.is_tls
-        self._hosts: set[str] = set()
+        self._hosts.clear()
 
     def check_state(self, *, is_draining: bool, is_surplus: bool) -> None:
         """Refuse everything while nothing could be done about it."""

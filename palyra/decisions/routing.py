@@ -203,7 +203,14 @@ def ready_at(
 
 
 def unready(state: State, provider_id: str, model_id: str, now_us: int) -> Exclusion | None:
-    """Return why a candidate cannot be tried right now, whatever it is tried with, or None."""
+    """Return why a candidate cannot be tried right now, whatever it is tried with, or None.
+
+    Configuration may have changed since the plan was made: who was taken out of it gets nothing more.
+    """
+    if not _is_offered(state, provider_id, model_id):
+        return Exclusion(
+            provider_id=provider_id, model_id=model_id, excluded_by="model_unavailable", figures={"until_us": 0}
+        )
     circuit = circuit_of(state, provider_id)
     if not is_passable(circuit, now_us):
         by, until_us = "circuit_open", circuit.until_us
@@ -212,6 +219,14 @@ def unready(state: State, provider_id: str, model_id: str, now_us: int) -> Exclu
         if until_us <= now_us:
             return None
     return Exclusion(provider_id=provider_id, model_id=model_id, excluded_by=by, figures={"until_us": until_us})
+
+
+def _is_offered(state: State, provider_id: str, model_id: str) -> bool:
+    provider = provider_entry(state, provider_id)
+    if provider is None or not provider.enabled:
+        return False
+    entries = (model_entry(state, role, provider_id, model_id) for role in state.catalog.names)
+    return any(entry is not None and entry.enabled for entry in entries)
 
 
 def _step(state: State, entry: ModelEntry, via: str, planned: list[PlannedCredential], now_us: int) -> PlanStep:

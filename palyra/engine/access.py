@@ -70,7 +70,7 @@ class Access:
 
     def __init__(self, core: Core, *, anonymous: Literal["refuse", "loopback"] = "refuse") -> None:
         self._core = core
-        self._anonymous = anonymous
+        self.anonymous = anonymous
         self._tallies: dict[_Kind, _Tally] = {}
         self._failures = PeerFailures(WINDOW_US)
         self._throttle = Throttle()
@@ -119,7 +119,7 @@ class Access:
         may_be_anonymous = (
             may_be_anonymous
             and presented is None
-            and self._anonymous == "loopback"
+            and self.anonymous == "loopback"
             and is_plain_local(headers, classify_address(peer_address))
         )
         now_us = self._core.clock.now_us()

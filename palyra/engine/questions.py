@@ -151,12 +151,33 @@ class IncidentAnswer(Answer, frozen=True, kw_only=True):
     reopened_count: int
 
 
+class ProblemOfConfigAnswer(Answer, frozen=True, kw_only=True):
+    """One thing that is wrong in a configuration."""
+
+    code: str
+    key: str
+    place: str
+    message: str
+
+
+class RejectedAnswer(Answer, frozen=True, kw_only=True):
+    """A configuration that was not adopted."""
+
+    at_us: int
+    problems: list[ProblemOfConfigAnswer]
+    omitted_count: int
+
+
 class ConfigAnswer(Answer, frozen=True, kw_only=True):
     """The configuration in force."""
 
     generation: int
     digest: str
     adopted_us: int | None
+    #: Keys whose new value waits for the next start.
+    pending_restart_keys: list[str]
+    #: The last one that was not adopted, until one is.
+    rejected: RejectedAnswer | None
 
 
 class StatusAnswer(Answer, frozen=True, kw_only=True):
@@ -221,6 +242,8 @@ def status_answer(state: State, lock: LockState, *, now_us: int, today_us: int) 
             generation=state.config.generation,
             digest=state.config.digest,
             adopted_us=state.catalog.adopted_us or None,
+            pending_restart_keys=state.config.pending,
+            rejected=msgspec.convert(state.config.rejected, RejectedAnswer | None, from_attributes=True),
         ),
         providers=provider_answers(state, now_us),
         open_runs=[_open_run(state, run, now_us) for run in state.runs.open.values()],

@@ -33,3 +33,26 @@ class ConfigAdopted(Fact, tag="config.adopted", frozen=True, kw_only=True):
     #: What decisions choose from, every default resolved.
     registry: Registry
     accounting: Accounting = Accounting()
+    #: Keys whose new value waits for the next start; `effective` has the old one.
+    pending_restart_keys: list[str] = []
+
+
+class ConfigProblem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One thing that is wrong in a configuration that was not adopted."""
+
+    code: str
+    key: str = ""
+    #: `palyra.toml:4:1`.
+    place: str = ""
+    message: str
+
+
+class ConfigRejected(Fact, tag="config.rejected", frozen=True, kw_only=True):
+    """A configuration that was to be adopted has problems; the one in force stays."""
+
+    #: SHA-256 of what is wrong with it, hex: the same problems are told once.
+    digest: str
+    kept_generation: int
+    problems: list[ConfigProblem] = []
+    #: Problems beyond those that are listed.
+    omitted_count: int = 0

@@ -76,6 +76,7 @@ AnyFact = (
     | models.ModelExcluded
     | models.ModelReadmitted
     | config.ConfigAdopted
+    | config.ConfigRejected
     | daemon.DaemonStarted
     | daemon.DaemonReady
     | daemon.DaemonDraining

@@ -28,6 +28,15 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sources: list[config.ConfigSource] = []
 
 
+class Rejection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A configuration that was not adopted."""
+
+    digest: str
+    at_us: int
+    problems: list[config.ConfigProblem] = []
+    omitted_count: int = 0
+
+
 class ConfigState(msgspec.Struct, kw_only=True):
     """The configuration in force and the newest generations, oldest first."""
 
@@ -35,6 +44,10 @@ class ConfigState(msgspec.Struct, kw_only=True):
     digest: str = ""
     effective: dict[str, Any] = {}
     accounting: Accounting = Accounting()
+    #: Keys whose new value waits for the next start.
+    pending: list[str] = []
+    #: The last configuration that was not adopted, until one is.
+    rejected: Rejection | None = None
     history: list[Generation] = []
 
 
@@ -46,6 +59,7 @@ def _adopted(state: State, recorded: Recorded, body: config.ConfigAdopted) -> No
     current = state.config
     current.generation, current.digest, current.effective = body.generation, body.digest, body.effective
     current.accounting = body.accounting
+    current.pending, current.rejected = body.pending_restart_keys, None
     entry = Generation(
         generation=body.generation,
         digest=body.digest,
@@ -55,3 +69,13 @@ def _adopted(state: State, recorded: Recorded, body: config.ConfigAdopted) -> No
         sources=body.sources,
     )
     current.history = [*current.history[-(HISTORY_COUNT - 1) :], entry]
+
+
+@CHAPTER.on(config.ConfigRejected)
+def _rejected(state: State, recorded: Recorded, body: config.ConfigRejected) -> None:
+    state.config.rejected = Rejection(
+        digest=body.digest,
+        at_us=recorded.recorded_at_us,
+        problems=body.problems,
+        omitted_count=body.omitted_count,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from palyra.providers.deterministic import DeterministicProvider, DeterministicSettings
 from palyra.providers.http import HttpProvider, HttpSettings
@@ -35,6 +35,11 @@ class ProviderSet:
 
     def __contains__(self, provider_id: object) -> bool:
         return provider_id in self._open
+
+    def items(self) -> Iterator[tuple[str, Provider]]:
+        """Yield id and provider of each that is open."""
+        for name, (_, provider) in self._open.items():
+            yield name, provider
 
     def adopt(self, wanted: Mapping[str, ProviderSettings]) -> list[Provider]:
         """Make the set what is wanted; return the providers that have left it, for `close_all` later."""

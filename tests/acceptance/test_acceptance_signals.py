@@ -37,7 +37,7 @@ async def busy(
                 await daemon.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_drains(number: signal.Signals, tmp_path: Path) -> None:
     """At once nothing new is taken and readiness is gone; what is open ends well; then the process ends with 0."""
     gate = asyncio.Event()
@@ -92,7 +92,7 @@ async def test_a_third_signal_ends_at_once(tmp_path: Path) -> None:
     """130 without clean-up; the next start closes what was open."""
     async with busy(tmp_path, HANG) as (daemon, _, _):
         # Held still, so that all three are waiting when it goes on.
-        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCONT):
+        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
             daemon.process.send_signal(number)
         assert await daemon.process.wait() == 130
     assert len(folded(daemon.state_dir).runs.open) == 1
@@ -136,3 +136,28 @@ async def test_sigusr1_shows_where_everything_stands(tmp_path: Path) -> None:
     loops = {line["task"] for line in stacks if line["loop"] == "trio"}
     assert {"watchdog", "snapshots", "witness", "checkpoints"} <= loops
     assert any("exchange.py" in line["stack"] for line in stacks if line["loop"] == "asyncio")
+
+
+async def test_sighup_has_the_configuration_read_again(tmp_path: Path) -> None:
+    """What it changes is adopted and logged while everything goes on; one with problems is logged and left."""
+    config = write_config(tmp_path / "palyra.toml", "[daemon]\ndrain_timeout_ms = 5\n")
+    async with serving(tmp_path, "--config", str(config)) as daemon:
+        write_config(config, "[daemon]\ndrain_timeout_ms = 6\nidle_timeout_ms = 500\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        adopted = await _logged(daemon, "config_adopted")
+        assert (adopted["generation"], adopted["pending_restart_keys"]) == (2, "daemon.idle_timeout_ms")
+        write_config(config, "[daemon]\ndrain = 6\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        refused = await _logged(daemon, "config_not_adopted")
+        assert refused["error_code"] == "config_invalid"
+        assert await daemon.stop() == 0
+    names = [recorded.name for recorded in history(daemon.state_dir)]
+    assert (names.count("config.adopted"), names.count("config.rejected")) == (2, 1)
+
+
+async def _logged(daemon: Served, event: str) -> dict[str, object]:
+    while True:
+        for line in daemon.log_lines():
+            if line["event"] == event:
+                return line
+        await asyncio.sleep(0.02)

@@ -84,13 +84,21 @@ def test_the_tree_holds_what_this_release_does() -> None:
     """These are the commands, no more and no less."""
     leaves = [path.removeprefix("palyra ") for path, command in COMMANDS.items() if isinstance(command, Command)]
     assert leaves == [
-        *("serve", "env", "status", "models list", "models status", "pricing show", "pricing missing"),
-        *("runs list", "runs show", "runs cancel", "explain"),
+        *("serve", "env", "status"),
+        *("models list", "models status"),
+        *("pricing show", "pricing missing"),
+        *("runs list", "runs show", "runs cancel"),
+        *("explain",),
+        *("keys issue", "keys list", "keys show", "keys limits", "keys rotate", "keys revoke"),
+        *("keys whoami",),
+        *("console",),
+        *("sessions list", "sessions end"),
         *("capture run", "capture replay"),
-        *("journal status", "journal tail", "journal show", "journal verify"),
-        *("journal export", "journal import", "journal backup", "journal restore"),
-        *("journal branch", "journal accept-fork", "journal upgrade"),
-        *("config path", "config check", "config show", "config get", "config keys"),
+        *("journal status", "journal tail", "journal show", "journal verify", "journal export"),
+        *("journal import", "journal backup", "journal restore", "journal branch", "journal accept-fork"),
+        *("journal upgrade",),
+        *("config path", "config check", "config show", "config reload", "config history", "config diff"),
+        *("config get", "config keys"),
         *("help", "version", "completions"),
     ]
 
@@ -128,7 +136,7 @@ def test_every_example_parses(example: str) -> None:
 
 _NOT_RUN = (
     "--record",
-    "cancel",
+    *("cancel", "config reload", "config diff"),
     *("serve", "env", "--as-of -", "run.json", "tail -f", "new.toml", "01JD", "config get 'model"),
     *("completions bash", "journal export -o", "backup", "import", "restore", "branch", "accept-fork"),
 )

@@ -104,6 +104,12 @@ def some_params(question: Question[Any, Any], dice: random.Random, world: World)
         given["state"] = True
     if "limit" in fields:
         given["limit"] = dice.choice([1, 3, 500])
+    for name in ("a", "b"):
+        if name in fields:
+            given[name] = dice.choice([1, 2])
+    for field in msgspec.structs.fields(question.params):
+        if field.required and field.name not in given:
+            given[field.name] = "runs"  # a chapter of the state; of anything else a name that nothing has
     params: Params = question.params(**given)
     return params
 

@@ -8,13 +8,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from console_house import Operator, open_console, operator_of
 
 from palyra import Daemon
 from palyra.engine.clock import SystemClock
 from palyra.engine.console.file import ask_file
-from palyra.engine.console.frame import JournalFiles
+from palyra.engine.console.frame import JournalFiles, Params, Question
 from palyra.engine.console.past import ChildPast
 from palyra.engine.console.table import CHANGES, QUESTIONS
 from palyra.engine.replay import fold_file
@@ -27,33 +28,30 @@ SLOW: dict[str, Any] = {
         "default_chat_model_id": "deterministic",
     }
 }
-#: A path for each question, of a journal that has at least one run.
-PATHS = {
-    "config": "config",
-    "journal/digests/{chapter}": "journal/digests/runs",
-    "journal/events": "journal/events",
-    "journal/events/{event}": "journal/events/1",
-    "journal/status": "journal/status",
-    "keys": "keys",
-    "keys/{key}": "keys/client.key",
-    "models": "models",
-    "pricing": "pricing",
-    "runs": "runs",
-    "runs/{run}": "runs/last",
-    "runs/{run}/explain": "runs/last/explain",
-    "status": "status",
-    "vault/secrets": "vault/secrets",
-    "vault/status": "vault/status",
-}
+#: What stands in placeholders and in queries that must be given, of a journal that has at least one run.
+SAMPLES = {"chapter": "runs", "key": "client.key", "run": "last", "event": "1", "a": 1, "b": 1}
+
+
+def sample(question: Question[Any, Any]) -> tuple[str, dict[str, Any], Params]:
+    """Return a path, a query and the same as parameters, of something that can be asked."""
+    wanted = [field.name for field in msgspec.structs.fields(question.params) if field.required]
+    given = {name: SAMPLES.get(name, "x") for name in wanted}
+    path = question.path
+    query = dict(given)
+    for name in wanted:
+        if f"{{{name}}}" in path:
+            path = path.replace(f"{{{name}}}", str(query.pop(name)))
+    params: Params = question.params(**given)
+    return path, query, params
 
 
 async def test_every_question_is_answered(tmp_path: Path) -> None:
     """Each says of which journal, position and instant it is true."""
     async with open_console(tmp_path) as ask:
         run_id = await ask.say()
-        assert sorted(PATHS) == sorted(question.path for question in QUESTIONS)
-        for path in PATHS.values():
-            answer = await ask(path)
+        for question in QUESTIONS:
+            path, query, _ = sample(question)
+            answer = await ask(path, **query)
             assert answer.status == 200, answer.body
             assert answer.headers["cache-control"] == "no-store"
             at = answer.json["at"]
@@ -165,10 +163,8 @@ async def test_the_past_is_what_the_file_says(tmp_path: Path) -> None:
         files = JournalFiles(paths.journal, paths.vault_key)
         for position in (0, 1, head // 2, head):
             for question in QUESTIONS:
-                answer = await ask(PATHS[question.path], at=position, zone="UTC")
-                places = {"chapter": "runs", "run": "last", "event": "1", "key": "client.key"}
-                place = {name: text for name, text in places.items() if f"{{{name}}}" in question.path}
-                params = question.params(**place)
+                path, query, params = sample(question)
+                answer = await ask(path, **query, at=position, zone="UTC")
                 if answer.status != 200:
                     assert answer.code in ("run_not_found", "position_not_found", "key_not_found")
                     continue
@@ -234,9 +230,10 @@ async def test_a_journal_in_memory_has_a_past_too() -> None:
         key = (await daemon.access.issue("admin", "operator")).reveal()
         async with operator_of(daemon, key) as ask:
             await ask.say()
-            for path in PATHS.values():
-                assert (await ask(path)).status == 200
-                assert (await ask(path, at=len(daemon.journal))).status == 200
+            for question in QUESTIONS:
+                path, query, _ = sample(question)
+                assert (await ask(path, **query)).status == 200
+                assert (await ask(path, **query, at=len(daemon.journal))).status == 200
             assert (await ask("status", at=3)).json["position"] == 3
             assert (await ask("journal/status")).json["file"] is None
             assert (await ask("runs/last/explain", state="true")).json["seen"]["candidates"]

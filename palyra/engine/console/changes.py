@@ -51,6 +51,7 @@ class Desk:
         vault: VaultKeeper,
         *,
         runs: Runs | None = None,
+        reload: Callable[[Order], Awaitable[Any]] | None = None,
         key_files: Mapping[str, Path] = MappingProxyType({}),
     ) -> None:
         """`key_files`: where the keys of these names are kept for the programs of this machine."""
@@ -58,6 +59,7 @@ class Desk:
         self.vault = vault
         self._runs = runs
         self._key_files = key_files
+        self._reload = reload
 
     @property
     def live_runs(self) -> Runs:
@@ -84,6 +86,12 @@ class Desk:
         settled = [done for run in mine if (done := run.cancel("operator", by=by)) is not None]
         if settled:
             await asyncio.wait(settled)
+
+    async def reload(self, order: Order) -> Any:
+        """Have the configuration read again (`console.config.ReloadAnswer`); raises `DaemonNotRunning`."""
+        if self._reload is None:
+            raise DaemonNotRunning
+        return await self._reload(order)
 
 
 class Order:

@@ -59,7 +59,8 @@ class LiveSights:
         self._open_rows = open_rows
         self._files = files
         self._lock = lock
-        self._zone = zone
+        #: Of whoever asks without saying theirs.
+        self.zone = zone
 
     async def ask(
         self,
@@ -73,7 +74,7 @@ class LiveSights:
         """Return what a question is answered: at a moment (`--as-of`), or at the head, which then is no less than
         `at_least`. `zone` is the asker's. Raises `PalyraError`.
         """
-        zone = zone or self._zone
+        zone = zone or self.zone
         where = zone_of(zone)
         if at_least is not None:
             await self._wait_for(at_least)

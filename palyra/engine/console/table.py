@@ -23,6 +23,10 @@ from palyra.engine.price_questions import PricingAnswer
 from palyra.engine.questions import ModelsAnswer, RunAnswer, StatusAnswer
 
 CONFIG = frame.Question("config", config.AdoptedParams, config.AdoptedAnswer, config.adopted)
+CONFIG_DIFF = frame.Question("config/diff", config.DiffParams, config.DiffAnswer, config.diff, source="rows")
+CONFIG_HISTORY = frame.Question(
+    "config/history", config.HistoryParams, frame.Items[config.GenerationAnswer], config.history
+)
 JOURNAL_DIGEST = frame.Question(
     "journal/digests/{chapter}", journal.DigestParams, journal.DigestAnswer, journal.digest
 )
@@ -52,6 +56,8 @@ VAULT_STATUS = frame.Question("vault/status", vault.VaultStatusParams, vault.Vau
 
 QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     CONFIG,
+    CONFIG_DIFF,
+    CONFIG_HISTORY,
     JOURNAL_DIGEST,
     JOURNAL_EVENTS,
     JOURNAL_EVENT,
@@ -68,6 +74,9 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     VAULT_STATUS,
 )
 
+CONFIG_RELOAD = changes.Change(
+    "POST", "config/reload", config.ReloadParams, config.ReloadAnswer, config.reload, needs_daemon=True
+)
 JOURNAL_VERDICT = changes.Change(
     "POST", "journal/verdicts", verdicts.VerdictParams, verdicts.VerdictAnswer, verdicts.record_verdict
 )
@@ -112,6 +121,7 @@ VAULT_VERIFY = changes.Change(
 )
 
 CHANGES: tuple[changes.Change[Any, Any], ...] = (
+    CONFIG_RELOAD,
     JOURNAL_VERDICT,
     KEY_CHANGE,
     KEY_ISSUE,

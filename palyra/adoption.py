@@ -1,0 +1,157 @@
+"""The configuration of a daemon that runs: read again, compared, and adopted between two commands or not at all.
+
+What decisions choose from is in force with the fact that says so; what the daemon itself obeys follows in the same
+step of the loop. An open run keeps what it has: an attempt that is under way ends at the provider it was sent to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from palyra.config.effective import config_digest, recordable_registry, recordable_tree
+from palyra.config.load import LoadedConfig
+from palyra.config.problems import ConfigProblems
+from palyra.config.reload import merge
+from palyra.config.tree import Config
+from palyra.decisions.config import adopt, reject
+from palyra.decisions.pricing import adopt_prices
+from palyra.engine.boot import Adoptable
+from palyra.engine.budgets import adopt_file_policies
+from palyra.engine.console.changes import Order
+from palyra.engine.console.config import ReloadAnswer
+from palyra.engine.prices import make_price_list
+from palyra.engine.runs import Runs
+from palyra.errors import ConfigInvalid, PalyraError
+from palyra.events.accounting import Accounting
+from palyra.events.config import ConfigProblem, ConfigSource
+from palyra.limits import FOREIGN_MESSAGE_MAX_CHARS
+from palyra.outside import Outside
+from palyra.providers.port import Provider
+from palyra.providers.registry import close_all
+from palyra.redaction import redact_text
+
+
+class Adoption:
+    """What is in force, and how something else comes to be."""
+
+    def __init__(
+        self,
+        config: Config,
+        load: Callable[[], LoadedConfig] | None,
+        *,
+        outside: Outside,
+        runs: Runs,
+        obey: Callable[[Config], None],
+    ) -> None:
+        """`load` reads the configuration as at the start; None where it was handed over as it stands."""
+        self.config = config
+        self._load = load
+        self._outside = outside
+        self._runs = runs
+        self._obey = obey
+        self._turn = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def reload(self, order: Order) -> ReloadAnswer:
+        """Read the configuration again and adopt it, or raise `ConfigInvalid` and keep the one in force.
+
+        Problems are recorded once; where nothing is different nothing is.
+        """
+        if self._load is None:
+            message = "This daemon was handed its configuration and has nothing to read it from."
+            raise PalyraError(message, code="conflict")
+        async with self._turn:
+            try:
+                loaded = await asyncio.to_thread(self._load)
+            except ConfigInvalid as error:
+                await order.record(reject(order.core.state, problems_of(error)))
+                raise
+            merged = merge(self.config, loaded.config)
+            adoptable = adoptable_of(merged.config, loaded.sources)
+            prices = await make_price_list(adoptable.registry, adoptable.overrides)
+            return await self._adopt(order, merged.config, adoptable, merged.pending, prices._asdict())
+
+    async def _adopt(
+        self, order: Order, config: Config, adoptable: Adoptable, pending: list[str], prices: dict[str, object]
+    ) -> ReloadAnswer:
+        state = order.core.state
+        drafts = adopt(
+            state,
+            digest=adoptable.digest,
+            effective=adoptable.effective,
+            registry=adoptable.registry,
+            accounting=adoptable.accounting,
+            sources=adoptable.sources,
+            pending=pending,
+        )
+        if drafts:
+            noted = order.note(drafts)
+            order.note(adopt_prices(state, **prices))  # type: ignore[arg-type]
+            left = self._outside.adopt(config.model_provider.registry.providers)
+            self.config = config
+            self._obey(config)
+            self._close_later(left)
+            await noted.durable()
+            await adopt_file_policies(order.core, adoptable.policies)
+        newest = state.config.history[-1]
+        return ReloadAnswer(
+            outcome="adopted" if drafts else "unchanged",
+            generation=newest.generation,
+            changed=newest.changed if drafts else [],
+            pending_restart_keys=state.config.pending,
+        )
+
+    def _close_later(self, left: list[Provider]) -> None:
+        """Close providers that are in use no more, once the runs that may still use them have ended."""
+        if not left:
+            return
+        tasks = [run.task for run in self._runs.open.values()]
+
+        async def close() -> None:
+            if tasks:
+                await asyncio.wait(tasks)
+            await close_all(left)
+
+        closing = asyncio.create_task(close(), name="close providers")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Close what is left; no run is open any more."""
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+
+def adoptable_of(config: Config, sources: list[ConfigSource]) -> Adoptable:
+    """Return a configuration in the form in which it is recorded."""
+    return Adoptable(
+        digest=config_digest(config),
+        effective=recordable_tree(config),
+        registry=recordable_registry(config.model_provider.registry),
+        sources=sources,
+        accounting=Accounting(
+            unknown_outcome=config.usage.unknown_outcome,
+            abandoned=config.usage.abandoned,
+            default_output_cap_tokens=config.budgets.default_output_cap_tokens,
+        ),
+        overrides=config.pricing.overrides,
+        policies=config.budgets.policies,
+    )
+
+
+def problems_of(error: ConfigInvalid) -> list[ConfigProblem]:
+    """Return what keeps a configuration from being adopted, as facts may hold it."""
+    if not isinstance(error, ConfigProblems):
+        return [ConfigProblem(code=error.code, message=_short(str(error)))]
+    return [
+        ConfigProblem(
+            code=problem.code, key=problem.key, place=_short(problem.source.place), message=_short(problem.message)
+        )
+        for problem in error.problems
+        if problem.severity == "error"
+    ]
+
+
+def _short(text: str) -> str:
+    return redact_text(text)[:FOREIGN_MESSAGE_MAX_CHARS]

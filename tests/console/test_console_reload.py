@@ -1,0 +1,151 @@
+"""A configuration that is read again: adopted between two commands, refused whole, or waiting for a start."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from console_house import Operator, open_console
+from upstream import Behaviour, Upstream
+
+from palyra.config.problems import ConfigProblems
+from palyra.engine.replay import fold_file
+from palyra.errors import PalyraError
+from palyra.events.config import ConfigRejected
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a configuration file that only its owner can change."""
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def says(text: str, more: str = "") -> str:
+    """Return a configuration whose model says always the same."""
+    return f"""
+{more}
+[[model_provider.providers]]
+provider_id = "script"
+kind = "deterministic"
+[[model_provider.providers.rules]]
+reply = {{ text = "{text}" }}
+
+[[model_provider.models]]
+model_id = "deterministic"
+provider_id = "script"
+"""
+
+
+async def answer_of(ask: Operator, run_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = (await ask(f"runs/{run_id}")).json
+    return found
+
+
+async def test_the_next_run_has_the_new_configuration(tmp_path: Path) -> None:
+    """Runs before have the generation of their admission; the reload is a fact with its changed keys."""
+    file = write(tmp_path / "palyra.toml", says("one"))
+    async with open_console(tmp_path / "state", file) as ask:
+        first = await answer_of(ask, await ask.say())
+        unchanged = await ask.post("config/reload")
+        assert (unchanged.json["outcome"], unchanged.json["generation"]) == ("unchanged", 1)
+        write(file, says("two words"))
+        done = await ask.post("config/reload")
+        assert (done.status, done.json["outcome"], done.json["generation"]) == (200, "adopted", 2)
+        assert done.json["changed"] == ["model_provider.providers"]
+        second = await answer_of(ask, await ask.say())
+        assert (first["config_generation"], second["config_generation"]) == (1, 2)
+        assert first["output_tokens"] < second["output_tokens"]
+        history = (await ask("config/history")).json["items"]
+        assert [one["generation"] for one in history] == [2, 1]
+        diff = (await ask("config/diff", a=1, b=2)).json
+        assert [one["key"] for one in diff["changed"]] == ["model_provider.providers"]
+        assert (await ask("config/diff", a=1, b=9)).status == 404
+    assert fold_file(tmp_path / "state" / "journal.db").state.counts["config.adopted"] == 2
+
+
+async def test_what_needs_a_start_waits_and_says_so(tmp_path: Path) -> None:
+    """The old value stays in force and the key is named, until the next start or until it is taken back."""
+    file = write(tmp_path / "palyra.toml", says("one", "[daemon]\nport = 0\ndrain_timeout_ms = 5\n"))
+    async with open_console(tmp_path / "state", file) as ask:
+        write(file, says("one", "[daemon]\nport = 0\ndrain_timeout_ms = 6\nidle_timeout_ms = 500\n"))
+        done = (await ask.post("config/reload")).json
+        assert (done["changed"], done["pending_restart_keys"]) == (
+            ["daemon.drain_timeout_ms"],
+            ["daemon.idle_timeout_ms"],
+        )
+        assert ask.daemon.config.daemon.drain_timeout_ms == 6
+        assert ask.daemon.config.daemon.idle_timeout_ms == 75_000
+        status = (await ask("status")).json["config"]
+        assert status["pending_restart_keys"] == ["daemon.idle_timeout_ms"]
+        assert (await ask.post("config/reload")).json["outcome"] == "unchanged"
+    async with open_console(tmp_path / "state", file) as ask:
+        assert ask.daemon.config.daemon.idle_timeout_ms == 500
+        assert (await ask("status")).json["config"]["pending_restart_keys"] == []
+
+
+async def test_a_bad_one_is_refused_whole_and_told_once(tmp_path: Path) -> None:
+    """The one in force stays; the problems are in the answer, in the status and once in the journal."""
+    file = write(tmp_path / "palyra.toml", says("one"))
+    async with open_console(tmp_path / "state", file) as ask:
+        write(file, says("two", "[daemon]\nprt = 1\n"))
+        for _ in range(2):
+            refused = await ask.post("config/reload")
+            assert (refused.status, refused.code) == (422, "config_invalid")
+            assert "daemon.prt" in refused.error["message"]
+        with pytest.raises(ConfigProblems):
+            await ask.daemon.reload()
+        rejected = (await ask("status")).json["config"]["rejected"]
+        assert [one["key"] for one in rejected["problems"]] == ["daemon.prt"]
+        recorded = [one.body async for one in ask.daemon.journal if isinstance(one.body, ConfigRejected)]
+        assert [(one.kept_generation, one.problems[0].code) for one in recorded] == [(1, "unknown_key")]
+        assert (await answer_of(ask, await ask.say()))["config_generation"] == 1
+        file.unlink()
+        assert (await ask.post("config/reload")).code == "config_not_found"
+        write(file, says("one"))
+        assert (await ask.post("config/reload")).json["outcome"] == "adopted"
+        assert (await ask("status")).json["config"]["rejected"] is None
+
+
+async def test_a_provider_that_is_taken_out_ends_what_it_began(tmp_path: Path) -> None:
+    """The attempt that is under way gets its answer; whoever comes later gets another provider."""
+    async with Upstream() as up:
+        gate = asyncio.Event()
+        up.reply_with(Behaviour(head=gate))
+        one = f"""
+[[model_provider.providers]]
+provider_id = "up"
+kind = "openai_compatible"
+base_url = "{up.url}"
+allow_private_base_url = true
+auth_scheme = "none"
+
+[[model_provider.models]]
+model_id = "deterministic"
+provider_id = "up"
+"""
+        file = write(tmp_path / "palyra.toml", one)
+        async with open_console(tmp_path / "state", file) as ask:
+            running = asyncio.ensure_future(ask.say())
+            await up.request_arrived()
+            write(file, says("new"))
+            assert (await ask.post("config/reload")).json["generation"] == 2
+            later = await answer_of(ask, await ask.say())
+            gate.set()
+            first = await answer_of(ask, await running)
+            assert (first["state"], first["attempts"][0]["provider_id"]) == ("completed", "up")
+            assert later["attempts"][0]["provider_id"] == "script"
+
+
+async def test_one_that_was_handed_over_cannot_be_read_again() -> None:
+    """A program that gave its daemon a loaded configuration is told so."""
+    from palyra import Daemon
+    from palyra.config.load import load_config
+
+    loaded = load_config({"HOME": "/nowhere"}, sets=["daemon.port=0"])
+    async with Daemon(loaded, journal=":memory:") as daemon:
+        with pytest.raises(PalyraError) as caught:
+            await daemon.reload()
+        assert caught.value.code == "conflict"
