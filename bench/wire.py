@@ -10,6 +10,7 @@ import msgspec
 from palyra.wire.jsonscan import check_depth, scan_object
 from palyra.wire.openai_chat import DONE, ChatStreamMeter, prepare_chat
 from palyra.wire.request import decode_chat
+from palyra.wire.target import Target
 
 _ROUNDS = 5
 _SENTENCE = 'The quick brown fox jumps over the lazy dog, says "why not?"\n'
@@ -53,9 +54,10 @@ def print_body(size_bytes: int) -> None:
     body = chat_body(size_bytes)
     times = max(1, (1 << 20) // size_bytes)
     request = decode_chat(body)
+    target = Target(dialect="chat", model="other", output_cap_tokens=8192, stream=True)
     scan_us = best_us(lambda: (scan_object(body), check_depth(body)), times)
     decode_us = best_us(lambda: decode_chat(body), times)
-    prepare_us = best_us(lambda: prepare_chat(request, upstream_model="other", output_cap_tokens=8192), times)
+    prepare_us = best_us(lambda: prepare_chat(request, target), times)
     print(f"{len(body):>9} bytes: scan {scan_us:.1f} us, decode {decode_us:.1f} us, prepare {prepare_us:.1f} us")
 
 

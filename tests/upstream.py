@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import upstream_messages
+import upstream_responses
 from aiohttp import web
 
 
@@ -301,6 +302,10 @@ def render(behaviour: Behaviour, received: Received) -> tuple[str, list[bytes]]:
         if received.json.get("stream"):
             return "text/event-stream", list(upstream_messages.events(behaviour, received.json))
         answer = upstream_messages.message(behaviour, received.json)
+    elif received.path == "/v1/responses":
+        if received.json.get("stream"):
+            return "text/event-stream", list(upstream_responses.events(behaviour, received.json))
+        answer = upstream_responses.response(behaviour, received.json)
     elif received.path == "/v1/messages/count_tokens":
         answer = {"input_tokens": behaviour.prompt_tokens}
     elif received.path == "/v1/embeddings":

@@ -38,12 +38,14 @@ FLAVORS: Mapping[str, Flavor] = MappingProxyType(
             base_url="https://api.openai.com/v1",
             host="api.openai.com",
             key="required",
+            upstream_apis=("responses", "chat"),
             price_vendor="openai",
         ),
         "groq": Flavor(
             base_url="https://api.groq.com/openai/v1",
             host="api.groq.com",
             key="required",
+            upstream_apis=("chat", "responses"),
             price_vendor="groq",
         ),
         "together": Flavor(

@@ -363,7 +363,7 @@ _MODEL_KEYS = (
         ),
         _texts(
             "upstream_apis", 3, "dialects it is asked in, the preferred one first", default=None, low=1,
-            choices=("chat", "messages"), derived="the flavor's", only="chat",
+            choices=("chat", "messages", "responses"), derived="the flavor's", only="chat",
         ),
         _int("max_context_tokens", None, 1, 100_000_000, "window", derived="the flavor's"),
         _int("max_output_tokens", None, 1, 100_000_000, "longest answer", only="chat"),

@@ -32,7 +32,7 @@ from palyra.engine.core import Core
 from palyra.engine.exchange import ClientGone
 from palyra.engine.runs import Runs
 from palyra.engine.surfaces import EmbeddingsSurface
-from palyra.engine.text_surface import Around, ChatSurface, MessagesSurface, TextSurface
+from palyra.engine.text_surface import Around, ChatSurface, MessagesSurface, ResponsesSurface, TextSurface
 from palyra.engine.throttle import Passage
 from palyra.errors import EngineStopped, JournalUnwritable, Refusal, Refused
 from palyra.events.registry import Registry
@@ -42,6 +42,7 @@ from palyra.wire.dialects import DIALECT_ROWS, read_in_full
 from palyra.wire.errors import WireError
 from palyra.wire.messages_surface import decode_messages
 from palyra.wire.request import SurfaceRequest, decode_chat, decode_embeddings
+from palyra.wire.responses_surface import decode_responses
 from palyra.wire.target import WAYS
 
 _MODEL = "/v1/models/"
@@ -102,6 +103,7 @@ class Gateway:
         places = [
             Route("/v1/chat/completions", "chat", "v1:chat", {"POST": self._chat}),
             Route("/v1/messages", "messages", "v1:messages", {"POST": self._messages}),
+            Route("/v1/responses", "responses", "v1:responses", {"POST": self._responses}),
             Route("/v1/embeddings", "embeddings", "v1:embeddings", {"POST": self._embeddings}),
             Route("/v1/models", "models", "v1:models", {"GET": self._list_models}),
             Route("/v1", "service", "", {"GET": self._service, "HEAD": self._service}),
@@ -224,6 +226,9 @@ class Gateway:
     async def _messages(self, visit: Visit) -> web.StreamResponse:
         return await self._run_text(visit, decode_messages, MessagesSurface)
 
+    async def _responses(self, visit: Visit) -> web.StreamResponse:
+        return await self._run_text(visit, decode_responses, ResponsesSurface)
+
     async def _embeddings(self, visit: Visit) -> web.StreamResponse:
         return await self._run(visit, decode_embeddings, EmbeddingsSurface)
 
@@ -265,6 +270,7 @@ class Gateway:
                 run_id=visit.run_id,
                 principal_id=command.principal_id,
                 now_s=self._core.clock.now_us() // US_PER_S,
+                memory=self._runs.memory,
             )
             run = self._runs.start(command, surface(request, visit.headers, around), visit.client)
         except BaseException:

@@ -389,5 +389,4 @@ _PARAM_OF_NEED = {
     "audio_input": "messages",
     "logprobs": "logprobs",
     "multi_choice": "n",
-    "streaming": "stream",
 }

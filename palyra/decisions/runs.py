@@ -228,7 +228,7 @@ def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:
 
 
 def _needs_of(command: AdmitRun) -> list[str]:
-    return sorted({*command.needs, "streaming"} if command.stream else command.needs)
+    return sorted(command.needs)
 
 
 def complete_run(run: Run, *, stop: str, step: PlanStep, first_byte_us: int | None, now_us: int) -> list[Draft]:

@@ -35,7 +35,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
             path=part.path,
             headers=surface.headers_for(self.provider),
             body=part.body,
-            stream=surface.request.stream,
+            stream=part.stream,
             connect_timeout_ms=self.provider.connect_timeout_ms,
             first_byte_timeout_ms=self.entry.first_byte_timeout_ms,
             idle_timeout_ms=self.provider.idle_timeout_ms,

@@ -89,11 +89,21 @@ class Relay(Protocol):
 class Exchange:
     """One attempt. What it has seen so far can be read at any time, also after it was cancelled."""
 
-    def __init__(self, provider: Provider, call: Call, secret: Secret | None, clock: Clock) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        call: Call,
+        secret: Secret | None,
+        clock: Clock,
+        *,
+        on_refusal: Callable[[UpstreamError], bool] = lambda error: False,
+    ) -> None:
+        """`on_refusal` is told of a refusal, and tells whether another try would be another request."""
         self._provider = provider
         self._call = call
         self._secret = secret
         self._clock = clock
+        self._on_refusal = on_refusal
         self._started_us = clock.monotonic_us()
         self._answer: Answer | None = None
         self._first_byte_us: int | None = None
@@ -223,7 +233,8 @@ class Exchange:
         except TransportFailed:
             body = b""  # the status says enough
         error = read_upstream_error(answer.status, body, answer.headers.get("content-type", ""))
-        return self._upstream_failure(error, "headers")
+        failure = self._upstream_failure(error, "headers")
+        return msgspec.structs.replace(failure, should_retry=True) if self._on_refusal(error) else failure
 
     async def _not_a_stream(self, answer: Answer) -> Failure:
         """Return the failure of a 200 that carries no events: often an error object."""

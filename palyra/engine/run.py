@@ -356,7 +356,13 @@ class RunTask:
             failure = Failure(failure_class=failure_class, phase="connect", message=str(error))
             return Ended(failure=failure)
         call = candidate.call(self._surface, part, self._time_left_ms())
-        exchange = Exchange(outward.provider(candidate.provider.provider_id), call, secret, self._core.clock)
+        exchange = Exchange(
+            outward.provider(candidate.provider.provider_id),
+            call,
+            secret,
+            self._core.clock,
+            on_refusal=self._surface.note_refusal,
+        )
         self._exchange = exchange
         if call.stream:
             return await self._exchange_stream(exchange, candidate)

@@ -14,6 +14,7 @@ from palyra.engine.repeats import Repeats
 from palyra.engine.run import Outward, RunSettings, RunTask
 from palyra.engine.slots import Slots
 from palyra.engine.surfaces import Surface
+from palyra.engine.wire_memory import WireMemory
 from palyra.errors import Refusal
 from palyra.events.base import Draft
 from palyra.events.runs import CancelReason, RequestServed
@@ -34,6 +35,7 @@ class Runs:
         self.core = core
         self.outward = outward
         self.slots = Slots()
+        self.memory = WireMemory(core.clock)
         self.repeats = Repeats()
         self.cache = ResponseCache()
         self.open: dict[str, RunTask] = {}

@@ -26,6 +26,7 @@ from palyra.wire.openai_errors import error_envelope
 from palyra.wire.reply_facts import ReplyFacts
 from palyra.wire.request import SurfaceRequest
 from palyra.wire.stream_meter import StreamMeter
+from palyra.wire.upstream_errors import UpstreamError
 
 
 class Part(msgspec.Struct, kw_only=True):
@@ -39,6 +40,8 @@ class Part(msgspec.Struct, kw_only=True):
     #: The dialect that the provider is asked in, and whether the client's own bytes go there.
     api: str = ""
     passthrough: bool = True
+    #: The provider is asked for a stream.
+    stream: bool = False
     body: bytes = b""
     #: What was spliced, and what the provider's dialect has no place for.
     edits: tuple[str, ...] = ()
@@ -102,6 +105,10 @@ class Surface(Protocol):
 
     def envelope(self, refusal: Refusal, *, run_id: str, attempts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return an error answer in the client's dialect as plain data."""
+        ...
+
+    def note_refusal(self, error: UpstreamError) -> bool:
+        """Take a provider's refusal of the request; return whether another try would be another request."""
         ...
 
     def headers_for(self, provider: ProviderEntry) -> Mapping[str, str]:
@@ -203,3 +210,6 @@ class EmbeddingsSurface:
 
     def answer_headers(self) -> Mapping[str, str]:
         return {}
+
+    def note_refusal(self, error: UpstreamError) -> bool:
+        return False

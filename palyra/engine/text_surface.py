@@ -15,10 +15,12 @@ import msgspec
 
 from palyra.engine.exchange import Ended
 from palyra.engine.surfaces import Part, passed_headers
+from palyra.engine.wire_memory import WireMemory
 from palyra.errors import Refusal
 from palyra.events.registry import ModelEntry, ProviderEntry
 from palyra.limits import DEFAULT_OUTPUT_CAP_TOKENS, OFF_LOOP_BYTES
 from palyra.wire.answer_writer import Reply
+from palyra.wire.cargo import fit_id
 from palyra.wire.dialects import (
     DIALECT_ROWS,
     Channel,
@@ -28,14 +30,16 @@ from palyra.wire.dialects import (
     whole_of_stream,
 )
 from palyra.wire.messages_errors import messages_error_envelope
-from palyra.wire.neutral import Dialect, NeutralRequest
+from palyra.wire.neutral import Call, Dialect, NeutralRequest, Reasoning
 from palyra.wire.openai_chat import public_chat_reply, read_chat_reply
 from palyra.wire.openai_chat_fold import cut_chat, fold_chat
 from palyra.wire.openai_errors import error_envelope
+from palyra.wire.recall import with_recalled
 from palyra.wire.reply_facts import ReplyFacts
 from palyra.wire.request import SurfaceRequest
-from palyra.wire.stream_meter import StreamMeter
+from palyra.wire.stream_meter import EventMeter, StreamMeter
 from palyra.wire.target import WAYS, Prepared, Target
+from palyra.wire.upstream_errors import UpstreamError
 
 #: The version of Anthropic's API that is spoken where the client's is not passed on.
 _ANTHROPIC_VERSION = "2023-06-01"
@@ -53,6 +57,7 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str = ""
     principal_id: str = ""
     now_s: int = 0
+    memory: WireMemory | None = None
 
 
 class TextSurface:
@@ -70,6 +75,7 @@ class TextSurface:
         self._channel: Channel | None = None
         self._prepared = Prepared(body=b"")
         self._meter: StreamMeter | None = None
+        self._provider_id = ""
 
     @property
     def keepalive(self) -> bytes:
@@ -85,6 +91,8 @@ class TextSurface:
     ) -> None:
         """See `Surface.prepare`."""
         self._attempts_count += 1
+        self._provider_id = provider.provider_id
+        memory = self._around.memory
         target = Target(
             dialect=entry.api_for(self.dialect),
             model=entry.upstream_model,
@@ -93,36 +101,61 @@ class TextSurface:
             reasoning=entry.reasoning,
             output_cap_tokens=output_cap_tokens,
             output_default_tokens=entry.max_output_tokens or DEFAULT_OUTPUT_CAP_TOKENS,
-            stream=self.request.stream,
-        )
-        self._channel = channel = Channel(
-            client=self.dialect, target=target, reply=self._reply(entry.model_id), seed=self._seed()
+            ask_usage=memory is None or provider.provider_id not in memory.without_stream_options,
+            stream=self.request.stream and entry.capabilities.streaming,
         )
         self._meter = None
+        self._channel = channel = self._channel_to(target, entry)
         if channel.is_passthrough:
             self._prepared = pass_through(self.request, target)
         else:
-            self._neutral = self._neutral or neutral_of(self.request)
-            self._prepared = DIALECT_ROWS[target.dialect].write_call(self._neutral, target)
+            self._prepared = DIALECT_ROWS[target.dialect].write_call(self._read(), target)
+        if self.request.stream and not target.stream:
+            emulated = ("stream", *self._prepared.emulated)
+            self._prepared = msgspec.structs.replace(self._prepared, emulated=emulated)
         part.api, part.passthrough = target.dialect, channel.is_passthrough
-        part.path = DIALECT_ROWS[target.dialect].path
+        part.path, part.stream = DIALECT_ROWS[target.dialect].path, target.stream
         part.body, part.edits, part.dropped = self._prepared.body, self._prepared.edits, self._prepared.dropped
+
+    def _channel_to(self, target: Target, entry: ModelEntry) -> Channel:
+        takes_freeform = target.dialect == "responses" or target.ways.takes_freeform
+        wrapped: frozenset[str] = frozenset()
+        if target.dialect != self.dialect:
+            wrapped = self._read().wrapped_tools(takes_freeform=takes_freeform)
+        seed = f"{self._around.run_id}:{self._attempts_count}"
+        return Channel(
+            client=self.dialect, target=target, reply=self._reply(entry.model_id), seed=seed, wrapped=wrapped
+        )
+
+    def _read(self) -> NeutralRequest:
+        """Return the request in no dialect, with the thoughts that its client has lost."""
+        if self._neutral is None:
+            neutral, memory = neutral_of(self.request), self._around.memory
+            if memory is not None:
+                neutral = with_recalled(neutral, functools.partial(memory.reasoning, self._around.principal_id))
+            self._neutral = neutral
+        return self._neutral
 
     def is_heavy(self, entry: ModelEntry) -> bool:
         """See `Surface.is_heavy`: a large body that is written anew."""
         return len(self.request.body) > OFF_LOOP_BYTES and entry.api_for(self.dialect) != self.dialect
 
     def _reply(self, public_model: str) -> Reply:
+        neutral = self.request.neutral or _NOTHING_READ
         return Reply(
             run_id=self._around.run_id,
             created_s=self._around.now_s,
             model=public_model,
             wants_usage=self.request.wants_usage,
             input_estimate_tokens=self.request.raw_tokens,
+            wants_cargo=neutral.wants_cargo,
+            namespaces=neutral.namespaces,
+            echo=self._echo() if self.dialect == "responses" else {},
         )
 
-    def _seed(self) -> str:
-        return f"{self._around.run_id}:{self._attempts_count}"
+    def _echo(self) -> dict[str, Any]:
+        body, spans = self.request.body, self.request.spans
+        return {name: msgspec.Raw(body[span.start : span.end]) for name, span in spans.items()}
 
     def read(self, part: Part, entry: ModelEntry, body: bytes) -> ReplyFacts:
         """See `Surface.read`."""
@@ -130,8 +163,22 @@ class TextSurface:
         if channel.is_passthrough and self.dialect == "chat":
             part.answer = public_chat_reply(body, upstream_model=entry.upstream_model, public_model=entry.model_id)
             return read_chat_reply(body)
-        facts, _, part.answer = channel.read_whole(body)
+        facts, answer, part.answer = channel.read_whole(body)
+        thoughts = tuple(said for said in answer.parts if isinstance(said, Reasoning))
+        self._keep(facts, thoughts, [said.call_id for said in answer.parts if isinstance(said, Call)])
         return facts
+
+    def _keep(self, facts: ReplyFacts, thoughts: tuple[Reasoning, ...], call_ids: Sequence[str]) -> None:
+        """Remember what a later request may want of this answer."""
+        memory, principal_id = self._around.memory, self._around.principal_id
+        if memory is None:
+            return
+        channel = self._at_hand()
+        if self.dialect == "responses" and channel.is_passthrough and facts.response_id:
+            memory.keep_response(principal_id, facts.response_id, self._provider_id)
+        if thoughts and call_ids and not channel.is_passthrough:
+            for call_id in call_ids[:1]:
+                memory.keep_reasoning(principal_id, fit_id(self.dialect, call_id), thoughts)
 
     def meter(self, entry: ModelEntry, output_cap_tokens: int | None) -> StreamMeter:
         """See `Surface.meter`."""
@@ -145,9 +192,9 @@ class TextSurface:
 
     async def whole(self, sent: bytes | None, facts: ReplyFacts) -> bytes | None:
         """See `Surface.whole`."""
-        if not self.request.stream:
+        if not self.request.stream or self._meter is None:
             return self._parts[0].answer
-        if sent is None or self._meter is None:
+        if sent is None:
             return None
         if self.dialect == "chat":
             fold: Callable[[], bytes | None] = functools.partial(fold_chat, sent, facts.usage)
@@ -164,8 +211,23 @@ class TextSurface:
 
     def stream_end(self, ended: Ended) -> bytes:
         """See `Surface.stream_end`."""
-        assert self._meter is not None
-        return self._meter.closing(is_cut=ended.outgrown)
+        meter = self._meter
+        if meter is None:  # a model that does not stream gave the whole answer
+            return self.as_stream(self._parts[0].answer)
+        if isinstance(meter, EventMeter):
+            self._keep(meter.facts(), tuple(meter.thoughts), meter.call_ids)
+        return meter.closing(is_cut=ended.outgrown)
+
+    def note_refusal(self, error: UpstreamError) -> bool:
+        """See `Surface.note_refusal`: a server that does not know the flag is asked again without it."""
+        memory = self._around.memory
+        is_meant = error.status in (400, 422) and "stream_options" in f"{error.param} {error.message}"
+        channel = self._at_hand()
+        is_ours = channel.target.stream and not (channel.is_passthrough and self.request.wants_usage)
+        if memory is None or not is_meant or not is_ours or not channel.target.ask_usage:
+            return False
+        memory.without_stream_options.add(self._provider_id)
+        return True
 
     def stream_error(self, envelope: dict[str, Any], *, has_begun: bool) -> bytes:
         """See `Surface.stream_error`."""
@@ -202,6 +264,9 @@ class TextSurface:
         return self._channel
 
 
+_NOTHING_READ = NeutralRequest(dialect="chat")
+
+
 class ChatSurface(TextSurface):
     """`POST /v1/chat/completions`."""
 
@@ -212,6 +277,12 @@ class MessagesSurface(TextSurface):
     """`POST /v1/messages`."""
 
     dialect = "messages"
+
+
+class ResponsesSurface(TextSurface):
+    """`POST /v1/responses`."""
+
+    dialect = "responses"
 
 
 def vendor_of(provider: ProviderEntry) -> str:

@@ -10,8 +10,10 @@ from palyra.wire.neutral_answer import Answer, Event, Fold
 class StreamReader(Protocol):
     """Reads the events of one upstream stream into neutral ones."""
 
-    #: The dialect's last word has been read; nothing follows.
-    is_done: bool
+    @property
+    def is_done(self) -> bool:
+        """The dialect's last word has been read; nothing follows."""
+        ...
 
     def read(self, name: str, data: bytes) -> list[Event]:
         """Read one event; raises `UpstreamErrorInBody` for an error, `Malformed` for what cannot be read."""
@@ -19,6 +21,14 @@ class StreamReader(Protocol):
 
     def finish(self) -> list[Event]:
         """Return what is left to say when nothing more will come: the end, if the stream got as far."""
+        ...
+
+
+class WholeReader(StreamReader, Protocol):
+    """Reads streams, and whole answers by the same steps."""
+
+    def read_whole(self, body: bytes) -> list[Event]:
+        """Return the events of a whole answer; raises like `read`."""
         ...
 
 

@@ -22,6 +22,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     wants_usage: bool = False
     #: What the input is taken to hold while its provider has not said.
     input_estimate_tokens: int = 0
+    #: The client takes reasoning as cargo, where its dialect leaves that to it.
+    wants_cargo: bool = True
+    #: Tools of groups: flat name -> (group, name in it).
+    namespaces: dict[str, tuple[str, str]] = {}
     #: Members of the request that an answer of the Responses API repeats.
     echo: dict[str, Any] = {}
 

@@ -12,12 +12,13 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from palyra.wire.answer_reader import StreamReader, fold
+from palyra.wire.answer_reader import WholeReader, fold
 from palyra.wire.answer_writer import Reply, StreamWriter, written
 from palyra.wire.chat_answer import ChatReader
 from palyra.wire.chat_call import write_chat_call
 from palyra.wire.chat_reply import ChatWriter, write_chat_reply
 from palyra.wire.chat_request import read_chat_request
+from palyra.wire.freeform import Unwrapping
 from palyra.wire.losses import losses_by_target
 from palyra.wire.messages_answer import MessagesReader
 from palyra.wire.messages_call import write_messages_call
@@ -25,21 +26,20 @@ from palyra.wire.messages_relay import MessagesOutlet, prepare_messages
 from palyra.wire.messages_reply import PING, MessagesWriter, write_messages_reply
 from palyra.wire.messages_request import read_messages_request
 from palyra.wire.neutral import Dialect, Foreign, NeutralRequest
-from palyra.wire.neutral_answer import Answer, Event, events_of
+from palyra.wire.neutral_answer import Answer, events_of
 from palyra.wire.openai_chat import ChatStreamMeter, prepare_chat
 from palyra.wire.openai_edits import rename_model
 from palyra.wire.parameters import Policy
 from palyra.wire.reply_facts import ReplyFacts, facts_of
 from palyra.wire.request import SurfaceRequest
+from palyra.wire.responses_answer import ResponsesReader
+from palyra.wire.responses_call import write_responses_call
+from palyra.wire.responses_relay import ResponsesOutlet, prepare_responses
+from palyra.wire.responses_reply import ResponsesWriter, write_responses_reply
+from palyra.wire.responses_request import read_responses_request
 from palyra.wire.sse import SseSplitter, comment, event_data, event_name
 from palyra.wire.stream_meter import EventMeter, Outlet, StreamMeter, Translation
 from palyra.wire.target import Prepared, Target
-
-
-class WholeReader(StreamReader, Protocol):
-    """Reads streams, and whole answers by the same steps."""
-
-    def read_whole(self, body: bytes) -> list[Event]: ...
 
 
 class MakeReader(Protocol):
@@ -80,6 +80,15 @@ DIALECT_ROWS: Mapping[str, DialectRow] = MappingProxyType(
             write_messages_reply,
             PING,
         ),
+        "responses": DialectRow(
+            "/responses",
+            read_responses_request,
+            write_responses_call,
+            ResponsesReader,
+            ResponsesWriter,
+            write_responses_reply,
+            comment(""),
+        ),
     }
 )
 
@@ -100,13 +109,9 @@ def pass_through(request: SurfaceRequest, target: Target) -> Prepared:
     """Return the client's own body, spliced for a provider of its dialect."""
     if request.surface == "messages":
         return prepare_messages(request, target)
-    return prepare_chat(
-        request,
-        upstream_model=target.model,
-        output_cap_tokens=target.output_cap_tokens,
-        cap_field=target.ways.cap_field,
-        ask_usage=target.ask_usage,
-    )
+    if request.surface == "responses":
+        return prepare_responses(request, target)
+    return prepare_chat(request, target)
 
 
 class Channel(NamedTuple):
@@ -117,13 +122,16 @@ class Channel(NamedTuple):
     reply: Reply
     #: What ids are made of that the provider leaves out.
     seed: str
+    #: Freeform tools that were declared as functions.
+    wrapped: frozenset[str] = frozenset()
 
     @property
     def is_passthrough(self) -> bool:
         return self.client == self.target.dialect
 
     def reader(self) -> WholeReader:
-        return DIALECT_ROWS[self.target.dialect].reader(vendor=self.target.vendor, seed=self.seed)
+        reader = DIALECT_ROWS[self.target.dialect].reader(vendor=self.target.vendor, seed=self.seed)
+        return Unwrapping(reader, self.wrapped) if self.wrapped else reader
 
     def read_whole(self, body: bytes) -> tuple[ReplyFacts, Answer, bytes]:
         """Return the facts of a whole answer, what it says, and it as the client gets it."""
@@ -145,7 +153,8 @@ class Channel(NamedTuple):
 
     def _outlet(self) -> Outlet:
         if self.is_passthrough:
-            return MessagesOutlet(upstream_model=self.target.model, public_model=self.reply.model)
+            outlet = MessagesOutlet if self.client == "messages" else ResponsesOutlet
+            return outlet(upstream_model=self.target.model, public_model=self.reply.model)
         return Translation(DIALECT_ROWS[self.client].writer(self.reply))
 
 

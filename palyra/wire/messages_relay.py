@@ -16,6 +16,7 @@ from palyra.wire.errors import WireError
 from palyra.wire.jsonscan import replace, scan_object, splice
 from palyra.wire.neutral_answer import Event, Usage
 from palyra.wire.openai_edits import Edits, model_span
+from palyra.wire.passing import Passage
 from palyra.wire.request import SurfaceRequest
 from palyra.wire.sse import encode_event, event_name
 from palyra.wire.target import Prepared, Target
@@ -29,7 +30,11 @@ def prepare_messages(request: SurfaceRequest, target: Target) -> Prepared:
     cap, wanted = target.output_cap_tokens, request.output_max_tokens
     if cap is not None and (wanted is None or wanted > cap):
         edits.set("max_tokens", str(cap).encode())
-    return edits.prepared()
+    if request.stream and not target.stream:
+        edits.set("stream", b"false")
+    passage = Passage(request, target, edits)
+    passage.messages()
+    return msgspec.structs.replace(edits.prepared(), dropped=tuple(passage.dropped))
 
 
 class _Typed(msgspec.Struct):

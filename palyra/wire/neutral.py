@@ -178,3 +178,11 @@ class NeutralRequest(msgspec.Struct, frozen=True, kw_only=True):
     foreign_tools: tuple[str, ...] = ()
     #: Marks on content that only this dialect has, and that lose nothing but money: `cache_control`.
     marks: tuple[str, ...] = ()
+    #: Tools of groups, which no other dialect has: flat name -> (group, name in it).
+    namespaces: dict[str, tuple[str, str]] = {}
+    #: The client takes reasoning as cargo.
+    wants_cargo: bool = True
+
+    def wrapped_tools(self, *, takes_freeform: bool) -> frozenset[str]:
+        """Return the freeform tools that have to be declared as functions."""
+        return frozenset(tool.name for tool in self.tools if tool.is_freeform and not takes_freeform)

@@ -5,14 +5,17 @@ A body goes through byte for byte but for the edits named here; nothing is decod
 
 from __future__ import annotations
 
+import msgspec
+
 from palyra.wire.errors import Malformed, WireError
 from palyra.wire.jsonscan import insert, replace, scan_object, splice
 from palyra.wire.openai_chat_reply import read_chat_reply
 from palyra.wire.openai_chat_stream import DONE, ChatStreamMeter, stream_error_event
 from palyra.wire.openai_edits import Edits, rename_model
+from palyra.wire.passing import Passage
 from palyra.wire.reply_facts import ReplyFacts
 from palyra.wire.request import SurfaceRequest
-from palyra.wire.target import Prepared
+from palyra.wire.target import Prepared, Target
 from palyra.wire.upstream_errors import UpstreamErrorInBody
 
 __all__ = [
@@ -32,26 +35,26 @@ _LIMITS = ("max_tokens", "max_completion_tokens")
 _ASK = b'{"include_usage":true}'
 
 
-def prepare_chat(
-    request: SurfaceRequest,
-    *,
-    upstream_model: str,
-    output_cap_tokens: int | None,
-    cap_field: str = "max_tokens",
-    ask_usage: bool = True,
-) -> Prepared:
+def prepare_chat(request: SurfaceRequest, target: Target) -> Prepared:
     """Return the body for one attempt.
 
-    `output_cap_tokens` lowers a client's higher maximum, or is set as `cap_field` where the client named none.
-    `ask_usage` has a stream report its usage; a provider that refuses `stream_options` is not asked.
+    The target's output maximum lowers a client's higher one, or is set where the client named none. A stream is
+    asked to report its usage, unless the provider has refused to be asked.
     """
     edits = Edits(request)
-    edits.set_model(upstream_model)
-    if request.stream and ask_usage and not request.wants_usage:
+    edits.set_model(target.model)
+    passage = Passage(request, target, edits)
+    passage.chat()
+    if request.stream and not target.stream:
+        edits.set("stream", b"false")
+        if "stream_options" in request.spans:
+            edits.set("stream_options", b"null")
+    elif request.stream and target.ask_usage and not request.wants_usage:
         _ask_usage(edits, request)
-    if output_cap_tokens is not None:
-        _limit_output(edits, request, output_cap_tokens, cap_field)
-    return edits.prepared()
+    if target.output_cap_tokens is not None:
+        _limit_output(edits, request, target.output_cap_tokens, target.ways.cap_field)
+    prepared = edits.prepared()
+    return msgspec.structs.replace(prepared, dropped=tuple(passage.dropped)) if passage.dropped else prepared
 
 
 def public_chat_reply(body: bytes, *, upstream_model: str, public_model: str) -> bytes:

@@ -35,12 +35,15 @@ PARAMETERS: Mapping[str, Row] = MappingProxyType(
     {
         **_rows("drop", "frequency_penalty messages.name prediction presence_penalty seed", "chat"),
         **_rows("drop", "metadata prompt_cache_key prompt_cache_retention safety_identifier", "chat", "responses"),
-        **_rows("drop", "service_tier store user verbosity", "chat", "responses"),
+        **_rows("drop", "service_tier user verbosity", "chat", "responses"),
+        # Nothing is left with a provider whose dialect the client does not speak.
+        **_rows("drop", "store"),
         **_rows("drop", "cache_control container context_management metadata.user_id top_k", "messages"),
         **_rows("drop", "reasoning.summary", "messages", "responses"),
         **_rows("drop", "max_tool_calls truncation", "responses"),
         **_rows("refuse", "logit_bias n web_search_options", "chat"),
-        **_rows("refuse", "logprobs top_logprobs", "chat"),
+        # Probabilities of tokens have no place in the neutral form.
+        **_rows("refuse", "logprobs top_logprobs"),
         **_rows("refuse", "stop", "chat", "messages"),
         **_rows("refuse", "audio modalities", "chat", may_drop=False),
         **_rows("refuse", "mcp_servers", "messages", may_drop=False),
@@ -49,7 +52,7 @@ PARAMETERS: Mapping[str, Row] = MappingProxyType(
         **_rows("refuse", "document_url", "messages", "responses", may_drop=False),
         **_rows("refuse", "file_id", "chat", "responses", may_drop=False),
         **_rows("refuse", "background", "responses"),
-        **_rows("refuse", "conversation previous_response_id prompt", "responses", may_drop=False),
+        **_rows("refuse", "conversation item_reference previous_response_id prompt", "responses", may_drop=False),
     }
 )
 _UNKNOWN = Row((), "drop")

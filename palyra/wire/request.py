@@ -85,7 +85,7 @@ class _Chat(msgspec.Struct):
 
 _CHAT = msgspec.json.Decoder(_Chat)
 _STREAM_OPTIONS = msgspec.json.Decoder(_StreamOptions)
-_TEXT = msgspec.json.Decoder(str)
+TEXT = msgspec.json.Decoder(str)
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 
 #: Choices that leave it to the model, so any model will do.
@@ -131,7 +131,7 @@ def decode_chat(body: bytes) -> SurfaceRequest:
         choices_count=choices_count,
         needs=tuple(name for name, is_needed in needs.items() if is_needed),
         raw_tokens=tally.tokens,
-        prompt_cache_key=read_or_none(_TEXT, chat.prompt_cache_key) or "",
+        prompt_cache_key=read_or_none(TEXT, chat.prompt_cache_key) or "",
     )
 
 
@@ -222,7 +222,7 @@ def decode_embeddings(body: bytes) -> SurfaceRequest:
 def _input_tokens(raw: bytes) -> list[int]:
     """Return the tokens of each item: texts are estimated, token lists are exact. No item is empty."""
     if raw.startswith(b'"'):
-        text = _TEXT.decode(raw)
+        text = TEXT.decode(raw)
         if not text:
             raise WireError("invalid_request", "input is empty.", "input")
         return [estimate_token_count(text)]

@@ -13,6 +13,7 @@ from palyra.limits import OUTPUT_OVERRUN_TOKENS
 from palyra.wire.answer_reader import StreamReader
 from palyra.wire.answer_writer import StreamWriter
 from palyra.wire.errors import Malformed
+from palyra.wire.neutral import Reasoning
 from palyra.wire.neutral_answer import Delta, Event, Finish, PartEnd, PartStart, Start, Usage
 from palyra.wire.reply_facts import ReplyFacts
 from palyra.wire.sse import SseSplitter, event_data, event_name
@@ -112,6 +113,9 @@ class EventMeter:
         self._outlet = outlet
         self._output_cap_tokens = output_cap_tokens
         self._tally = TokenTally()
+        #: What was thought, and the ids of the calls that it led to.
+        self.thoughts: list[Reasoning] = []
+        self.call_ids: list[str] = []
         self._start = Start()
         self._finish: Finish | None = None
         self._usage: Usage | None = None
@@ -187,8 +191,10 @@ class EventMeter:
                     self.has_content = True
                 case PartStart(kind="call", name=name):
                     self._tally.add(name)
+                    self.call_ids.append(event.call_id)
                     self.has_content = True
                 case PartEnd(raw=raw) if raw:
+                    self.thoughts += [Reasoning(vendor=event.vendor, raw=raw)] if event.vendor else []
                     self.has_content = True
                 case Start():
                     self._start = event

@@ -8,14 +8,18 @@ from anthropic import AsyncAnthropic
 from daemon_house import House
 from registries import model, provider, registry
 
-#: `gpt` speaks chat completions, `claude` messages; both are asked at the same upstream.
+#: `gpt` speaks chat completions, `claude` messages, `oai` responses; all are asked at the same upstream.
 DIALECTS = registry(
     provider("up", max_retries=0, credential_ref="", auth_scheme="none"),
     provider("ant", kind="anthropic", flavor="", max_retries=0, credential_ref="", auth_scheme="none"),
     model("gpt", "up", upstream_model="gpt-x", reasoning="effort", fallbacks=[]),
     model("claude", "ant", upstream_model="claude-x", upstream_apis=["messages"], reasoning="effort", fallbacks=[]),
+    model("oai", "up", upstream_model="oai-x", upstream_apis=["responses"], reasoning="effort", fallbacks=[]),
 )
-MODELS = ["gpt", "claude"]
+MODELS = ["gpt", "claude", "oai"]
+#: Where each is asked, and in which dialect.
+PATHS = {"gpt": "/v1/chat/completions", "claude": "/v1/messages", "oai": "/v1/responses"}
+APIS = {"gpt": "chat", "claude": "messages", "oai": "responses"}
 
 
 def anthropic_of(house: House, **settings: Any) -> AsyncAnthropic:

@@ -9,7 +9,7 @@ from typing import Any
 import anthropic
 import pytest
 from daemon_house import chat, open_house, raw_client
-from dialect_house import DIALECTS, MODELS, anthropic_of, asked
+from dialect_house import APIS, DIALECTS, MODELS, PATHS, anthropic_of, asked
 from upstream import CUT, Behaviour
 from upstream_messages import SIGNATURE
 
@@ -37,10 +37,10 @@ async def test_a_message_is_answered(tmp_path: Path, name: str) -> None:
         assert (answer.usage.input_tokens, answer.usage.output_tokens) == (11, 5)
         assert raw.headers["request-id"] == raw.headers["x-palyra-run-id"]
         sent = house.upstream.requests[0]
-        assert sent.path == {"gpt": "/v1/chat/completions", "claude": "/v1/messages"}[name]
+        assert sent.path == PATHS[name]
         (admitted,), (started,) = house.facts(RunAdmitted), house.facts(AttemptStarted)
         assert (admitted.endpoint, admitted.dialect) == ("chat", "messages")
-        assert (started.api, started.passthrough) == {"gpt": ("chat", False), "claude": ("messages", True)}[name]
+        assert (started.api, started.passthrough) == (APIS[name], name == "claude")
         assert len(house.facts(RunCompleted)) == 1
         assert house.facts(UsageRecorded)[0].usage.input_tokens == 11
 

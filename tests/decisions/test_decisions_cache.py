@@ -51,7 +51,7 @@ def key(world: World, command: AdmitRun) -> str:
 def test_equal_requests_have_one_place() -> None:
     """Whatever the model was called, and whether or not the answer is streamed."""
     world = given(offer())
-    assert key(world, ask()) == key(world, ask(model="fast")) == key(world, ask(stream=True, needs=["streaming"]))
+    assert key(world, ask()) == key(world, ask(model="fast")) == key(world, ask(stream=True))
     assert key(world, ask()) != key(world, ask("y"))
 
 

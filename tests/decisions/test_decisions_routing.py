@@ -148,6 +148,21 @@ def test_one_candidate_where_failover_is_off(
     assert (len(routing.plan), routing.failover) == (1, failover)
 
 
+@pytest.mark.parametrize(
+    ("lost", "code", "param"),
+    [
+        ("logit_bias", "unsupported_parameter", "logit_bias"),
+        ("tool_arguments_not_json", "tool_arguments_not_json", "messages"),
+        ("image_url", "image_url_unsupported", "messages"),
+    ],
+)
+def test_a_request_that_no_dialect_can_say_is_refused_by_name(lost: str, code: str, param: str) -> None:
+    """The first thing that is lost is what the client is told."""
+    config = registry(provider("a"), model("gpt", "a", upstream_apis=["messages"]))
+    world = given(config).when(admit("r1", dialect="chat", losses={"messages": [lost]}))
+    assert world.refused(code).param == param
+
+
 def test_a_plan_is_cut_to_its_maximum() -> None:
     """failover_max_candidates counts the first one too."""
     assert len(chain(wide(*SPREAD, failover_max_candidates=2))) == 2
@@ -164,7 +179,12 @@ def test_a_plan_is_cut_to_its_maximum() -> None:
             "capability_missing:vision",
             {},
         ),
-        ({"capabilities": Capabilities()}, {"stream": True}, "capability_missing:streaming", {}),
+        (
+            {"upstream_apis": ["messages"]},
+            {"dialect": "chat", "losses": {"messages": ["n"], "responses": ["stop"]}},
+            "dialect_loss:n",
+            {},
+        ),
         ({}, {"needs": ["telepathy"]}, "capability_missing:telepathy", {}),
         (
             {"max_tokens_per_event": 99},

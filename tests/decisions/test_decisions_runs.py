@@ -60,7 +60,7 @@ def test_admission_and_plan_are_one_step() -> None:
             tags={"team": "x"},
             endpoint="chat",
             model_requested="gpt",
-            needs=["streaming", "tools"],
+            needs=["tools"],
             stream=True,
             choices_count=2,
             config_generation=1,

@@ -20,13 +20,21 @@ from palyra.wire.openai_chat import (
     read_chat_reply,
 )
 from palyra.wire.request import decode_chat
+from palyra.wire.target import Target, Ways
 
 _MESSAGES = b'"messages": [ {"content":"\\u00e9 \\"model\\":\\"m\\"","role":"user","model":"m"} ]'
 
 
+def target(
+    upstream_model: str = "up", cap_field: Any = "max_tokens", *, stream: bool = True, **more: Any
+) -> Target:
+    ways = Ways(cap_field=cap_field, takes_developer=True)
+    return Target(dialect="chat", model=upstream_model, ways=ways, stream=stream, **more)
+
+
 def prepared(body: bytes, **arguments: Any) -> tuple[bytes, tuple[str, ...]]:
     """Prepare a body; the model is `up` and there is no cap unless said."""
-    result = prepare_chat(decode_chat(body), **{"upstream_model": "up", "output_cap_tokens": None, **arguments})
+    result = prepare_chat(decode_chat(body), target(**arguments))
     return result.body, result.edits
 
 

@@ -1,0 +1,126 @@
+"""What has to be changed inside the messages of a request that otherwise passes through untouched.
+
+Two things only: reasoning that was sealed here for a vendor who is not the target, or is, and what one server of
+the dialect does not know. A message without either keeps its bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from palyra.wire.cargo import MARK, OPAQUE, unpack, unseal
+from palyra.wire.decoding import NULL, read_or_none
+from palyra.wire.openai_edits import Edits
+from palyra.wire.request import SurfaceRequest
+from palyra.wire.target import Target
+
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_OPAQUE = OPAQUE.encode()
+_DEVELOPER = msgspec.Raw(b'"developer"')
+_SYSTEM = msgspec.Raw(b'"system"')
+
+
+class _Sealed(msgspec.Struct):
+    """A block or item that may hold cargo of ours."""
+
+    signature: str = ""
+    data: str = ""
+    encrypted_content: str | None = None
+
+
+class _Detail(msgspec.Struct):
+    type: str = ""
+    vendor: str = ""
+    data: str = ""
+
+
+_SEALED = msgspec.json.Decoder(_Sealed)
+_DETAILS = msgspec.json.Decoder(list[_Detail])
+
+
+class Passage:
+    """The edits of one request's messages, and what was dropped of them."""
+
+    def __init__(self, request: SurfaceRequest, target: Target, edits: Edits) -> None:
+        self.dropped: dict[str, None] = {}
+        self._request = request
+        self._target = target
+        self._edits = edits
+
+    def chat(self) -> None:
+        """Adapt the messages of a chat request."""
+        ways = self._target.ways
+        marks = [] if ways.takes_developer else [_DEVELOPER]
+        marks += [msgspec.Raw(f'"{name}"'.encode()) for name in ways.drops_in_messages]
+        self._rewrite("messages", [*map(bytes, marks), _OPAQUE], self._chat_message)
+
+    def messages(self) -> None:
+        """Give a provider of Anthropic's dialect its own thoughts back, and no others."""
+        self._rewrite("messages", [MARK], self._message)
+
+    def responses(self) -> None:
+        """Give a provider of the Responses API its own thoughts back, and no others."""
+        self._rewrite("input", [MARK], self._sealed)
+
+    def _rewrite(
+        self, member: str, marks: list[bytes], change: Callable[[msgspec.Raw], msgspec.Raw | None]
+    ) -> None:
+        span = self._request.spans.get(member)
+        if span is None:
+            return
+        raw = self._request.body[span.start : span.end]
+        if not any(mark in raw for mark in marks):
+            return
+        before = read_or_none(_LIST, raw) or []
+        after = [change(one) if any(mark in bytes(one) for mark in marks) else one for one in before]
+        kept = [one for one in after if one is not None]
+        if [bytes(one) for one in kept] != [bytes(one) for one in before]:
+            self._edits.set(member, b"[" + b",".join(map(bytes, kept)) + b"]")
+
+    def _chat_message(self, raw: msgspec.Raw) -> msgspec.Raw | None:
+        message = read_or_none(_MEMBERS, raw)
+        if message is None:
+            return raw
+        ways, before = self._target.ways, dict(message)
+        if not ways.takes_developer and bytes(message.get("role", NULL)) == bytes(_DEVELOPER):
+            message["role"] = _SYSTEM
+        for name in ways.drops_in_messages:
+            if message.pop(name, None) is not None:
+                self.dropped[f"messages.{name}"] = None
+        details = read_or_none(_DETAILS, message.get("reasoning_details", NULL)) or []
+        if any(detail.type == OPAQUE for detail in details):
+            del message["reasoning_details"]
+            own = [unpack(one.data) for one in details if one.vendor == self._target.vendor]
+            for cargo in own:
+                members: dict[str, msgspec.Raw] | None = read_or_none(_MEMBERS, cargo or b"")
+                message.update(members or {})
+            if not own:
+                message.pop("reasoning_content", None)
+                self.dropped["reasoning"] = None
+        return raw if message == before else msgspec.Raw(msgspec.json.encode(message))
+
+    def _message(self, raw: msgspec.Raw) -> msgspec.Raw | None:
+        message = read_or_none(_MEMBERS, raw)
+        blocks = None if message is None else read_or_none(_LIST, message.get("content", NULL))
+        if message is None or blocks is None:
+            return raw
+        kept = [one for block in blocks if (one := self._sealed(block)) is not None]
+        if not kept:
+            return None
+        message["content"] = msgspec.Raw(b"[" + b",".join(map(bytes, kept)) + b"]")
+        return msgspec.Raw(msgspec.json.encode(message))
+
+    def _sealed(self, raw: msgspec.Raw) -> msgspec.Raw | None:
+        """Return a block as its vendor made it, None where it is another's."""
+        block = read_or_none(_SEALED, raw) or _Sealed()
+        sealed = unseal(block.signature or block.data or block.encrypted_content or "")
+        if sealed is None:
+            return raw
+        vendor, cargo = sealed
+        if vendor == self._target.vendor:
+            return msgspec.Raw(cargo)
+        self.dropped["reasoning"] = None
+        return None
