@@ -39,12 +39,14 @@ from palyra.engine.console.config import ReloadAnswer
 from palyra.engine.console.live import LiveSights
 from palyra.engine.core import Core, load_state
 from palyra.engine.ids import SystemIds
+from palyra.engine.listing import ModelLists
 from palyra.engine.logins import Logins
 from palyra.engine.machine import MachineChore
 from palyra.engine.run import RunSettings
 from palyra.engine.runs import Runs
 from palyra.engine.upgrade import Upgraded
 from palyra.engine.vault import VaultKeeper
+from palyra.engine.watching import DiscoveryChore, HealthChore, watched
 from palyra.errors import JournalDamaged, StateError
 from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
@@ -281,6 +283,9 @@ class Daemon:
         entries = config.model_provider.registry.providers
         outside = Outside(entries, ReferenceSource(self.environ), self.vault, self.core)
         self._stack.push_async_callback(outside.close)
+        lists, ground = ModelLists(outside, lambda: self.core.state, self._clock), watched(self.core)
+        self.health = HealthChore(ground, lambda provider: lists.ask(provider, pages_count=1))
+        self.discovery = DiscoveryChore(ground, lists.ask)
         self.runs = Runs(
             self.core,
             outside,
@@ -374,6 +379,8 @@ class Daemon:
             witness=self._witness and CrossingChore(self.guest, self._witness),
             checkpoints=checkpoints and CrossingChore(self.guest, checkpoints),
             machine=CrossingChore(self.guest, self._machine),
+            health=CrossingChore(self.guest, self.health),
+            discovery=CrossingChore(self.guest, self.discovery),
         )
         self.tree = Tree(loop_table(ports), self._clock, log)
         self.guest.start_soon(self.tree.run)

@@ -50,6 +50,8 @@ UPSTREAM_HEADERS_MAX_BYTES = 64 * 1024
 UPSTREAM_BODY_MAX_BYTES = 64 << 20
 SSE_LINE_MAX_BYTES = 8 << 20
 UPSTREAM_ERROR_MAX_BYTES = 64 * 1024
+#: A page of a provider's list of models.
+MODEL_LIST_MAX_BYTES = 16 << 20
 #: What is held back of a stream until its first content, so that a failure before it can be replaced.
 PREAMBLE_MAX_BYTES = 256 * 1024
 #: A client that takes nothing for this long is gone.

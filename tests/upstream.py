@@ -142,6 +142,8 @@ class Upstream:
 
     def __init__(self, *, tls: ssl.SSLContext | None = None, models: Iterable[str] = ("gpt-x",)) -> None:
         self.requests: list[Received] = []
+        #: Requests for the list of models, which come whenever somebody wants to know how the server does.
+        self.lists: list[Received] = []
         self.default = Behaviour()
         self.models = list(models)
         #: How GET /models answers, when not with the list.
@@ -212,9 +214,10 @@ class Upstream:
         body = await request.read()
         headers = {name.lower(): value for name, value in request.headers.items()}
         received = Received(method=request.method, path=request.path, headers=headers, body=body)
-        self.requests.append(received)
+        is_list = request.method == "GET" and request.path == "/v1/models"
+        (self.lists if is_list else self.requests).append(received)
         await self._notify()
-        if request.method == "GET" and request.path == "/v1/models":
+        if is_list:
             return await self._answer(request, received, self.models_behaviour or self._model_list())
         behaviour = self._queue.popleft() if self._queue else self.default
         return await self._answer(request, received, behaviour)

@@ -25,8 +25,11 @@ def effective_tree(config: Config) -> dict[str, Any]:
     del tree["model_provider"]["max_profiles_per_candidate"]  # a key of [auth]
     for provider in tree["model_provider"]["providers"]:
         provider["headers"] = _without_values(provider["headers"])
+        del provider["discovers"]  # made of the other keys
         if provider["credential_ref"]:
             provider["credential_ref"] = REDACTED
+    for model in tree["model_provider"]["models"]:
+        del model["left_open"]
     return tree
 
 

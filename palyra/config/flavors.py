@@ -24,6 +24,7 @@ class Flavor(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrency: int = 32
     first_byte_timeout_ms: int = 120_000
     on_client_disconnect: Literal["drain", "cancel"] = "drain"
+    discovery_mode: Literal["off", "list", "serve"] = "list"
     #: Texts in one embeddings request.
     max_batch: int = 2_048
     #: Its name in the price catalogue; "": it is not in there.
@@ -61,6 +62,7 @@ FLAVORS: Mapping[str, Flavor] = MappingProxyType(
             # A local server loads the model before its first byte.
             first_byte_timeout_ms=300_000,
             on_client_disconnect="cancel",
+            discovery_mode="serve",
             max_batch=64,
         ),
         "localai": Flavor(
@@ -68,6 +70,7 @@ FLAVORS: Mapping[str, Flavor] = MappingProxyType(
             key="optional",
             max_concurrency=4,
             on_client_disconnect="cancel",
+            discovery_mode="serve",
             max_batch=64,
         ),
         "generic": Flavor(key="optional"),
@@ -77,7 +80,7 @@ FLAVORS: Mapping[str, Flavor] = MappingProxyType(
 #: Kinds without flavors have the same traits; the first one never leaves the process.
 KINDS: Mapping[str, Flavor] = MappingProxyType(
     {
-        "deterministic": Flavor(key="none", on_client_disconnect="cancel"),
+        "deterministic": Flavor(key="none", on_client_disconnect="cancel", discovery_mode="off"),
         "anthropic": Flavor(
             base_url="https://api.anthropic.com/v1",
             key="required",

@@ -35,6 +35,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     #: Inclusive bounds of the number, of a text's characters, or of a list's or a map's items.
     low: int | None = None
     high: int | None = None
+    #: 0 is taken as well, and turns something off.
+    or_zero: bool = False
     choices: tuple[str, ...] = ()
     #: Other spellings that are read as a choice.
     spellings: Mapping[str, str] = {}
@@ -219,7 +221,14 @@ _ROOT_KEYS = (
             "who may get an answer that was made for another request",
         ),
         _bool("response_cache_tool_calls", False, "whether answers that call tools are kept"),
-        _int("health_ttl_ms", 60_000, 5_000, _DAY_MS, "how long what is known of a provider's health holds"),
+        _int(
+            "health_ttl_ms", 60_000, 5_000, _DAY_MS, "how long a provider's health is known for; 0: no probes",
+            or_zero=True,
+        ),
+        _int(
+            "discovery_ttl_ms", 300_000, 5_000, _DAY_MS, "how long a list of models holds; 0: none is read",
+            or_zero=True,
+        ),
         _int(
             "max_model_tokens_per_event", limits.MAX_MODEL_TOKENS_PER_EVENT, 1, 10_000_000,
             "input tokens of one provider request, and output tokens of one answer",
@@ -312,6 +321,14 @@ _PROVIDER_KEYS = (
         ),
         _int("drain_max_ms", 30_000, 0, 600_000, "how long such an answer is read on"),
         _int("drain_max_tokens", 4_096, 0, 1_000_000, "and how much of it"),
+        _bool(
+            "health_probe", True, "whether it is asked for its models now and then, to know how it does",
+            only=_REMOTE,
+        ),
+        _choice(
+            "discovery_mode", None, "off list serve", "what becomes of the models that it lists",
+            derived="the flavor's", only=_REMOTE,
+        ),
         _choice(
             "pricing", "catalogue", "catalogue free unknown", "where its prices come from; free is a declaration",
             only=_REMOTE,

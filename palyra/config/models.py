@@ -10,7 +10,7 @@ from palyra.config.flavors import traits_of
 from palyra.config.problems import Path, nearest, quoted
 from palyra.config.providers import warn_without_effect
 from palyra.config.values import Reading, Sources, Values
-from palyra.events.registry import Capabilities, ModelEntry, ProviderEntry
+from palyra.events.registry import LISTED_FIGURES, Capabilities, ModelEntry, ProviderEntry
 
 #: Length of a vector of the embeddings that kind deterministic computes, where the entry does not say.
 HASH_EMBEDDING_DIMENSIONS = 64
@@ -48,8 +48,42 @@ def resolve_model(reading: Reading, values: Values, provider: ProviderEntry, dec
     fields: dict[str, Any] = {
         name: setting.value for name, setting in values.settings.items() if name in ModelEntry.__struct_fields__
     }
+    fields["left_open"] = [
+        name
+        for name in LISTED_FIGURES
+        if not values.is_written(name) and values.get("metadata_source") != "operator_override"
+    ]
     fields["capabilities"] = Capabilities(**{field: values.get(name) for name, field in _CAPABILITIES.items()})
     return ModelEntry(**fields)
+
+
+def served_as(reading: Reading, provider: ProviderEntry) -> list[ModelEntry]:
+    """Return what is taken of models that a provider lists and nobody has configured, one row a role."""
+    if provider.discovery_mode != "serve":
+        return []
+    rows = {role: row_of(provider.flavor or provider.kind, role) for role in ("chat", "embeddings")}
+    traits = traits_of(provider.kind, provider.flavor)
+    return [
+        ModelEntry(
+            model_id="",
+            provider_id=provider.provider_id,
+            role=role,  # type: ignore[arg-type]
+            upstream_model="",
+            capabilities=row.capabilities,
+            reasoning=row.reasoning if role == "chat" else "none",
+            upstream_apis=list(traits.upstream_apis) if role == "chat" else [],  # type: ignore[arg-type]
+            max_context_tokens=row.max_context_tokens,
+            max_tokens_per_event=reading.root.get(_EVENT_LIMIT),
+            max_batch=traits.max_batch if role == "embeddings" else None,
+            cost_tier=row.cost_tier,
+            latency_tier=row.latency_tier,
+            request_timeout_ms=provider.request_timeout_ms,
+            first_byte_timeout_ms=provider.first_byte_timeout_ms,
+            metadata_source="discovery",
+        )
+        for role, row in rows.items()
+        if role == "chat" or provider.kind != "anthropic"
+    ]
 
 
 def _warn_about_window(reading: Reading, values: Values) -> None:

@@ -50,7 +50,7 @@ def resolve_provider(
     vendor = traits.price_vendor
     values.derive({"price_vendor": vendor}, Sources.derived(values.key("flavor")) if vendor else NOT_WRITTEN)
     by_flavor = Sources.derived(values.key("flavor" if flavor else "kind"))
-    by_traits = ("max_concurrency", "first_byte_timeout_ms", "on_client_disconnect")
+    by_traits = ("max_concurrency", "first_byte_timeout_ms", "on_client_disconnect", "discovery_mode")
     values.derive({name: getattr(traits, name) for name in by_traits}, by_flavor)
     _resolve_credential(reading, values, traits, by_flavor)
     _check_headers(reading, values)

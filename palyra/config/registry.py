@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from palyra.config.document import Document
 from palyra.config.keys import MODELS, PROVIDERS
-from palyra.config.models import References, check_references, resolve_model
+from palyra.config.models import References, check_references, resolve_model, served_as
 from palyra.config.problems import nearest, quoted
 from palyra.config.providers import WITHOUT_EFFECT, Listeners, resolve_provider
 from palyra.config.values import NOT_WRITTEN, Reading, Sources, Values
@@ -80,6 +82,7 @@ def _resolve_providers(reading: Reading, own: Listeners) -> tuple[dict[str, Prov
             first[name] = values
         if resolved is not None:
             provider, script = resolved
+            provider = msgspec.structs.replace(provider, discovers=served_as(reading, provider))
             providers.setdefault(name, provider)
             scripts += [script] if script else []
     return providers, scripts
@@ -116,7 +119,8 @@ def _resolve_models(
             models.append((values, model))
     served = {model.provider_id for _, model in models}
     for values in reading.entries[PROVIDERS.path]:
-        if values.get("provider_id") in providers and values.get("provider_id") not in served:
+        provider = providers.get(values.get("provider_id"))
+        if provider is not None and provider.provider_id not in served and not provider.discovers:
             reading.warn(
                 WITHOUT_EFFECT, values, "provider_id", "no model names this provider, so it is never asked"
             )

@@ -140,7 +140,8 @@ def check(key: Key, value: Any) -> Iterator[Fault]:
         if type(value) is not int:
             yield _wrong_type(key)
         elif not _is_within(key, value):
-            yield Fault((), "out_of_range", f"must be {key.low:,} to {key.high:,}")
+            zero = ", or 0" if key.or_zero else ""
+            yield Fault((), "out_of_range", f"must be {key.low:,} to {key.high:,}{zero}")
     elif key.type in ("text", "path"):
         yield from _check_text(key, value, ())
     else:
@@ -152,6 +153,8 @@ def _wrong_type(key: Key, path: Path = ()) -> Fault:
 
 
 def _is_within(key: Key, count: int) -> bool:
+    if key.or_zero and count == 0:
+        return True
     return (key.low is None or count >= key.low) and (key.high is None or count <= key.high)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from palyra.events.circuits import CircuitClosed, CircuitHalfOpened, CircuitOpened
+from typing import Literal
+
+from palyra.events.circuits import CircuitClosed, CircuitForced, CircuitHalfOpened, CircuitOpened
 from palyra.projections.circuits import Circuit
 from palyra.units import US_PER_MS
 
@@ -39,6 +41,23 @@ def at_failure(
         if counted:
             return CircuitOpened(until_us=until_us, reason="trial_failed", failures_count=failures_count)
         return CircuitOpened(until_us=now_us, reason="trial_void", failures_count=failures_count)
+    if now_us < circuit.held_until_us:
+        return None
     if counted and circuit.status == "closed" and failures_count >= threshold:
         return CircuitOpened(until_us=until_us, reason="threshold", failures_count=failures_count)
     return None
+
+
+#: How long a circuit is held where nobody says: until somebody does something else about it.
+_FOR_EVER_US = 253_402_300_799 * 1_000_000
+
+
+def force(circuit: Circuit, *, after: Literal["open", "closed"], for_ms: int | None, now_us: int) -> CircuitForced:
+    """Return the fact of a circuit that somebody opens or closes by hand.
+
+    An open one lets its trial pass when the time is over; a closed one counts failures again.
+    """
+    until_us = _FOR_EVER_US if after == "open" else 0
+    if for_ms is not None:
+        until_us = now_us + for_ms * US_PER_MS
+    return CircuitForced(after=after, until_us=until_us)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from palyra.errors import Refusal
 from palyra.events.registry import ModelEntry
-from palyra.projections.catalog import models_named
+from palyra.projections.catalog import discovered_named, models_named
 from palyra.projections.state import State
 
 #: Names that leave the choice to Palyra. Strategies (`palyra/cheap`) need prices and come with them.
@@ -19,7 +19,7 @@ _NEAR_DISTANCE = 2
 class Resolution(NamedTuple):
     """The entries that a name leads to, best first, all of one model id and role."""
 
-    #: model_id, alias, model_alias, pinned, virtual or default.
+    #: model_id, alias, model_alias, pinned, virtual, discovered or default.
     resolved_by: str
     entries: list[ModelEntry]
 
@@ -39,7 +39,7 @@ def resolve(state: State, role: str, name: str) -> Resolution | Refusal:
         return _default(state, role, "virtual", name)
     found = _lookup(state, role, name)
     if found is None:
-        found = _pinned(state, role, name)
+        found = _pinned(state, role, name) or _discovered(state, role, name)
     if found is None:
         if state.catalog.registry.unknown_model_policy == "default":
             return _default(state, role, "default", name)
@@ -78,14 +78,35 @@ def _pinned(state: State, role: str, name: str) -> Resolution | None:
     return Resolution("pinned", entries[:1]) if entries else None
 
 
+def _discovered(state: State, role: str, name: str) -> Resolution | None:
+    """Return a model that nobody has configured, as its provider lists it; it may be pinned like any other."""
+    entries = discovered_named(state, role, name)
+    if entries:
+        return Resolution("discovered", entries)
+    provider_id, _, rest = name.partition("/")
+    pinned = [one for one in discovered_named(state, role, rest) if one.provider_id == provider_id]
+    return Resolution("pinned", pinned) if pinned else None
+
+
 def _default(state: State, role: str, resolved_by: str, name: str) -> Resolution | Refusal:
     registry = state.catalog.registry
     default = registry.default_chat_model_id if role == "chat" else registry.default_embeddings_model_id
-    found = (_lookup(state, role, default) or _pinned(state, role, default)) if default else None
+    found = None
+    if default:
+        found = _lookup(state, role, default) or _pinned(state, role, default) or _discovered(state, role, default)
+    elif state.catalog.discovered:
+        found = _first_discovered(state, role)
     if found is None:
         message = f"No default {role} model is configured. Name a model, or set default_{role}_model_id."
         return Refusal(code="model_not_found", message=message, param="model")
     return _usable(state, found._replace(resolved_by=resolved_by), name or default)
+
+
+def _first_discovered(state: State, role: str) -> Resolution | None:
+    """Return the first model that is listed, for a configuration that names none at all."""
+    names = state.catalog.discovered.get(role, {})
+    entries = discovered_named(state, role, next(iter(names))) if names else []
+    return Resolution("virtual", entries) if entries else None
 
 
 def _usable(state: State, found: Resolution, name: str) -> Resolution | Refusal:
@@ -106,7 +127,9 @@ def _not_found(state: State, role: str, name: str) -> Refusal:
         if other != role and (_lookup(state, other, name) or _pinned(state, other, name)):
             message = f"The model '{name}' serves {other}, not {role}."
             return Refusal(code="model_role_mismatch", message=message, param="model")
-    near = near_names(name, [*state.catalog.names.get(role, {}), *state.catalog.registry.model_aliases])
+    catalog = state.catalog
+    known = [*catalog.names.get(role, {}), *catalog.discovered.get(role, {}), *catalog.registry.model_aliases]
+    near = near_names(name, known)
     listed = " GET /v1/models lists what there is."
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else listed
     message = f"The model '{name[:256]}' does not exist here.{hint}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from palyra.events.base import Fact
 
 
@@ -23,3 +25,10 @@ class CircuitHalfOpened(Fact, tag="circuit.half_opened", frozen=True, kw_only=Tr
 
 class CircuitClosed(Fact, tag="circuit.closed", frozen=True, kw_only=True):
     """The trial reached an answer; attempts pass again."""
+
+
+class CircuitForced(Fact, tag="circuit.forced", frozen=True, kw_only=True):
+    """Somebody opened or closed the circuit by hand; until then no failure and no trial changes it."""
+
+    after: Literal["open", "closed"]
+    until_us: int

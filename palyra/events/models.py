@@ -18,3 +18,10 @@ class ModelReadmitted(Fact, tag="model.readmitted", frozen=True, kw_only=True):
     """The model answered again before its exclusion ended."""
 
     model_id: str
+
+
+class DefaultModelSet(Fact, tag="default_model.set", frozen=True, kw_only=True):
+    """Somebody chose the model of requests that name none. Stream `config`."""
+
+    role: str
+    model: str

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import msgspec
 
 ProviderKind = Literal["deterministic", "openai_compatible", "anthropic"]
+#: Figures of a model that its provider's list may tell, where its entry leaves them open.
+LISTED_FIGURES = ("max_context_tokens", "max_output_tokens")
 #: How text is asked for: OpenAI's chat completions or responses, Anthropic's messages.
 Dialect = Literal["chat", "messages", "responses"]
 ModelRole = Literal["chat", "embeddings"]
@@ -87,6 +89,11 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     #: Which of two figures becomes the cost, and what an explicit zero of a provider that answered is worth.
     cost_source: Literal["price_book", "provider"] = "price_book"
     zero_usage: Literal["trust", "estimate"] = "trust"
+    #: Whether it is asked how it does, and for its models (off, list, serve).
+    health_probe: bool = True
+    discovery_mode: Literal["off", "list", "serve"] = "off"
+    #: Of mode serve: what is taken of a model that is listed and not configured, one row a role.
+    discovers: list[ModelEntry] = []
     #: Rules of kind deterministic, inline and from `script`, in the order in which they are tried.
     rules: list[dict[str, Any]] = []
 
@@ -126,6 +133,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     request_timeout_ms: int
     first_byte_timeout_ms: int
     metadata_source: str = "static"
+    #: Of `LISTED_FIGURES` those that nobody has written: the provider's list may fill them.
+    left_open: list[str] = []
     #: Its name in the price catalogue.
     price_model: str = ""
 
@@ -147,6 +156,7 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failover_scope: Literal["compatible", "same_model", "declared"] = "compatible"
     failover_max_candidates: int = 4
     health_ttl_ms: int = 60_000
+    discovery_ttl_ms: int = 300_000
     response_cache_enabled: bool = False
     response_cache_ttl_ms: int = 30_000
     response_cache_max_entries: int = 128

@@ -21,6 +21,7 @@ from palyra.events import (
     config,
     console_sessions,
     daemon,
+    discovery,
     health,
     heartbeats,
     incidents,
@@ -72,9 +73,14 @@ AnyFact = (
     | circuits.CircuitOpened
     | circuits.CircuitHalfOpened
     | circuits.CircuitClosed
+    | circuits.CircuitForced
     | health.HealthChanged
+    | health.ProbeCompleted
+    | discovery.DiscoveryCompleted
+    | discovery.DiscoveryFailed
     | models.ModelExcluded
     | models.ModelReadmitted
+    | models.DefaultModelSet
     | config.ConfigAdopted
     | config.ConfigRejected
     | daemon.DaemonStarted
@@ -140,6 +146,9 @@ _RETENTION: dict[str, Retention] = {
     "cache": "money",
     "circuit": "operations",
     "health": "operations",
+    "probe": "operations",
+    "discovery": "operations",
+    "default_model": "audit",
     "model": "operations",
     "config": "audit",
     "daemon": "audit",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from palyra.events import attempts, config, daemon, models
+from palyra.events import attempts, config, daemon, discovery, models
 from palyra.events.base import Recorded
-from palyra.events.registry import ModelEntry, ProviderEntry, Registry
+from palyra.events.discovery import ListedModel
+from palyra.events.registry import LISTED_FIGURES, ModelEntry, ProviderEntry, Registry
 from palyra.projections.base import Chapter
 from palyra.projections.circuits import provider_of
 
@@ -25,6 +27,20 @@ class ModelStanding(msgspec.Struct, kw_only=True, omit_defaults=True):
     reason: str = ""
 
 
+class DiscoveredList(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What a provider lists, as it was recorded last."""
+
+    digest: str = ""
+    models: dict[str, ListedModel] = {}
+    #: Of these the ones that the newest list leaves out.
+    missing: list[str] = []
+    dropped_count: int = 0
+    completed_us: int = 0
+    #: Why the list could not be had since, "" where it could.
+    failure_class: str = ""
+    failed_us: int = 0
+
+
 class CatalogState(msgspec.Struct, kw_only=True):
     """The registry and what was learnt about its models; standings by `provider_id/model_id`."""
 
@@ -33,11 +49,18 @@ class CatalogState(msgspec.Struct, kw_only=True):
     standings: dict[str, ModelStanding] = {}
     #: role -> name -> indices into `registry.models`; a model's id and its aliases lead to it.
     names: dict[str, dict[str, list[int]]] = {}
+    #: The same for models that are not configured, and serve because their provider lists them.
+    discovered: dict[str, dict[str, list[int]]] = {}
+    #: What providers list, by provider_id.
+    lists: dict[str, DiscoveredList] = {}
     #: provider_id -> index into `registry.providers`.
     providers: dict[str, int] = {}
 
 
 CHAPTER = Chapter()
+_NO_LIST = DiscoveredList()
+#: Where an entry comes from that nobody has written.
+DISCOVERED = "discovery"
 
 
 def provider_entry(state: State, provider_id: str) -> ProviderEntry | None:
@@ -52,9 +75,20 @@ def models_named(state: State, role: str, name: str) -> list[ModelEntry]:
     return [entries[index] for index in state.catalog.names.get(role, {}).get(name, ())]
 
 
+def discovered_named(state: State, role: str, name: str) -> list[ModelEntry]:
+    """Return the entries of a model that is not configured and serves because it is listed."""
+    entries = state.catalog.registry.models
+    return [entries[index] for index in state.catalog.discovered.get(role, {}).get(name, ())]
+
+
+def list_of(state: State, provider_id: str) -> DiscoveredList:
+    """Return what a provider lists; not to be changed by the caller."""
+    return state.catalog.lists.get(provider_id, _NO_LIST)
+
+
 def model_entry(state: State, role: str, provider_id: str, model_id: str) -> ModelEntry | None:
     """Return one provider's entry of a model, or None."""
-    for entry in models_named(state, role, model_id):
+    for entry in (*models_named(state, role, model_id), *discovered_named(state, role, model_id)):
         if entry.provider_id == provider_id and entry.model_id == model_id:
             return entry
     return None
@@ -74,14 +108,86 @@ def excluded_until_us(state: State, provider_id: str, model_id: str) -> int:
 @CHAPTER.on(config.ConfigAdopted)
 def _adopted(state: State, recorded: Recorded, body: config.ConfigAdopted) -> None:
     catalog = state.catalog
-    catalog.registry, catalog.adopted_us = body.registry, recorded.recorded_at_us
+    before = {entry.provider_id: _place(entry) for entry in catalog.registry.providers}
+    catalog.adopted_us = recorded.recorded_at_us
     catalog.providers = {entry.provider_id: index for index, entry in enumerate(body.registry.providers)}
-    catalog.names = {}
-    by_priority = sorted(enumerate(body.registry.models), key=lambda pair: (pair[1].priority, pair[0]))
+    kept = [one.provider_id for one in body.registry.providers if before.get(one.provider_id) == _place(one)]
+    catalog.lists = {name: catalog.lists[name] for name in kept if name in catalog.lists}
+    # A registry out of a capsule has its discovered entries already.
+    configured = [entry for entry in body.registry.models if entry.metadata_source != DISCOVERED]
+    served = [entry for entry in body.registry.models if entry.metadata_source == DISCOVERED]
+    catalog.registry = msgspec.structs.replace(body.registry, models=configured)
+    _apply_lists(catalog, served)
+
+
+def _place(entry: ProviderEntry) -> tuple[str, str, str]:
+    """Return what makes two entries one provider: what it lists holds while this stays the same."""
+    return (entry.kind, entry.base_url, entry.credential_ref)
+
+
+def _apply_lists(catalog: CatalogState, served: Sequence[ModelEntry] = ()) -> None:
+    """Fill what entries leave open from what providers list, add what is listed alone, and find names anew."""
+    registry = catalog.registry
+    models = [_filled(catalog, entry) for entry in registry.models if entry.metadata_source != DISCOVERED]
+    known = {(entry.provider_id, entry.upstream_model) for entry in models}
+    models += served
+    for provider in registry.providers:
+        listed = catalog.lists.get(provider.provider_id)
+        if provider.discovery_mode != "serve" or listed is None:
+            continue
+        templates = {template.role: template for template in provider.discovers}
+        models += [
+            _entry_of(templates[one.role], one)
+            for name, one in listed.models.items()
+            if one.role in templates and (provider.provider_id, name) not in known
+        ]
+    catalog.registry = msgspec.structs.replace(registry, models=models)
+    catalog.names, catalog.discovered = {}, {}
+    by_priority = sorted(enumerate(models), key=lambda pair: (pair[1].priority, pair[0]))
     for index, entry in by_priority:
-        names = catalog.names.setdefault(entry.role, {})
+        maps = catalog.discovered if entry.metadata_source == DISCOVERED else catalog.names
+        names = maps.setdefault(entry.role, {})
         for name in [entry.model_id, *entry.aliases]:
             names.setdefault(name, []).append(index)
+
+
+def _filled(catalog: CatalogState, entry: ModelEntry) -> ModelEntry:
+    listed = catalog.lists.get(entry.provider_id)
+    one = None if listed is None or not entry.left_open else listed.models.get(entry.upstream_model)
+    if one is None:
+        return entry
+    figures = {name: value for name in entry.left_open if (value := getattr(one, name)) is not None}
+    return msgspec.structs.replace(entry, **figures) if figures else entry
+
+
+def _entry_of(template: ModelEntry, one: ListedModel) -> ModelEntry:
+    named = msgspec.structs.replace(
+        template, model_id=one.upstream_model, upstream_model=one.upstream_model, price_model=one.upstream_model
+    )
+    figures = {name: value for name in LISTED_FIGURES if (value := getattr(one, name)) is not None}
+    return msgspec.structs.replace(named, **figures)
+
+
+@CHAPTER.on(discovery.DiscoveryCompleted)
+def _listed(state: State, recorded: Recorded, body: discovery.DiscoveryCompleted) -> None:
+    listed = state.catalog.lists.setdefault(provider_of(recorded.stream), DiscoveredList())
+    for one in body.added:
+        listed.models[one.upstream_model] = one
+    for name in body.removed:
+        listed.models.pop(name, None)
+    back = {one.upstream_model: None for one in body.added}
+    listed.missing = [
+        name for name in (*listed.missing, *body.missing) if name in listed.models and name not in back
+    ]
+    listed.digest, listed.dropped_count = body.digest, body.dropped_count
+    listed.completed_us, listed.failure_class = recorded.recorded_at_us, ""
+    _apply_lists(state.catalog)
+
+
+@CHAPTER.on(discovery.DiscoveryFailed)
+def _not_listed(state: State, recorded: Recorded, body: discovery.DiscoveryFailed) -> None:
+    listed = state.catalog.lists.setdefault(provider_of(recorded.stream), DiscoveredList())
+    listed.failure_class, listed.failed_us = body.failure_class, recorded.recorded_at_us
 
 
 def _own(state: State, provider_id: str, model_id: str) -> ModelStanding:

@@ -27,6 +27,8 @@ class Circuit(msgspec.Struct, kw_only=True, omit_defaults=True):
     #: The trial of a half-open circuit.
     trial_run: str = ""
     trial_attempt: int = 0
+    #: Until then the circuit stays as somebody has put it.
+    held_until_us: int = 0
     opened_count: int = 0
     changed_us: int = 0
 
@@ -84,6 +86,16 @@ def _closed(state: State, recorded: Recorded, body: circuits.CircuitClosed) -> N
     circuit.changed_us = recorded.recorded_at_us
 
 
+@CHAPTER.on(circuits.CircuitForced)
+def _forced(state: State, recorded: Recorded, body: circuits.CircuitForced) -> None:
+    circuit = _own(state, provider_of(recorded.stream))
+    circuit.status, circuit.streak, circuit.reason = body.after, 0, "forced"
+    circuit.until_us = body.until_us if body.after == "open" else 0
+    circuit.held_until_us = body.until_us
+    circuit.trial_run, circuit.trial_attempt = "", 0
+    circuit.changed_us = recorded.recorded_at_us
+
+
 @CHAPTER.on(attempts.AttemptFailed)
 def _failed(state: State, recorded: Recorded, body: attempts.AttemptFailed) -> None:
     run = state.runs.open.get(recorded.stream[4:])
@@ -106,3 +118,4 @@ def _clock_stepped(state: State, recorded: Recorded, body: daemon.DaemonClockSte
     if body.cause == "step":
         for circuit in state.circuits.by_provider.values():
             circuit.until_us += body.step_us if circuit.status == "open" else 0
+            circuit.held_until_us += body.step_us if circuit.held_until_us else 0

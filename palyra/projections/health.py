@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 HealthState = Literal["unknown", "static", "disabled", "healthy", "degraded", "unavailable"]
 #: Evidence counts for three health TTLs, and for half an hour at least.
 _EVIDENCE_MIN_US = 30 * 60 * 1_000_000
+#: Probes that fail in a row make a provider unavailable.
+PROBES_UNAVAILABLE = 3
+#: Failures that only another configuration, or a success, can heal.
+_BLOCKING = ("netguard_blocked", "redirect_refused")
 #: Order in which candidates are tried; a failed provider goes last, a slow one does not.
 READINESS: dict[str, int] = {"unavailable": 2}
 
@@ -38,6 +42,14 @@ class ProviderHealth(msgspec.Struct, kw_only=True, omit_defaults=True):
     #: out of the bytes where it is the default itself would not be where it was read from a journal.
     recorded: str = ""
     changed_us: int = 0
+    #: When a request told last how the provider does.
+    attempted_us: int = 0
+    #: The newest recorded probe: ok, failed, unsupported, or "" before the first.
+    probe_result: str = ""
+    probe_class: str = ""
+    probe_failures: int = 0
+    probe_latency_ms: int = 0
+    probed_us: int = 0
     attempts_count: int = 0
     succeeded_count: int = 0
 
@@ -64,7 +76,8 @@ def health_of(state: State, provider: ProviderEntry, now_us: int) -> HealthState
     if provider.kind == "deterministic":
         return "static"
     evidence = evidence_of(state, provider.provider_id)
-    if evidence.is_blocked or circuit_of(state, provider.provider_id).status == "open":
+    is_silent = evidence.probe_failures >= PROBES_UNAVAILABLE
+    if evidence.is_blocked or is_silent or circuit_of(state, provider.provider_id).status == "open":
         return "unavailable"
     newest_us = max(evidence.last_success_us, evidence.last_failure_us)
     counts_for_us = max(3 * state.catalog.registry.health_ttl_ms * US_PER_MS, _EVIDENCE_MIN_US)
@@ -77,14 +90,20 @@ def _own(state: State, provider_id: str) -> ProviderHealth:
     return state.health.by_provider.setdefault(provider_id, ProviderHealth())
 
 
+def _succeed(evidence: ProviderHealth, recorded: Recorded) -> None:
+    evidence.last_success_us = recorded.recorded_at_us
+    evidence.failures_count, evidence.last_error, evidence.is_blocked = 0, "", False
+    evidence.probe_failures = 0
+
+
 @CHAPTER.on(attempts.AttemptSucceeded)
 def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded) -> None:
     run = state.runs.open.get(recorded.stream[4:])
     if run is None or run.attempt is None:
         return
     evidence = _own(state, run.attempt.provider_id)
-    evidence.last_success_us = recorded.recorded_at_us
-    evidence.failures_count, evidence.last_error, evidence.is_blocked = 0, "", False
+    _succeed(evidence, recorded)
+    evidence.attempted_us = recorded.recorded_at_us
     evidence.attempts_count += 1
     evidence.succeeded_count += 1
 
@@ -96,7 +115,8 @@ def _failed(state: State, recorded: Recorded, body: attempts.AttemptFailed) -> N
         return
     evidence = _own(state, run.attempt.provider_id)
     evidence.attempts_count += 1
-    if body.failure_class in ("netguard_blocked", "redirect_refused"):
+    evidence.attempted_us = recorded.recorded_at_us
+    if body.failure_class in _BLOCKING:
         evidence.is_blocked = True
     elif not body.counted:
         return
@@ -106,10 +126,24 @@ def _failed(state: State, recorded: Recorded, body: attempts.AttemptFailed) -> N
     evidence.last_error = body.failure_class
 
 
+@CHAPTER.on(health.ProbeCompleted)
+def _probed(state: State, recorded: Recorded, body: health.ProbeCompleted) -> None:
+    evidence = _own(state, provider_of(recorded.stream))
+    evidence.probe_result, evidence.probe_class = body.result, body.failure_class
+    evidence.probed_us, evidence.probe_latency_ms = recorded.recorded_at_us, body.latency_ms
+    if body.result == "ok":
+        _succeed(evidence, recorded)
+    elif body.result == "failed":
+        evidence.probe_failures = body.failures_in_row
+        evidence.is_blocked = evidence.is_blocked or body.failure_class in _BLOCKING
+        evidence.failures_count += 1
+        evidence.last_failure_us, evidence.last_error = recorded.recorded_at_us, body.failure_class
+
+
 @CHAPTER.on(config.ConfigAdopted)
 def _adopted(state: State, recorded: Recorded, body: config.ConfigAdopted) -> None:
     for evidence in state.health.by_provider.values():
-        evidence.is_blocked = False
+        evidence.is_blocked, evidence.probe_failures = False, 0
 
 
 @CHAPTER.on(health.HealthChanged)
@@ -125,3 +159,5 @@ def _clock_stepped(state: State, recorded: Recorded, body: daemon.DaemonClockSte
         for evidence in state.health.by_provider.values():
             evidence.last_success_us += body.step_us if evidence.last_success_us else 0
             evidence.last_failure_us += body.step_us if evidence.last_failure_us else 0
+            evidence.attempted_us += body.step_us if evidence.attempted_us else 0
+            evidence.probed_us += body.step_us if evidence.probed_us else 0

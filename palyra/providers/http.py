@@ -96,10 +96,11 @@ class HttpProvider:
         """Return the head of a request; a call's headers win over the settings'."""
         common = {**self._common, **_lines(call.headers)} if call.headers else self._common
         lines = [
-            f"POST {self._settings.base.path}{call.path} HTTP/1.1",
+            f"{call.method} {self._settings.base.path}{call.path} HTTP/1.1",
             *common.values(),
-            f"Content-Length: {len(call.body)}",
         ]
+        if call.method == "POST":
+            lines.append(f"Content-Length: {len(call.body)}")
         if secret is not None and self._settings.auth_scheme != "none":
             is_bearer = self._settings.auth_scheme == "bearer"
             lines.append(f"{'Authorization: Bearer' if is_bearer else 'x-api-key:'} {secret.reveal()}")

@@ -6,7 +6,7 @@ A provider moves bytes. It imports neither events nor the journal; what the byte
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -16,6 +16,8 @@ from palyra.redaction import Secret
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt on the wire. Durations `_ms`; every one of them is a deadline of its own (gateway 6.1)."""
 
+    #: GET asks for a list, which costs nothing.
+    method: Literal["GET", "POST"] = "POST"
     #: Below the provider's base URL: `/chat/completions`.
     path: str
     headers: Mapping[str, str] = {}

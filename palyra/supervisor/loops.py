@@ -28,6 +28,8 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     witness: Chore | None
     checkpoints: Chore | None
     machine: Chore
+    health: Chore
+    discovery: Chore
 
 
 class Loop(NamedTuple):
@@ -49,6 +51,8 @@ def loop_table(ports: Ports) -> tuple[Loop, ...]:
         Loop("watchdog", ("beats", "clock"), partial(watch, port=ports.stalls, clock=ports.clock)),
         *(chore(name, port) for name, port in chores.items() if port is not None),
         chore("machine", ports.machine),
+        chore("health", ports.health),
+        chore("discovery", ports.discovery),
     )
 
 

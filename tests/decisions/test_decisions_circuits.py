@@ -18,6 +18,7 @@ from story import (
     go_on,
     like,
     reach,
+    record,
     recover,
     serve,
     start,
@@ -25,12 +26,13 @@ from story import (
     wait,
 )
 
+from palyra.decisions.circuits import at_failure, force
 from palyra.events.attempts import AttemptAbandoned, AttemptFailed, AttemptStarted, AttemptSucceeded
 from palyra.events.budgets import BudgetReleased, BudgetReserved
 from palyra.events.circuits import CircuitClosed, CircuitHalfOpened, CircuitOpened
 from palyra.events.runs import RunFailed
 from palyra.events.usage import UsageRecorded
-from palyra.projections.circuits import Circuit, circuit_of
+from palyra.projections.circuits import Circuit, circuit_of, is_passable
 from palyra.units import US_PER_MS
 
 #: Two failures open the circuit for a second.
@@ -216,3 +218,33 @@ def test_an_outage_reaches_upstream_as_often_as_the_threshold_and_its_trials() -
             world.do(start(run_id), fail(run_id, may_retry=False), go_on(run_id))
         world.do(wait(ms=150))
     assert len(world.facts(AttemptStarted)) == 2 + 1
+
+
+def test_a_circuit_that_is_forced_open_stays_open() -> None:
+    """For as long as it was asked for, then it lets its trial pass; or until somebody closes it."""
+    for for_ms in (60_000, None):
+        forced = force(Circuit(), after="open", for_ms=for_ms, now_us=T0_US)
+        world = given(CONFIG, record("provider-a", forced))
+        circuit = circuit_of(world.state, "a")
+        assert not is_passable(circuit, T0_US + 59_000_000)
+        assert is_passable(circuit, T0_US + 60_000_000) == (for_ms is not None)
+        world.do(record("provider-a", force(circuit, after="closed", for_ms=None, now_us=T0_US)))
+        assert is_passable(circuit_of(world.state, "a"), T0_US)
+
+
+def test_a_circuit_that_is_forced_closed_stays_closed() -> None:
+    """No failure opens it meanwhile; afterwards they count again, from the first."""
+    circuit = Circuit(streak=9)
+    forced = force(circuit, after="closed", for_ms=60_000, now_us=T0_US)
+    world = given(CONFIG, record("provider-a", forced))
+    circuit = circuit_of(world.state, "a")
+    assert (circuit.status, circuit.streak) == ("closed", 0)
+    circuit.streak = 99
+    assert at_failure_at(circuit, T0_US + 59_999_999) is None
+    assert at_failure_at(circuit, T0_US + 60_000_000) is not None
+    assert force(Circuit(), after="closed", for_ms=None, now_us=T0_US).until_us == 0
+
+
+def at_failure_at(circuit: Circuit, now_us: int) -> object:
+    """Return what a counted failure opens."""
+    return at_failure(circuit, run_id="r1", attempt=1, counted=True, threshold=5, cooldown_ms=30_000, now_us=now_us)

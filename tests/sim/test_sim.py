@@ -28,6 +28,7 @@ FAMILIES = tuple("run. routing. attempt. usage. budget. circuit. health. model. 
 RARE = (
     "incident.severity_changed incident.reopened model.readmitted content_policy_blocked unsupported_feature"
     " model_excluded no_credential vault_locked run.cancel_requested fixture_missing usage.corrected"
+    " circuit.forced"
 ).split()
 
 

@@ -142,6 +142,8 @@ class World:
         self.witness = Upkeep(self.clock)
         self.checkpoints = Upkeep(self.clock)
         self.machine = Upkeep(self.clock)
+        self.health = Upkeep(self.clock)
+        self.discovery = Upkeep(self.clock)
 
     def tree(self, *loops: Loop) -> Tree:
         """A tree of these loops, of the product's own without any."""
@@ -153,6 +155,8 @@ class World:
             witness=self.witness,
             checkpoints=self.checkpoints,
             machine=self.machine,
+            health=self.health,
+            discovery=self.discovery,
         )
         return Tree(loops or loop_table(ports), self.clock, self.log)
 
