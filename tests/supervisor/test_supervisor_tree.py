@@ -39,6 +39,8 @@ async def test_loops_start_in_the_order_of_the_table(autojump_clock: MockClock) 
             "witness",
             "checkpoints",
             "machine",
+            "health",
+            "discovery",
         ]
 
 
