@@ -94,7 +94,10 @@ def list_sessions(call: Call) -> Answer:
 
 @sessions.command(
     "end",
-    examples=[("palyra sessions end 01JD4E8K9M2P4R6T8V0X2Z4B6D", "it opens nothing any more")],
+    examples=[
+        ("palyra sessions end 01JD4E8K9M2P4R6T8V0X2Z4B6D", "it opens nothing any more"),
+        ("palyra sessions end 01JD4E8K9M2P4R6T8V0X2Z4B6D --json", "the same for a program"),
+    ],
     exits=(0, 2, 4, 7, 8),
     is_change=True,
 )

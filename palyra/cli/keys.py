@@ -284,7 +284,7 @@ def revoke(call: Call, key: str, is_now: bool, reason: str) -> Answer:
     examples=[
         ("palyra keys whoami", "whose the key in OPENAI_API_KEY is"),
         ("palyra keys whoami --key-env CI_KEY", "the one in another variable"),
-        ("palyra keys whoami --key-stdin < ~/ci.key", "the one in a file"),
+        ("palyra keys whoami --key-stdin", "one that is typed or piped in"),
     ],
     exits=(0, 2, 3, 7),
 )

@@ -7,6 +7,7 @@ what it asks for. An unknown id costs what a wrong secret costs.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hmac
 import ipaddress
 from collections.abc import Mapping, Sequence
@@ -140,6 +141,11 @@ def _caller_of(key: ClientKey, kind: KeyKind) -> Caller:
 
 def is_within(address: str, networks: Sequence[str]) -> bool:
     """Return whether an address lies in one of these networks; what is no address lies in none."""
+    return _lies_in(address, tuple(networks))
+
+
+@functools.lru_cache(maxsize=1_024)  # parsing costs more than all the rest of a look-up
+def _lies_in(address: str, networks: tuple[str, ...]) -> bool:
     try:
         found = ipaddress.ip_address(address)
     except ValueError:

@@ -15,7 +15,7 @@ import msgspec
 
 from palyra.auth.keys import digest_of, random_token
 from palyra.decisions.arrivals import Peer
-from palyra.decisions.keys import ALL_SCOPES, authenticate
+from palyra.decisions.keys import ALL_SCOPES, authenticate, peer_refusal
 from palyra.engine.core import SYSTEM, Core
 from palyra.engine.rates import LoginLock
 from palyra.errors import Refusal
@@ -106,20 +106,21 @@ class Logins:
         if wait_ms:
             message = "Too many logins have failed; wait before the next one."
             return Refusal(code="login_locked", message=message, retry_after_ms=wait_ms)
-        holder = self._holder_of_token(secret) if how == "token" else self._holder_of_code(secret)
+        holder = self._holder_of_token(secret, peer) if how == "token" else self._holder_of_code(secret)
         if isinstance(holder, Refusal):
             self._lock.note(peer.address, now_us)
             return holder
         self._lock.forget(peer.address)
         return await self._open(holder, how, peer_class)
 
-    def _holder_of_token(self, token: str) -> Holder | Refusal:
+    def _holder_of_token(self, token: str, peer: Peer) -> Holder | Refusal:
         caller = authenticate(self._core.state, token.strip() or None, self._now_us())
         if isinstance(caller, Refusal):
             return Refusal(code="invalid_login", message="This token is not known here, or is not valid any more.")
         if caller.kind != "admin":
             return Refusal(code="wrong_key_kind", message="The console is opened with an admin key (admin.token).")
-        return Holder(principal_id=caller.principal_id, key_id=caller.key_id)
+        refusal = peer_refusal(caller, peer.address)
+        return refusal or Holder(principal_id=caller.principal_id, key_id=caller.key_id)
 
     def _holder_of_code(self, code: str) -> Holder | Refusal:
         holder, until_us = self._codes.pop(digest_of(code), (None, 0))

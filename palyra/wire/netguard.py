@@ -8,6 +8,7 @@ and must never be asked. The tables follow the IANA special-purpose address regi
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Iterator, Sequence
@@ -57,6 +58,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _URL_MAX_CHARS = 2_048
 
 
+@functools.lru_cache(maxsize=1_024)  # asked about the same few peers again and again
 def classify_address(ip: str) -> AddressClass:
     """Return the class of an address; no address, or one with a zone, gets a class never allowed."""
     try:

@@ -195,3 +195,30 @@ def test_a_socket_of_another_user_is_refused() -> None:
     one, other = socket.socketpair(socket.AF_UNIX)
     with one, other:
         assert _peer_uid(one.fileno()) == os.geteuid()
+
+
+async def test_a_browser_is_let_in_and_out(home: Path) -> None:
+    """The one-time link's code logs in over HTTP; the login is listed, and ended from the command line."""
+    async with serving(home) as daemon:
+        status, made = await told(home, "console")
+        base, _, code = made["data"]["login_url"].partition("/console#code=")
+        assert (status, base) == (0, daemon.url)
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+            async with session.post(f"{base}/console/v1/auth/login", json={"login_code": code}) as answer:
+                assert answer.status == 200
+            async with session.get(f"{base}/console/v1/status") as answer:
+                assert answer.status == 200
+            _, listed = await told(home, "sessions list")
+            (login,) = listed["data"]["items"]
+            assert login["principal"] == "operator:local"
+            assert (await told(home, f"sessions end {login['id']}"))[0] == 0
+            async with session.get(f"{base}/console/v1/status") as answer:
+                assert answer.status == 401
+        status, issued = await told(home, "keys issue ci --admin --scope observe")
+        assert status == 0
+        headers = {"authorization": f"Bearer {issued['data']['secret']}"}
+        async with aiohttp.ClientSession(headers=headers) as session:
+            async with session.get(f"{base}/console/v1/status") as answer:
+                assert answer.status == 200
+            async with session.get(f"{base}/console/v1/keys") as answer:
+                assert answer.status == 403

@@ -137,6 +137,7 @@ def test_every_example_parses(example: str) -> None:
 _NOT_RUN = (
     "--record",
     *("cancel", "config reload", "config diff"),
+    *("keys issue", "keys show", "keys limits", "keys rotate", "keys revoke", "keys whoami", "console", "sessions"),
     *("serve", "env", "--as-of -", "run.json", "tail -f", "new.toml", "01JD", "config get 'model"),
     *("completions bash", "journal export -o", "backup", "import", "restore", "branch", "accept-fork"),
 )

@@ -153,7 +153,7 @@ class Change(NamedTuple, Generic[ChangeT, AnswerT]):
 
 class _Outcome(NamedTuple):
     digest: str
-    task: asyncio.Task[_Done]
+    task: asyncio.Future[_Done]
 
 
 class _Done(NamedTuple):
@@ -197,7 +197,10 @@ class Changer:
             first = self._outcomes[name] = _Outcome(digest, started)
             first.task.add_done_callback(lambda task: self._forget_failed(name, task))
             self._thin()
-            return (await asyncio.shield(started)).told
+            done = await asyncio.shield(started)
+            if change.repeated is not None:
+                self._outcomes[name] = _Outcome(digest, _settled(done))
+            return done.told
         if first.digest != digest:
             message = "This Idempotency-Key was used for something else."
             raise Refused(Refusal(code="idempotency_key_reused", message=message))
@@ -231,7 +234,7 @@ class Changer:
             details = {"position": mark.position}
             raise Refused(Refusal(code="idempotency_result_gone", message=message, details=details))
 
-    def _forget_failed(self, name: str, task: asyncio.Task[_Done]) -> None:
+    def _forget_failed(self, name: str, task: asyncio.Future[_Done]) -> None:
         """A change that was not made may be tried again under its key."""
         if task.cancelled() or task.exception() is not None:
             self._outcomes.pop(name, None)
@@ -240,6 +243,13 @@ class Changer:
         done = [name for name, outcome in self._outcomes.items() if outcome.task.done()]
         for name in done[: max(0, len(self._outcomes) - _OUTCOMES_MAX_COUNT)]:
             del self._outcomes[name]
+
+
+def _settled(done: _Done) -> asyncio.Future[_Done]:
+    """Return an outcome that holds nothing but what a repeat gets: a secret stays with whoever was first."""
+    future: asyncio.Future[_Done] = asyncio.get_running_loop().create_future()
+    future.set_result(_Done(done.repeated, done.repeated))
+    return future
 
 
 def _digest_of(change: Change[Any, Any], params: Params) -> str:
