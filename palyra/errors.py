@@ -41,7 +41,7 @@ _CODES: dict[tuple[int, int], str] = {
         " content_policy_blocked image_url_unsupported tool_arguments_not_json"
         " unsupported_feature capability_missing model_role_mismatch as_of_in_future bad_path"
         " invalid_query unknown_field usage_error import_damaged import_partial"
-        " invalid_vault_ref own_key_as_upstream_credential"
+        " invalid_vault_ref own_key_as_upstream_credential config_not_editable"
     ),
     (401, 3): (
         "missing_client_key invalid_client_key expired_client_key wrong_key_kind missing_session invalid_login"
@@ -62,7 +62,7 @@ _CODES: dict[tuple[int, int], str] = {
         " address_in_use insecure_permissions vault_key_missing needs_space"
         " upgrade_due upgrade_needs_space"
         " capsule_too_large capsule_differs"
-        " stale_revision too_many_secrets vault_backend_mismatch vault_busy"
+        " config_changed_meanwhile stale_revision too_many_secrets vault_backend_mismatch vault_busy"
         " last_admin_key"
     ),
     (412, 7): "position_not_reached",

@@ -87,6 +87,8 @@ MAY_REVEAL = {
     "daemon.doorkeeper": "hands a browser the cookie and the token of its login",
     "engine.console.keys": "gives the one answer that holds a new key",
     "engine.logins": "digests what it hands out",
+    "cli.absorb": "hands the vault the keys that stood in the configuration",
+    "cli.vault": "hands the vault what it was given",
     "cli.env": "prints the user's own client key when asked to",
     "app": "hands the program that embeds it the client key of its own daemon",
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from palyra.cli.command import Call, Group, file_of
+from palyra.cli.config_edit import move_secrets, set_, unset
 from palyra.cli.frame import Answer, to_json
 from palyra.cli.page import Column, Page, Piece, Styled, Text
 from palyra.cli.render import count, counted, instant, width_of
@@ -423,3 +424,7 @@ def _about(key: Key) -> list[Piece]:
     if key.is_live:
         facts.append("live")
     return [key.meaning, Styled(f" · {' · '.join(facts)}", "dim")]
+
+
+for _command in (set_, unset, move_secrets):
+    config.add_command(_command)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect_right
+from typing import NamedTuple
 
 from palyra.config.problems import Path
 
@@ -29,6 +30,43 @@ _SCALAR = re.compile(
     ''',
     re.VERBOSE,
 )
+
+
+class Pair(NamedTuple):
+    """A key with its value, as offsets into the text."""
+
+    #: The table it is written in: of a header, () at the top, or an inline table.
+    table: Path
+    key_start: int
+    #: Where the last name of a dotted key begins.
+    name_start: int
+    key_end: int
+    value_start: int
+    value_end: int
+    #: Whether that table is an inline one.
+    is_inline: bool
+
+
+class Header(NamedTuple):
+    """A table's or an entry's header; an entry's path ends with its number."""
+
+    path: Path
+    start: int
+    end: int
+
+
+class Layout(NamedTuple):
+    """Where everything is that an edit needs: pairs by their full path, headers in order, items of arrays."""
+
+    pairs: dict[Path, Pair]
+    headers: list[Header]
+
+
+def find_layout(text: str) -> Layout:
+    """Return where pairs and headers of a valid TOML document begin and end."""
+    scanner = _Scanner(text)
+    scanner.scan()
+    return Layout(scanner.pairs, scanner.headers)
 
 
 def find_positions(text: str) -> Places:
@@ -54,6 +92,8 @@ class _Scanner:
         #: Last index of each array of tables.
         self._last: dict[Path, int] = {}
         self.offsets: dict[Path, int] = {}
+        self.pairs: dict[Path, Pair] = {}
+        self.headers: list[Header] = []
 
     def line_and_column(self, offset: int) -> tuple[int, int]:
         line = bisect_right(self._lines, offset)
@@ -65,7 +105,7 @@ class _Scanner:
             if self._text[self._at] == "[":
                 table = self._header()
             else:
-                self._pair(table)
+                self._pair(table, is_inline=False)
 
     def _skip_blank(self) -> bool:
         """Pass over spaces, line ends and comments; return whether anything is left."""
@@ -82,11 +122,12 @@ class _Scanner:
         for name in names[:-1]:
             path = self._inside((*path, name), start)
         path = (*path, names[-1])
-        if not is_array:
-            return self._inside(path, start)
-        self.offsets.setdefault(path, start)
-        self._last[path] = self._last.get(path, -1) + 1
-        return self._inside(path, start)
+        if is_array:
+            self.offsets.setdefault(path, start)
+            self._last[path] = self._last.get(path, -1) + 1
+        path = self._inside(path, start)
+        self.headers.append(Header(path, start, self._at))
+        return path
 
     def _inside(self, path: Path, start: int) -> Path:
         """Return the table that a header's part means (of an array of tables the last), and note its place."""
@@ -108,14 +149,19 @@ class _Scanner:
             self._at = match.end()
         return names
 
-    def _pair(self, table: Path) -> None:
-        path = table
+    def _pair(self, table: Path, *, is_inline: bool) -> None:
+        path, start, name_start = table, -1, -1
         for name, offset in self._key():
             path = (*path, name)
             self.offsets.setdefault(path, offset)
+            start, name_start = (offset if start < 0 else start), offset
+        key_end = start + len(self._text[start : self._at].rstrip(" \t"))
         self._at = self._text.index("=", self._at) + 1
         self._skip_blank()
+        value_start = self._at
         self._value(path)
+        value_end = value_start + len(self._text[value_start : self._at].rstrip())
+        self.pairs[path] = Pair(table, start, name_start, key_end, value_start, value_end, is_inline)
 
     def _value(self, path: Path) -> None:
         opening = self._text[self._at]
@@ -147,7 +193,7 @@ class _Scanner:
             if self._text[self._at] == ",":
                 self._at += 1
                 continue
-            self._pair(path)
+            self._pair(path, is_inline=True)
         self._at += 1
 
 

@@ -166,7 +166,7 @@ class Reading:
             full,
             "secrets do not belong in the configuration",
             source,
-            "put it in an environment variable or a file, and name that with api_key_env or api_key_file",
+            "run: palyra vault absorb (or name a variable or a file with api_key_env or api_key_file)",
         )
 
     def require(self) -> None:

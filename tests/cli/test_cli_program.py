@@ -97,8 +97,9 @@ def test_the_tree_holds_what_this_release_does() -> None:
         *("journal status", "journal tail", "journal show", "journal verify", "journal export"),
         *("journal import", "journal backup", "journal restore", "journal branch", "journal accept-fork"),
         *("journal upgrade",),
+        *("vault status", "vault list", "vault put", "vault delete", "vault rekey", "vault verify", "vault absorb"),
         *("config path", "config check", "config show", "config reload", "config history", "config diff"),
-        *("config get", "config keys"),
+        *("config get", "config keys", "config set", "config unset", "config move-secrets"),
         *("help", "version", "completions"),
     ]
 
@@ -139,6 +140,9 @@ _NOT_RUN = (
     *("cancel", "config reload", "config diff"),
     *("keys issue", "keys show", "keys limits", "keys rotate", "keys revoke", "keys whoami", "console", "sessions"),
     *("serve", "env", "--as-of -", "run.json", "tail -f", "new.toml", "01JD", "config get 'model"),
+    *("palyra keys", "palyra console", "palyra sessions"),
+    *("vault put", "vault delete", "vault rekey", "vault absorb", "vault verify"),
+    *("config set", "config unset", "move-secrets"),
     *("completions bash", "journal export -o", "backup", "import", "restore", "branch", "accept-fork"),
 )
 

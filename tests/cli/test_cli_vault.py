@@ -1,0 +1,184 @@
+"""`palyra vault` and the commands that change the configuration file, without a daemon: secrets in, none out."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from cli_world import Cli, build
+
+from palyra.auth.vault import Vault, VaultFiles
+from palyra.decisions.vault import VaultRef
+from palyra.redaction import Secret
+from palyra.units import US_PER_S
+
+VALUE = "sk-canary-0123456789abcdef"
+
+
+@pytest.fixture
+def day(tmp_path: Path) -> Cli:
+    """Command lines over a day's journal of their own."""
+    world = build(tmp_path / "home" / "state")
+    return Cli(tmp_path / "home" / "state", world.now_us + 10 * US_PER_S, len(world.history))
+
+
+@pytest.fixture
+def config(day: Cli) -> Path:
+    """A configuration file of the user, with a comment here and there."""
+    path = day.state_dir.parent / ".config" / "palyra" / "palyra.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "# mine\n[daemon]\nport = 8080 # free\n\n# the one\n[[model_provider.providers]]\n"
+        'provider_id = "groq"\nkind = "openai"\nbase_url = "https://api.groq.example"\n'
+        f'api_key = "{VALUE}" # pasted\n\n[[model_provider.models]]\nmodel_id = "m"\nprovider_id = "groq"\n'
+    )
+    path.chmod(0o600)
+    return path
+
+
+def held(day: Cli, ref: VaultRef) -> Secret | None:
+    at = day.state_dir
+    vault = Vault.open(VaultFiles(at / "vault.db", at / "vault.key", at / "vault.lock"))
+    opened = vault.get(ref)
+    vault.close()
+    return opened.secret
+
+
+def test_a_secret_goes_in_and_is_not_shown(day: Cli, tmp_path: Path) -> None:
+    """From a variable or a file; the list has its size, and nothing that is printed has its value."""
+    file = tmp_path / "key.txt"
+    file.write_text(f"{VALUE}\n")
+    ran = day(
+        "vault", "put", "global/openai", "--env", "K", "--for", "https://api.openai.com", environ={"K": VALUE}
+    )
+    assert (ran.status, ran.err) == (0, "")
+    again = day("vault", "put", "global/openai", "--file", str(file), "--json")
+    assert (again.data["revision"], again.data["value_bytes"]) == (2, len(VALUE))
+    shown = [day("vault", "list"), day("vault", "list", "--json"), day("vault", "status"), ran, again]
+    assert all(VALUE not in one.out + one.err for one in shown)
+    assert "global/openai" in shown[0].out
+    assert day("vault", "status", "--json").data["state"] == "open"
+    assert held(day, VaultRef("global", "openai")) == Secret(VALUE)
+
+
+def test_standard_input_is_a_source(day: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For other programs that keep secrets."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(VALUE.encode())))
+    assert day("vault", "put", "global/x", "--stdin").status == 0
+    assert held(day, VaultRef("global", "x")) == Secret(VALUE)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff" + VALUE.encode())))
+    ran = day("vault", "put", "global/x", "--stdin")
+    assert ran.status == 2
+    assert "canary" not in ran.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("global/x", "hunter2-canary"),
+        ("global/x", "--env", "UNSET"),
+        ("global/x", "--env", "A", "--stdin"),
+        ("global/x",),
+        ("hunter2-canary",),
+    ],
+)
+def test_a_secret_is_never_an_argument(day: Cli, arguments: tuple[str, ...]) -> None:
+    """What is too much is refused without an echo; so is a source that is none, and nobody waits for a terminal."""
+    ran = day("vault", "put", *arguments)
+    assert ran.status == 2
+    assert "canary" not in ran.out + ran.err
+    assert day("vault", "list", "--json").data["items"] == []
+
+
+def test_a_secret_is_deleted_and_the_vault_sealed_anew(day: Cli) -> None:
+    """Facts in the journal, in the operator's name."""
+    day("vault", "put", "global/a", "--env", "K", environ={"K": VALUE})
+    day("vault", "put", "global/b", "--env", "K", environ={"K": VALUE})
+    assert "is gone" in day("vault", "delete", "global/a").out
+    assert "was not there" in day("vault", "delete", "global/a").out
+    key = (day.state_dir / "vault.key").read_bytes()
+    assert day("vault", "rekey").status == 0
+    assert (day.state_dir / "vault.key").read_bytes() != key
+    assert held(day, VaultRef("global", "b")) == Secret(VALUE)
+    assert day("vault", "verify").status == 0
+    assert day("journal", "verify").status == 0
+
+
+def test_damage_is_found_and_told(day: Cli) -> None:
+    """With what to do about it, and an exit status for scripts."""
+    day("vault", "put", "global/a", "--env", "K", environ={"K": VALUE})
+    (day.state_dir / "vault.key").unlink()
+    ran = day("vault", "verify")
+    assert ran.status == 7
+    assert "put vault.key back" in ran.out
+    assert day("vault", "status", "--json").data["state"] == "locked"
+
+
+def test_inline_keys_are_moved_into_the_vault(day: Cli, config: Path) -> None:
+    """The file was refused with this command; comments stay, twice is once, and no copy of the key is left."""
+    refused = day("config", "check")
+    assert (refused.status, "vault absorb" in refused.out + refused.err) == (2, True)
+    before = config.read_text()
+    planned = day("config", "move-secrets", "--dry-run")
+    assert (planned.status, config.read_text()) == (0, before)
+    moved = day("vault", "absorb")
+    assert moved.status == 0
+    assert config.read_text() == before.replace(f'api_key = "{VALUE}"', 'api_key_vault_ref = "global/groq"')
+    assert held(day, VaultRef("global", "groq")) == Secret(VALUE)
+    assert day("config", "check").status == 0
+    again = day("vault", "absorb", "--json")
+    assert (again.status, again.data["moved"]) == (0, [])
+    for ran in (refused, planned, moved, again):
+        assert VALUE not in ran.out + ran.err
+    for path in day.state_dir.parent.rglob("*"):
+        assert not path.is_file() or VALUE.encode() not in path.read_bytes()
+
+
+def test_an_empty_key_is_taken_out(day: Cli, config: Path) -> None:
+    """It is refused as well, and there is nothing to keep."""
+    config.write_text(config.read_text().replace(VALUE, ""))
+    assert day("config", "check").status == 2
+    assert day("vault", "absorb", "--json").data["moved"] == []
+    assert "api_key" not in config.read_text()
+
+
+def test_a_vault_that_does_not_open_leaves_the_file_alone(day: Cli, config: Path) -> None:
+    """First the secret, then the reference."""
+    before = config.read_text()
+    (day.state_dir / "vault.db").write_bytes(b"no database " * 100)
+    (day.state_dir / "vault.db").chmod(0o600)
+    assert day("vault", "absorb").status == 7
+    assert config.read_text() == before
+
+
+def test_values_are_set_and_taken_out(day: Cli, config: Path) -> None:
+    """In the file that is in use, and nothing else of it is touched; what would not be taken is not written."""
+    day("vault", "absorb")
+    text = config.read_text()
+    assert day("config", "set", "daemon.port", "9090").status == 0
+    assert config.read_text() == text.replace("8080", "9090")
+    assert day("config", "set", "model_provider.providers[0].enabled", "false", "--json").data["is_changed"]
+    assert day("config", "get", "model_provider.providers[0].enabled").out.strip() == "false"
+    text = config.read_text()
+    for arguments in (["daemon.port", "x"], ["daemon.prt", "1"], ["daemon.host", VALUE], ["a..b", "1"]):
+        ran = day("config", "set", *arguments)
+        assert ran.status == 2
+        assert VALUE not in ran.out + ran.err
+    assert day("config", "set", "daemon.port", "1", "--dry-run").status == 0
+    assert config.read_text() == text
+    assert day("config", "unset", "daemon.port").status == 0
+    assert day("config", "get", "daemon.port").out.strip() == "7142"
+    assert day("config", "unset", "daemon.port").status == 2
+    backups = sorted(config.parent.glob("palyra.toml.bak.*"))
+    assert [path.stat().st_mode & 0o777 for path in backups] == [0o600] * len(backups)
+    assert backups[0].read_text() == text
+
+
+def test_a_first_value_makes_the_file(day: Cli) -> None:
+    """For its owner alone, where the user's is looked for."""
+    assert day("config", "set", "journal.witness_copies", "/a,/b").status == 0
+    file = day.state_dir.parent / ".config" / "palyra" / "palyra.toml"
+    assert file.read_text() == '[journal]\nwitness_copies = ["/a", "/b"]\n'
+    assert file.stat().st_mode & 0o777 == 0o600
