@@ -31,6 +31,7 @@ from palyra.daemon.operators import LOCAL_OPERATOR
 from palyra.daemon.requests import GatewayLimits
 from palyra.daemon.server import Server
 from palyra.daemon.tls import hosts_of, tls_of
+from palyra.decisions.incidents import Stall, report
 from palyra.engine.access import Access
 from palyra.engine.boot import boot
 from palyra.engine.clock import SystemClock
@@ -47,13 +48,14 @@ from palyra.engine.runs import Runs
 from palyra.engine.upgrade import Upgraded
 from palyra.engine.vault import VaultKeeper
 from palyra.engine.watching import DiscoveryChore, HealthChore, watched
-from palyra.errors import JournalDamaged, StateError
+from palyra.errors import JournalDamaged, PalyraError, StateError
 from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
 from palyra.home import WAY_OUT, DiskHome, Home, MemoryHome
 from palyra.journal.port import Journal
 from palyra.outside import Outside
 from palyra.projections.state import State
+from palyra.redaction import KnownSecrets
 from palyra.supervisor.adapters import CrossingChore, EngineLoopLog, EngineStallWatch
 from palyra.supervisor.bridge import CrossingClosed, TrioGuest
 from palyra.supervisor.loops import Ports, loop_table
@@ -123,6 +125,11 @@ class Daemon:
         self._ids = SystemIds()
         self._started_us = started_us or self._clock.now_us()
         self._log = log
+        self._notes: set[asyncio.Task[None]] = set()
+        #: The secrets that are in use; no fact and no line of the log holds one.
+        self.known = KnownSecrets()
+        if log is not None:
+            log.known = self.known
         self._home = self._find_home(
             state_dir, journal, is_embedded=self.loaded is not config, is_upgrading=upgrade
         )
@@ -262,7 +269,10 @@ class Daemon:
     async def _open_journal(self) -> None:
         journal = await self._home.open(self._stack, self._started_us)
         self.found = "new" if self._home.is_new else "clean"
-        self.core = Core(journal, await self._load_state(journal), clock=self._clock, ids=self._ids)
+        self.core = Core(
+            journal, await self._load_state(journal), clock=self._clock, ids=self._ids, known=self.known
+        )
+        self.core.on_leak = self._on_leak
         self._stack.push_async_callback(self.core.stop)
         self.core.on_trouble = self._on_trouble
         self._machine = MachineChore(self.core, self._home.room(self.core))
@@ -404,6 +414,21 @@ class Daemon:
     def _on_tls_trouble(self, message: str) -> None:
         if self._log is not None:
             self._log.error("tls_unusable", reason=message)
+
+    def _on_leak(self, name: str) -> None:
+        if self._log is not None:
+            self._log.error("secret_in_event", fact=name)
+        # Not inside the batch that was refused.
+        task = asyncio.create_task(self._report_leak(name))
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
+
+    async def _report_leak(self, name: str) -> None:
+        leak = Stall(kind="secret_in_event", stage="suspect", subject_kind="fact", subject_id=name)
+        with contextlib.suppress(PalyraError):
+            incident_id = self._ids.ulid(self._clock.now_us())
+            now_us = self._clock.now_us()
+            await self.core.record(report(self.core.state, leak, incident_id=incident_id, now_us=now_us))
 
     def _on_trouble(self, error: Exception) -> None:
         if self._log is not None:

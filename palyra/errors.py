@@ -13,6 +13,7 @@
     │   ├── JournalDamaged      the file contradicts itself or its witness
     │   └── JournalNewer        written by a newer release
     ├── VaultError              the vault cannot do what was asked; it is never the end of the daemon
+    ├── SecretInEvent           a fact would have held a secret; nothing was recorded
     ├── EngineStopped           the engine takes no commands any more
     └── TransportFailed         a call to a provider ended without a usable answer
 
@@ -73,7 +74,7 @@ _CODES: dict[tuple[int, int], str] = {
     (429, 4): "all_credentials_cooling client_rate_limited login_locked rate_limited",
     (429, 6): "budget_blocked",
     (499, 4): "client_disconnected cancelled",
-    (500, 1): "internal",
+    (500, 1): "internal secret_in_event",
     (501, 5): "journal_newer unsupported_version",
     (502, 4): (
         "upstream_failed upstream_auth upstream_permission upstream_quota transient_upstream"
@@ -200,6 +201,12 @@ class VaultError(PalyraError):
     """The vault cannot be opened."""
 
     code = "vault_locked"
+
+
+class SecretInEvent(PalyraError):
+    """A fact would have held a secret."""
+
+    code = "secret_in_event"
 
 
 class EngineStopped(PalyraError):

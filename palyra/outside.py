@@ -85,7 +85,13 @@ class Outside:
         profile = self._core.state.auth.profiles.get(credential_ref)
         place = self._places.get(credential_ref, "") if profile is None else f"{VAULT_FORM}{profile.vault_ref}"
         if place.startswith(VAULT_FORM):
-            return self._sealed(provider_id, place, revision)
+            secret = self._sealed(provider_id, place, revision)
+        else:
+            secret = self._referred(credential_ref, place)
+        self._core.known.hold(credential_ref, secret)
+        return secret
+
+    def _referred(self, credential_ref: str, place: str) -> Secret:
         try:
             return self._references.get(place)
         except CredentialMissing:

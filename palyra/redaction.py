@@ -6,10 +6,15 @@ right now. It is pure and runs in linear time: every repeat in its patterns is b
 
 from __future__ import annotations
 
+import base64
+import functools
 import hmac
 import itertools
+import json
 import re
+from collections.abc import Iterable
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 REDACTED = "<redacted>"
 _TEXT_MAX_CHARS = 65_536
@@ -62,35 +67,75 @@ _SHAPES = re.compile(
     re.VERBOSE,
 )
 _SCHEME = re.compile(r"\b(Bearer|Basic)\s{1,8}[A-Za-z0-9._~+/=\-]{8,4096}", re.IGNORECASE)
-_USERINFO = re.compile(r"(://)[^/\s:@]{1,256}:[^/\s@]{1,256}@")
-_PAIR = re.compile(
-    r"""(?ix)
-    (["']?\b(?:[a-z0-9]{1,32}[_\-.]){0,4}
-        (?:api[_\-]?key|access[_\-]?key|private[_\-]?key|vault[_\-]?ref|secret|password|passwd|passphrase|
-           authorization|cookie|credentials?|jwt|token|otp|signature|code_verifier)["']?
-     \s{0,4}[=:]\s{0,4})
-    (?:"[^"]{1,4096}" | '[^']{1,4096}' | [^\s"'&,;<>{}\[\]]{1,4096})
-    """
+_USERINFO = re.compile(r"(://)[^/\s:@]{0,256}:[^/\s@]{1,256}@")
+#: A header whose whole line is secret; inside a quoted text it ends with that.
+_COOKIE = re.compile(r"(?i)\b((?:set-)?cookie\s{0,4}:)(?!\s{0,4}<redacted>)(\s{0,4})[^\r\n\"\\]{1,8192}")
+_QUERY = re.compile(
+    r"(?i)([?&#;](?:code|state|key|sig|signature|token|x-(?:amz|goog)-[a-z0-9\-]{1,64})=)[^&#\s\"'<>\\]{1,4096}"
 )
+#: `key =`, `"key":`, also inside a JSON text inside a JSON text. Whether the key is telling is judged by its words,
+#: so that `max_tokens=5` stays.
+_KEY = re.compile(
+    r"""(?<![A-Za-z0-9_.\-])([A-Za-z][A-Za-z0-9_.\-]{0,63})(?:\\{0,3}["'])?\s{0,4}[=:]\s{0,4}(?!<redacted>)"""
+)
+#: What stands behind it: between escaped quotes, in quotes, or bare.
+_VALUE = re.compile(
+    r"""(?x)
+    (?P<open>\\{1,3}["'])(?P<escaped>[^"'\\]{1,4096})
+    | "(?P<double>(?:[^"\\]|\\.){1,4096})
+    | '(?P<single>(?:[^'\\]|\\.){1,4096})
+    | (?P<bare>[^\s"'&,;<>{}\[\]\\]{1,4096})
+    """,
+    re.DOTALL,
+)
+_PLAIN = re.compile(r"(?i)-?\d{1,32}(?:\.\d{1,32})?|true|false|null|none")
+_ALSO_NUMBERS = frozenset(("otp", "pin"))
 
 
-def redact_text(text: str, known: tuple[str, ...] = ()) -> str:
+def redact_text(text: str, known: Iterable[str] = ()) -> str:
     """Return `text` without secrets: those of `known` first, then everything of a secret's shape."""
     if len(text) > _TEXT_MAX_CHARS:
         return f"<omitted {len(text)} chars>"
-    if not known and _TRIGGER.search(text) is None:
-        return text
     for value in known:
-        if len(value) >= 8:
+        if len(value) >= KNOWN_MIN_CHARS and value in text:
             text = text.replace(value, REDACTED)
+    if _TRIGGER.search(text) is None:
+        return text
     text = _USERINFO.sub(rf"\1{REDACTED}@", text)
     text = _SHAPES.sub(REDACTED, text)
+    text = _COOKIE.sub(rf"\1\2{REDACTED}", text)
     text = _SCHEME.sub(rf"\1 {REDACTED}", text)
-    return _PAIR.sub(_hide_value, text)
+    text = _QUERY.sub(rf"\1{REDACTED}", text)
+    return _hide_pairs(text)
 
 
-def _hide_value(match: re.Match[str]) -> str:
-    return match[1] + REDACTED
+def _hide_pairs(text: str) -> str:
+    """Hide what stands behind a telling key."""
+    parts, done = [], 0
+    for match in _KEY.finditer(text):
+        key = match[1]
+        if match.start() < done or not is_sensitive_key(key):
+            continue
+        value = _VALUE.match(text, match.end())
+        if value is None or _stays(key, value):
+            continue
+        opening = value["open"] or ("" if value["bare"] is not None else text[match.end()])
+        parts += [text[done : match.end()], opening, REDACTED]
+        done = value.end()
+    return "".join([*parts, text[done:]]) if parts else text
+
+
+def _stays(key: str, value: re.Match[str]) -> bool:
+    """Return whether a value is a number or the like, or a scheme whose credential is gone already."""
+    text = value["escaped"] or value["double"] or value["single"] or value["bare"]
+    if value["bare"] is not None and text.lower() in ("bearer", "basic"):
+        return True
+    return _PLAIN.fullmatch(text) is not None and _ALSO_NUMBERS.isdisjoint(words_of(key))
+
+
+def hide_keys(text: str) -> str:
+    """Return a client's word without what has the shape of a vendor's key: it was pasted into the wrong field."""
+    return _SHAPES.sub(REDACTED, text) if text else text
 
 
 def has_secret_shape(text: str) -> bool:
@@ -98,7 +143,7 @@ def has_secret_shape(text: str) -> bool:
     return _SHAPES.search(text) is not None
 
 
-#: Every shape above holds one of these; a text without them is looked at once and not four times.
+#: Every shape above holds one of these; a text without them is looked at once and not six times.
 _TRIGGER = re.compile(r"[-_=:]|eyJ|AIza|A(?:KIA|SIA)|bearer|basic", re.IGNORECASE)
 
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
@@ -114,11 +159,17 @@ _ALLOWED_KEYS = frozenset(
 )
 
 
+def words_of(key: str) -> list[str]:
+    """Return the words of a key, split at camelCase and everything that is no letter or digit, in lower case."""
+    return [word.lower() for word in _WORD.findall(key)]
+
+
+@functools.lru_cache(maxsize=4_096)
 def is_sensitive_key(key: str) -> bool:
     """Return whether a mapping's key names something secret, judged by whole words: `max_tokens` does not."""
     if key in _ALLOWED_KEYS or key.startswith(("token_estimate", "max_token")):
         return False
-    words = [word.lower() for word in _WORD.findall(key)]
+    words = words_of(key)
     if "tokens" in words:
         return False
     return any(word in _SENSITIVE_WORDS for word in words) or any(
@@ -126,12 +177,12 @@ def is_sensitive_key(key: str) -> bool:
     )
 
 
-def redact(value: Any, known: tuple[str, ...] = ()) -> Any:
+def redact(value: Any, known: Iterable[str] = ()) -> Any:
     """Return a copy of plain data (dict, list, str, numbers) without secrets; counters survive."""
     if isinstance(value, str):
         return redact_text(value, known)
     if isinstance(value, dict):
-        return {key: _redact_under(str(key), item, known) for key, item in value.items()}
+        return {redact_text(str(key), known): _redact_under(str(key), item, known) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [redact(item, known) for item in value]
     if isinstance(value, (bytes, Secret)):
@@ -139,13 +190,85 @@ def redact(value: Any, known: tuple[str, ...] = ()) -> Any:
     return value
 
 
-def _redact_under(key: str, value: Any, known: tuple[str, ...]) -> Any:
-    if is_sensitive_key(key) and value is not None and not isinstance(value, (bool, int)):
-        return REDACTED
-    return redact(value, known)
+def _redact_under(key: str, value: Any, known: Iterable[str]) -> Any:
+    if not is_sensitive_key(key):
+        return redact(value, known)
+    return _hidden(value, hides_numbers=not _ALSO_NUMBERS.isdisjoint(words_of(key)))
 
 
-def clean_message(text: str, known: tuple[str, ...] = (), max_chars: int = 240) -> str:
+def _hidden(value: Any, *, hides_numbers: bool) -> Any:
+    """Return what stands under a telling key: texts are gone, whole numbers, booleans and null stay."""
+    if isinstance(value, dict):
+        return {key: _hidden(item, hides_numbers=hides_numbers) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_hidden(item, hides_numbers=hides_numbers) for item in value]
+    if value is None or isinstance(value, bool) or (isinstance(value, int) and not hides_numbers):
+        return value
+    return REDACTED
+
+
+def clean_message(text: str, known: Iterable[str] = (), max_chars: int = 240) -> str:
     """Return somebody else's message fit to be stored or shown: one line, no secrets, cut."""
     flat = "".join(" " if char in "\r\n\t" else char for char in text if char >= " " or char in "\r\n\t")
     return redact_text(flat[:_TEXT_MAX_CHARS], known)[:max_chars]
+
+
+#: Shorter values are no secrets, and would be found everywhere.
+KNOWN_MIN_CHARS = 8
+#: Prefixes that any vendor's key in a fact begins with; each search is one pass at the speed of memory.
+_PREFIXES = tuple(
+    prefix.encode()
+    for prefix in (
+        "sk- gsk_ xai- pplx- hf_ r8_ ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ xox AIza AKIA ASIA palyra_ eyJ PRIVATE"
+    ).split()
+)
+#: What a fact may not hold of secrets that are held now begins at this length.
+_GUARDED_MIN_CHARS = 16
+
+
+class KnownSecrets:
+    """The secrets that a process holds right now, in every form in which they may turn up."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, tuple[Secret, ...]] = {}
+        #: All forms, the longest first, so that none is cut by a shorter one inside it.
+        self.forms: tuple[str, ...] = ()
+        self._guarded: tuple[bytes, ...] = ()
+
+    def hold(self, name: str, *secrets: Secret) -> None:
+        """Know the secrets of a place from now on, in place of those it had."""
+        if secrets == self._by_name.get(name):
+            return
+        self._by_name[name] = secrets
+        every = {form: None for held in self._by_name.values() for secret in held for form in forms_of(secret)}
+        self.forms = tuple(sorted(every, key=len, reverse=True))
+        self._guarded = tuple(form.encode() for form in self.forms if len(form) >= _GUARDED_MIN_CHARS)
+
+    def are_in(self, data: bytes) -> bool:
+        """Return whether bytes hold a known secret, or something of the shape of a vendor's key."""
+        for form in self._guarded:
+            if form in data:
+                return True
+        for prefix in _PREFIXES:
+            if prefix in data:
+                return has_secret_shape(data.decode("utf-8", "replace"))
+        return False
+
+
+def forms_of(secret: Secret) -> tuple[str, ...]:
+    """Return a secret as it is, in base64 of both alphabets, percent-encoded and JSON-escaped; shorter ones not."""
+    value = secret._value
+    if len(value) < KNOWN_MIN_CHARS:
+        return ()
+    data = value.encode("utf-8", "surrogatepass")
+    forms = [
+        value,
+        quote(value, safe=""),
+        quote(value),
+        json.dumps(value)[1:-1],
+        json.dumps(value, ensure_ascii=False)[1:-1],
+    ]
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        encoded = encode(data).decode()
+        forms += [encoded, encoded.rstrip("=")]
+    return tuple(dict.fromkeys(forms))

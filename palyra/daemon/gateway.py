@@ -37,6 +37,7 @@ from palyra.engine.throttle import Passage
 from palyra.errors import EngineStopped, JournalUnwritable, Refusal, Refused
 from palyra.events.registry import Registry
 from palyra.projections.runs import summary_of
+from palyra.redaction import hide_keys
 from palyra.units import US_PER_S, ms_to_s, us_to_ms
 from palyra.wire.dialects import DIALECT_ROWS, read_in_full
 from palyra.wire.errors import WireError
@@ -408,13 +409,13 @@ def _admission(visit: Visit, request: SurfaceRequest, body: Body, digest: str) -
         run_id=visit.run_id,
         principal_id=caller.principal_id,
         key_id=caller.key_id,
-        session_id=attribution.session_id or session_of(caller, request.prompt_cache_key),
-        agent_id=attribution.agent_id,
-        tags=attribution.tags,
+        session_id=hide_keys(attribution.session_id) or session_of(caller, request.prompt_cache_key),
+        agent_id=hide_keys(attribution.agent_id),
+        tags={hide_keys(name): hide_keys(tag) for name, tag in attribution.tags.items()},
         endpoint=_role_of(visit.route),
         dialect=_dialect_of(visit.route),
         losses=request.losses,
-        model=request.model,
+        model=hide_keys(request.model),
         stream=request.stream,
         needs=request.needs,
         raw_tokens=request.raw_tokens,

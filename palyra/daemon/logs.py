@@ -14,14 +14,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import structlog
 
-from palyra.redaction import REDACTED, is_sensitive_key, redact, redact_text
+from palyra.redaction import REDACTED, KnownSecrets, is_sensitive_key, redact, redact_text
 
 _BUFFERED_COUNT = 10_000
 #: Of a JSON line, without its end.
@@ -110,12 +110,14 @@ class Log:
         is_terminal = stream.isatty()
         self._is_console = log_format == "console" or (log_format == "auto" and is_terminal)
         self._is_default = False
+        #: The secrets that are in use, which no line may hold in any form.
+        self.known = KnownSecrets()
         self.sink = BufferedSink(stream)
         colors = is_terminal and "NO_COLOR" not in os.environ
         self._processors: list[Any] = [
             structlog.processors.add_log_level,
             _place_of_exception,
-            _redacted,
+            self._redacted,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
             structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="ts") if self._is_console else _json,
         ]
@@ -138,6 +140,15 @@ class Log:
             logger_factory=lambda *names: _Lines(self.sink),
             cache_logger_on_first_use=False,
         )
+
+    def _redacted(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        known = self.known.forms
+        for key, value in event.items():
+            if value is None or isinstance(value, (bool, int, float)):
+                continue
+            text = REDACTED if _is_sensitive(key) else _text(value, known)
+            event[key] = text if text.isprintable() else text.translate(_CONTROL)
+        return event
 
     def debug(self, event: str, **fields: Any) -> None:
         self._logger.debug(event, **fields)
@@ -201,25 +212,18 @@ def _place_of_exception(logger: Any, method: str, event: MutableMapping[str, Any
     return event
 
 
-def _redacted(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    for key, value in event.items():
-        if value is None or isinstance(value, (bool, int, float)):
-            continue
-        text = REDACTED if _is_sensitive(key) else _text(value)
-        event[key] = text if text.isprintable() else text.translate(_CONTROL)
-    return event
-
-
 #: Names of fields are few and ours.
 _is_sensitive = functools.lru_cache(maxsize=256)(is_sensitive_key)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, known: Sequence[str]) -> str:
     """Return a value without secrets: text as it is, anything else as the text or the JSON that it makes."""
     if isinstance(value, str):
-        return redact_text(value)
+        return redact_text(value, known)
     plain = msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=str, str_keys=True)
-    return redact_text(plain) if isinstance(plain, str) else msgspec.json.encode(redact(plain)).decode()
+    if isinstance(plain, str):
+        return redact_text(plain, known)
+    return msgspec.json.encode(redact(plain, known)).decode()
 
 
 def _json(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:

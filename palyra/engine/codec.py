@@ -17,9 +17,9 @@ from palyra.journal.port import Row
 _decode = VOCABULARY.decode
 
 
-def to_row(recorded: Recorded) -> Row:
-    """Return the row that stores a fact."""
-    name, schema, body = VOCABULARY.encode(recorded.body)
+def to_row(recorded: Recorded, encoded: tuple[str, int, bytes] | None = None) -> Row:
+    """Return the row that stores a fact; `encoded` is what `encode_fact` gave for it."""
+    name, schema, body = encoded or VOCABULARY.encode(recorded.body)
     return Row(
         recorded.position,
         recorded.stream,
@@ -33,6 +33,9 @@ def to_row(recorded: Recorded) -> Row:
         recorded.command_key,
         body,
     )
+
+
+encode_fact = VOCABULARY.encode
 
 
 def to_recorded(row: Row) -> Recorded:

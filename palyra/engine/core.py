@@ -21,19 +21,25 @@ from typing import Self
 
 from palyra.decisions.clock import STEP_MIN_US, Reading, step_between, step_while_away
 from palyra.engine.clock import Clock, SystemClock, asleep_us
-from palyra.engine.codec import state_digest, to_known, to_recorded, to_row
+from palyra.engine.codec import encode_fact, state_digest, to_known, to_recorded, to_row
 from palyra.engine.ids import Ids, SystemIds
-from palyra.errors import EngineStopped, JournalUnwritable, Refusal
+from palyra.errors import EngineStopped, JournalUnwritable, Refusal, SecretInEvent
 from palyra.events.base import Draft, Recorded
 from palyra.events.daemon import DaemonClockStepped
 from palyra.journal.port import Journal, Row
 from palyra.limits import PENDING_EVENTS_MAX_COUNT
 from palyra.projections.state import State, decode_state, encode_state, evolve
+from palyra.redaction import KnownSecrets
 
 SYSTEM = "system:daemon"
 #: Facts that hold words which people wrote. They are folded as they will be read back: a word that equals a default
 #: is written where the default itself is left out, and the live state must not be told from a replayed one by that.
 _FROM_OUTSIDE = ("auth_profile.", "budget_policy.", "config.", "price_list.")
+#: Facts of each request that hold nothing but our own words, names of the configuration and numbers: nobody could
+#: have put a secret into them, and looking would cost each request as much as all the others together.
+_OWN_WORDS = frozenset(
+    "routing.decided budget.reserved budget.released attempt.started usage.recorded run.completed".split()
+)
 _REBUILD_FIRST_S, _REBUILD_MAX_S = 1.0, 30.0
 
 
@@ -54,8 +60,11 @@ class Batch:
 
     def add(self, drafts: Iterable[Draft]) -> None:
         """Stamp facts and fold them; they are on their way to the disk when the batch ends."""
+        drafts = list(drafts)
+        encoded = [encode_fact(draft.body) for draft in drafts]
+        self._core.refuse_secrets(encoded)  # before anything is folded
         state = self._core.state
-        for draft in drafts:
+        for draft, stored in zip(drafts, encoded, strict=True):
             recorded = Recorded(
                 state.position + 1,
                 draft.stream,
@@ -67,7 +76,7 @@ class Batch:
                 draft.command_key,
                 draft.body,
             )
-            row = to_row(recorded)
+            row = to_row(recorded, stored)
             self._rows.append(row)
             evolve(state, to_recorded(row) if row.name.startswith(_FROM_OUTSIDE) else recorded)
             if self._core.taps:
@@ -122,6 +131,7 @@ class Core:
         ids: Ids | None = None,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         is_read_only: bool = False,
+        known: KnownSecrets | None = None,
     ) -> None:
         self.journal = journal
         self.state = state
@@ -137,6 +147,10 @@ class Core:
         self.on_trouble: Callable[[Exception], None] | None = None
         #: Told after each commit that is durable.
         self.on_commit: Callable[[], None] | None = None
+        #: The secrets that no fact may hold.
+        self.known = known or KnownSecrets()
+        #: Told the name of a fact that was refused because it held one.
+        self.on_leak: Callable[[str], None] | None = None
         #: Told after each step of the clock that was recorded.
         self.on_clock_step: Callable[[], None] | None = None
         #: Why no new run is taken although facts can be recorded; None while runs are taken.
@@ -216,6 +230,14 @@ class Core:
             yield tap
         finally:
             self.taps.remove(tap)
+
+    def refuse_secrets(self, encoded: Sequence[tuple[str, int, bytes]]) -> None:
+        """Raise `SecretInEvent` if a fact holds a secret: it would stand in the journal for ever."""
+        if self.known.are_in(b"\n".join([body for name, _, body in encoded if name not in _OWN_WORDS])):
+            name = next((name for name, _, body in encoded if self.known.are_in(body)), encoded[0][0])
+            if self.on_leak is not None:
+                self.on_leak(name)
+            raise SecretInEvent(f"A fact ({name}) would have held a secret; nothing was recorded.")
 
     async def record(self, drafts: Sequence[Draft], actor: str = SYSTEM) -> None:
         """Record facts that were decided already, and wait until they are durable."""

@@ -26,7 +26,7 @@ from palyra.limits import (
     UPSTREAM_ERROR_MAX_BYTES,
 )
 from palyra.providers.port import Answer, Call, Provider
-from palyra.redaction import Secret
+from palyra.redaction import Secret, forms_of, redact_text
 from palyra.wire.errors import Malformed
 from palyra.wire.reply_facts import ReplyFacts
 from palyra.wire.stream_meter import StreamMeter
@@ -260,11 +260,15 @@ class Exchange:
             failure_class=failure_class,
             phase=phase,
             status=error.status,
-            code=(error.code or error.type)[:64],
-            message=error.message,
+            code=self._without_secret(error.code or error.type)[:64],
+            message=self._without_secret(error.message),
             retry_after_ms=retry_after_ms,
             should_retry=None if should_retry not in ("true", "false") else should_retry == "true",
         )
+
+    def _without_secret(self, text: str) -> str:
+        """Return a provider's words without the credential that it was sent, in whatever form it says it."""
+        return text if self._secret is None else redact_text(text, forms_of(self._secret))
 
     def _cut(self, error: TransportFailed) -> Failure:
         # A transport knows nothing of content.

@@ -27,7 +27,7 @@ from palyra.engine.exchange import Client, ClientGone, Ended, Exchange
 from palyra.engine.settlement import Following, Settlement, Storing
 from palyra.engine.slots import SlotRefused
 from palyra.engine.surfaces import Part, Surface
-from palyra.errors import EngineStopped, JournalUnwritable, PalyraError, Refusal
+from palyra.errors import EngineStopped, JournalUnwritable, PalyraError, Refusal, SecretInEvent
 from palyra.events.routing import Exclusion, PlannedCredential
 from palyra.events.runs import CancelReason
 from palyra.limits import REPEAT_MAX_BYTES
@@ -176,9 +176,10 @@ class RunTask:
                 return await self._settle_cancelled()
             except (JournalUnwritable, EngineStopped):
                 raise
-            except Exception:
+            except Exception as error:
                 self._runs.on_bug(self.run_id)
-                refusal = Refusal(code="internal", message="Something went wrong here.")
+                code = "secret_in_event" if isinstance(error, SecretInEvent) else "internal"
+                refusal = Refusal(code=code, message="Something went wrong here.")
                 await self._settlement.fail(self._exchange, refusal)
                 return refusal
         except (JournalUnwritable, EngineStopped) as error:

@@ -62,6 +62,8 @@ class VaultKeeper:
                 return
             look = await asyncio.to_thread(look_at, self.vault)
             await self._record_and_sweep(reconcile(self._core.state, look))
+            for info in self.vault.revisions():
+                self._know(self.vault.cached(ref_of(info.ref), info.revision))
 
     async def verify(self) -> list[Damage]:
         """Open every secret, record what is new about it, and return what is wrong."""
@@ -125,6 +127,7 @@ class VaultKeeper:
         except BaseException:
             await asyncio.to_thread(self.vault.delete_revision, ref, stored.info.revision)
             raise
+        self._know(self.vault.cached(ref, stored.info.revision))
         below = kept_below(stored.info.ref, stored.info.revision)
         await asyncio.to_thread(self.vault.delete, ref, below=below)
         return stored
@@ -171,6 +174,12 @@ class VaultKeeper:
             },
         )
         await record([Draft(STREAM, fact)])
+
+    def _know(self, opened: Opened | None) -> None:
+        """Let no fact and no line of the log hold what was opened."""
+        if opened is not None:
+            values = opened.parts.values() if opened.secret is None else (opened.secret,)
+            self._core.known.hold(f"{opened.info.ref}@{opened.info.revision}", *values)
 
     def _locked_code(self) -> str:
         return "vault_unreadable" if self.vault.status == "unreadable" else "vault_locked"
