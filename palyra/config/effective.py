@@ -6,6 +6,7 @@ Redaction goes by schema, never by the look of a value: where credentials are, a
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any
 
 import msgspec
@@ -14,6 +15,11 @@ from palyra.config.tree import Config
 from palyra.events.registry import Registry
 from palyra.redaction import REDACTED
 
+#: Keys that hold a secret, or say where one is.
+_CREDENTIAL_KEYS = frozenset(
+    ("api_key", "api_key_vault_ref", "api_key_env", "api_key_file", "client_secret_vault_ref")
+)
+_USERINFO = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.\-]{0,15}://)[^/?#]{0,512}@")
 _TELLING = ("key", "token", "secret", "auth", "cookie")
 
 
@@ -24,13 +30,38 @@ def effective_tree(config: Config) -> dict[str, Any]:
     tree["model_provider"].update(tree["model_provider"].pop("registry"))
     del tree["model_provider"]["max_profiles_per_candidate"]  # a key of [auth]
     for provider in tree["model_provider"]["providers"]:
-        provider["headers"] = _without_values(provider["headers"])
         del provider["discovers"]  # made of the other keys
         if provider["credential_ref"]:
             provider["credential_ref"] = REDACTED
     for model in tree["model_provider"]["models"]:
         del model["left_open"]
-    return tree
+    redacted: dict[str, Any] = redact_provider_registry_secrets(tree)
+    return redacted
+
+
+def redact_provider_registry_secrets(tree: Any) -> Any:
+    """Return a copy of a configuration's tree without what leads to a secret, by the keys of the schema.
+
+    Where a credential is, headers that may be one, and what a URL holds beside its place become `<redacted>`, also
+    when empty; what is absent stays absent, and no counter is touched.
+    """
+    if isinstance(tree, list):
+        return [redact_provider_registry_secrets(item) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    return {name: _redacted(name, value) for name, value in tree.items()}
+
+
+def _redacted(name: str, value: Any) -> Any:
+    if name in _CREDENTIAL_KEYS:
+        return REDACTED
+    if name == "headers" and isinstance(value, dict):
+        return _without_values(value)
+    if name.endswith("_url") and isinstance(value, str):
+        url = _USERINFO.sub(rf"\1{REDACTED}@", value)
+        place, mark, _ = url.partition("?")
+        return f"{place}?{REDACTED}" if mark else url
+    return redact_provider_registry_secrets(value)
 
 
 def recordable_tree(config: Config) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from palyra.auth.keys import make_key
 from palyra.auth.references import SECRET_MAX_BYTES, CredentialMissing, ReferenceSource
 
 VALUE = "sk-held-by-reference-0123456789"
@@ -142,3 +143,11 @@ def test_a_file_is_read_each_time(tmp_path: Path) -> None:
     assert source.get(reference).reveal() == "renamed over"
     path.unlink()
     refusal(source, reference)
+
+
+def test_our_own_key_is_no_providers_key() -> None:
+    """A variable that `palyra env` has set would send each request back here."""
+    own = make_key("client").secret.reveal()
+    error = refusal(ReferenceSource({"OPENAI_API_KEY": own}), "env:OPENAI_API_KEY")
+    assert "loop" in str(error)
+    assert own not in str(error)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from palyra.config.document import locate
-from palyra.config.effective import effective_tree, recordable_registry
+from palyra.config.effective import effective_tree, recordable_registry, redact_provider_registry_secrets
 from palyra.config.keys import KEYS
 from palyra.config.load import load_config
 from palyra.config.problems import ConfigProblems, Problem
@@ -424,3 +424,35 @@ def toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(toml(item) for item in value) + "]"
     return "nan" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def test_a_tree_is_redacted_by_its_keys() -> None:
+    """Credentials, telling headers and what a URL holds beside its place; empty ones too, and no counter."""
+    tree = {
+        "max_model_tokens_per_event": 5,
+        "providers": [
+            {
+                "api_key": "",
+                "api_key_env": "X",
+                "api_key_vault_ref": "global/x",
+                "headers": {"X-Team-Token": "t", "X-Org": "me"},
+                "base_url": "https://user:pass@host/v1?key=k",
+                "max_retries": 2,
+            }
+        ],
+        "auth": {"oauth": {"openai": {"client_secret_vault_ref": "global/s", "token_url": "https://h/t"}}},
+    }
+    assert redact_provider_registry_secrets(tree) == {
+        "max_model_tokens_per_event": 5,
+        "providers": [
+            {
+                "api_key": "<redacted>",
+                "api_key_env": "<redacted>",
+                "api_key_vault_ref": "<redacted>",
+                "headers": {"X-Team-Token": "<redacted>", "X-Org": "me"},
+                "base_url": "https://<redacted>@host/v1?<redacted>",
+                "max_retries": 2,
+            }
+        ],
+        "auth": {"oauth": {"openai": {"client_secret_vault_ref": "<redacted>", "token_url": "https://h/t"}}},
+    }
