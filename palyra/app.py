@@ -43,6 +43,7 @@ from palyra.engine.ids import SystemIds
 from palyra.engine.listing import ModelLists
 from palyra.engine.logins import Logins
 from palyra.engine.machine import MachineChore
+from palyra.engine.rechecks import RecheckChore
 from palyra.engine.run import RunSettings
 from palyra.engine.runs import Runs
 from palyra.engine.upgrade import Upgraded
@@ -391,6 +392,7 @@ class Daemon:
             machine=CrossingChore(self.guest, self._machine),
             health=CrossingChore(self.guest, self.health),
             discovery=CrossingChore(self.guest, self.discovery),
+            credentials=CrossingChore(self.guest, RecheckChore(self.core, self.runs.outward)),
         )
         self.tree = Tree(loop_table(ports), self._clock, log)
         self.guest.start_soon(self.tree.run)

@@ -43,7 +43,10 @@ _CODES: dict[tuple[int, int], str] = {
         " unsupported_feature capability_missing model_role_mismatch as_of_in_future bad_path"
         " invalid_query unknown_field usage_error import_damaged import_partial"
         " invalid_vault_ref own_key_as_upstream_credential config_not_editable"
+        " invalid_api_key_format"
     ),
+    (400, 3): "invalid_credential",
+    (400, 6): "address_refused",
     (401, 3): (
         "missing_client_key invalid_client_key expired_client_key wrong_key_kind missing_session invalid_login"
     ),
@@ -55,7 +58,7 @@ _CODES: dict[tuple[int, int], str] = {
     (404, 8): (
         "model_not_found model_disabled route_not_found run_not_found config_not_found position_not_found"
         " secret_not_found"
-        " key_not_found session_not_found"
+        " key_not_found session_not_found profile_not_found provider_not_found"
     ),
     (405, 5): "method_not_allowed",
     (409, 7): (
@@ -65,6 +68,8 @@ _CODES: dict[tuple[int, int], str] = {
         " capsule_too_large capsule_differs"
         " config_changed_meanwhile stale_revision too_many_secrets vault_backend_mismatch vault_busy"
         " last_admin_key"
+        " validation_not_permitted unverifiable profile_exists profile_provider_mismatch profile_revoked"
+        " too_many_profiles credentials_ill"
     ),
     (412, 7): "position_not_reached",
     (413, 2): "body_too_large value_too_large",
@@ -80,11 +85,12 @@ _CODES: dict[tuple[int, int], str] = {
         "upstream_failed upstream_auth upstream_permission upstream_quota transient_upstream"
         " network_unavailable dns_failed tls_failed malformed_response stream_truncated response_too_large"
         " model_unavailable netguard_blocked redirect_refused fixture_missing"
+        " unexpected_response"
     ),
     (503, 4): (
         "all_circuits_open no_candidate provider_queue_full concurrency_timeout"
         " gateway_busy draining too_many_connections overloaded engine_stopped missing_credential interrupted"
-        " bridge_full bridge_closed no_usable_credential"
+        " bridge_full bridge_closed no_usable_credential provider_unavailable"
     ),
     (503, 7): "journal_unwritable journal_unreadable journal_damaged secret_damaged vault_locked vault_unreadable",
     (504, 4): (

@@ -24,10 +24,6 @@ from palyra.wire.script import parse_rule
 _LOOK_AGAIN_US = 5 * US_PER_S
 
 
-#: How often a credential that was not there is looked for.
-_LOOK_AGAIN_US = 5 * US_PER_S
-
-
 class Outside:
     """Providers and secrets, as runs ask for them."""
 

@@ -82,6 +82,7 @@ MAY_REVEAL = {
     "auth.keys": "digests a key to recognise it",
     "auth.keysource": "keeps the vault's key",
     "auth.references": "reads what a reference leads to",
+    "engine.credential_checks": "takes a key out of what a provider says about it",
     "auth.sealing": "derives keys from the vault's",
     "auth.sealed": "seals what it is given",
     "daemon.doorkeeper": "hands a browser the cookie and the token of its login",
@@ -89,6 +90,7 @@ MAY_REVEAL = {
     "engine.logins": "digests what it hands out",
     "cli.absorb": "hands the vault the keys that stood in the configuration",
     "cli.vault": "hands the vault what it was given",
+    "cli.auth": "hands the key that was asked for to whoever checks and keeps it",
     "cli.env": "prints the user's own client key when asked to",
     "app": "hands the program that embeds it the client key of its own daemon",
 }

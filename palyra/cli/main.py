@@ -24,6 +24,7 @@ _COMMANDS = {
     "serve": ("serve", "serve", "Run the gateway in this terminal."),
     "env": ("env", "env", "Print the variables that lead programs to the gateway, or run one with them."),
     "status": ("status", "status", "Show what runs, what fails and what is used."),
+    "auth": ("auth", "auth", "Connect providers, and look after the keys they are asked with."),
     "models": ("models", "models", "Show models, providers and their health."),
     "pricing": ("pricing", "pricing", "Show what models cost."),
     "runs": ("runs", "runs", "Show requests, open and done."),

@@ -84,6 +84,8 @@ class AuthProfileRebound(Fact, tag="auth_profile.rebound", frozen=True, kw_only=
     """The credential was validated at another origin, and is sent there from now on."""
 
     audience: str
+    #: The secret is sealed anew, for its origin is sealed with it.
+    vault_revision: int
     models_count: int = 0
 
 

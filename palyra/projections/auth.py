@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from palyra.events import attempts, auth, daemon
+from palyra.events import attempts, auth, config, daemon
 from palyra.events.base import Recorded
 from palyra.projections.base import Chapter
 from palyra.projections.catalog import provider_entry
@@ -304,7 +304,7 @@ def _validated(state: State, recorded: Recorded, body: auth.AuthProfileValidated
 @CHAPTER.on(auth.AuthProfileValidationFailed)
 def _validation_failed(state: State, recorded: Recorded, body: auth.AuthProfileValidationFailed) -> None:
     failure = failure_of(state, _credential(recorded))
-    if failure is not None:
+    if failure is not None and body.vault_revision == failure.vault_revision:
         failure.checks_count += 1
         failure.checked_us = recorded.recorded_at_us
 
@@ -314,7 +314,7 @@ def _rebound(state: State, recorded: Recorded, body: auth.AuthProfileRebound) ->
     profile = _profile(state, recorded)
     if profile is not None:
         profile.audience, profile.models_count = body.audience, body.models_count
-        profile.validated_us = recorded.recorded_at_us
+        profile.vault_revision, profile.validated_us = body.vault_revision, recorded.recorded_at_us
 
 
 @CHAPTER.on(auth.AuthProfileRevoked)
@@ -388,6 +388,14 @@ def _cooldown_cleared(state: State, recorded: Recorded, body: auth.AuthProfileCo
 def _failed(state: State, recorded: Recorded, body: auth.AuthProfileFailed) -> None:
     standing = _own(state, _credential(recorded))
     standing.failure = Failure(code=body.code, since_us=recorded.recorded_at_us, vault_revision=body.vault_revision)
+
+
+@CHAPTER.on(config.ConfigAdopted)
+def _configured(state: State, recorded: Recorded, body: config.ConfigAdopted) -> None:
+    """What the configuration names may be another key now, so that nothing is known of it."""
+    for credential_ref in state.auth.standings:
+        if credential_ref.startswith(IMPLICIT):
+            _void(state, credential_ref)
 
 
 @CHAPTER.on(auth.AuthProfileRefreshStarted)

@@ -30,6 +30,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     machine: Chore
     health: Chore
     discovery: Chore
+    credentials: Chore
 
 
 class Loop(NamedTuple):
@@ -53,6 +54,7 @@ def loop_table(ports: Ports) -> tuple[Loop, ...]:
         chore("machine", ports.machine),
         chore("health", ports.health),
         chore("discovery", ports.discovery),
+        chore("credentials", ports.credentials),
     )
 
 

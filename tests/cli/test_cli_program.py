@@ -85,6 +85,9 @@ def test_the_tree_holds_what_this_release_does() -> None:
     leaves = [path.removeprefix("palyra ") for path, command in COMMANDS.items() if isinstance(command, Command)]
     assert leaves == [
         *("serve", "env", "status"),
+        *("auth connect", "auth list", "auth show", "auth health", "auth validate", "auth rotate", "auth rebind"),
+        *("auth default", "auth disable", "auth enable", "auth revoke", "auth order show", "auth order set"),
+        *("auth cooldown clear", "auth explain"),
         *("models list", "models status"),
         *("pricing show", "pricing missing"),
         *("runs list", "runs show", "runs cancel"),
@@ -139,6 +142,7 @@ _NOT_RUN = (
     "--record",
     *("cancel", "config reload", "config diff"),
     *("keys issue", "keys show", "keys limits", "keys rotate", "keys revoke", "keys whoami", "console", "sessions"),
+    "palyra auth",
     *("serve", "env", "--as-of -", "run.json", "tail -f", "new.toml", "01JD", "config get 'model"),
     *("palyra keys", "palyra console", "palyra sessions"),
     *("vault put", "vault delete", "vault rekey", "vault absorb", "vault verify"),

@@ -136,7 +136,11 @@ def test_a_rotation_begins_anew() -> None:
     assert (profile.vault_revision, profile.key_fingerprint, profile.refresh) == (2, "cd", Refresh())
     assert standing_of(world.state, "p").failure is None
     world.do(
-        record("credential-p", AuthProfileRotated(vault_revision=3), AuthProfileRebound(audience="https://b:1"))
+        record(
+            "credential-p",
+            AuthProfileRotated(vault_revision=3),
+            AuthProfileRebound(audience="https://b:1", vault_revision=4),
+        )
     )
     assert (profile.audience, profile.refresh) == ("https://b:1", None)
 
@@ -155,7 +159,7 @@ def test_revocation() -> None:
 def test_looks_at_a_failed_credential_are_counted() -> None:
     """So that the next one comes later; a good one makes the failure forgotten."""
     world = world_of(AuthProfileFailed(code="key_rejected", vault_revision=1))
-    unsure = AuthProfileValidationFailed(provider="a", failure_code="provider_unavailable")
+    unsure = AuthProfileValidationFailed(provider="a", failure_code="provider_unavailable", vault_revision=1)
     world.do(record("credential-p", unsure, unsure))
     failure = failure_of(world.state, "p")
     assert failure is not None
@@ -197,7 +201,7 @@ def test_a_clock_that_was_set_changes_no_length() -> None:
     world.do(record("daemon", stepped))
     expected = [T0_US + 1_000, T0_US + 1_050, T0_US + 1_000, 0, T0_US + 1_100, T0_US + 1_070]
     assert ends() == expected
-    world.do(record("credential-p", AuthProfileValidationFailed(provider="a", failure_code="x")))
+    world.do(record("credential-p", AuthProfileValidationFailed(provider="a", failure_code="x", vault_revision=1)))
     world.do(record("daemon", stepped))
     expected = [one + 1_000 for one in expected]
     expected[3] = T0_US + 1_000
@@ -211,7 +215,7 @@ def test_a_clock_that_was_set_changes_no_length() -> None:
     [
         AuthProfileValidated(vault_revision=1),
         AuthProfileRotated(vault_revision=2),
-        AuthProfileRebound(audience="x"),
+        AuthProfileRebound(audience="x", vault_revision=2),
         AuthProfileRevoked(remote="pending"),
         AuthProfileRemoteRevocationFinished(outcome="gave_up"),
         AuthProfileDisabled(),

@@ -144,6 +144,7 @@ class World:
         self.machine = Upkeep(self.clock)
         self.health = Upkeep(self.clock)
         self.discovery = Upkeep(self.clock)
+        self.credentials = Upkeep(self.clock)
 
     def tree(self, *loops: Loop) -> Tree:
         """A tree of these loops, of the product's own without any."""
@@ -157,6 +158,7 @@ class World:
             machine=self.machine,
             health=self.health,
             discovery=self.discovery,
+            credentials=self.credentials,
         )
         return Tree(loops or loop_table(ports), self.clock, self.log)
 

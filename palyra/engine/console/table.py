@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from palyra.engine.console import (
+    auth,
+    auth_views,
     changes,
     config,
     frame,
@@ -22,6 +24,36 @@ from palyra.engine.inspection import FiguresAnswer
 from palyra.engine.price_questions import PricingAnswer
 from palyra.engine.questions import ModelsAnswer, RunAnswer, StatusAnswer
 
+AUTH_HEALTH = frame.Question(
+    "auth/health", auth_views.HealthParams, auth_views.HealthAnswer, auth_views.health, scope="secrets:write"
+)
+AUTH_ORDER = frame.Question(
+    "auth/profile-order", auth_views.OrderParams, auth_views.OrderView, auth_views.order, scope="secrets:write"
+)
+AUTH_PROFILE = frame.Question(
+    "auth/profiles/{id}", auth_views.ProfileParams, auth_views.ProfileView, auth_views.profile, "secrets:write"
+)
+AUTH_PROFILES = frame.Question(
+    "auth/profiles",
+    auth_views.ProfilesParams,
+    frame.Items[auth_views.ProfileView],
+    auth_views.profiles,
+    scope="secrets:write",
+)
+AUTH_PROVIDER = frame.Question(
+    "auth/providers/{provider}",
+    auth_views.ProviderParams,
+    auth_views.ProviderAnswer,
+    auth_views.provider,
+    scope="secrets:write",
+)
+AUTH_EXPLAIN = frame.Question(
+    "auth/selection/explain",
+    auth_views.ExplainParams,
+    auth_views.ExplainAnswer,
+    auth_views.explain,
+    scope="secrets:write",
+)
 CONFIG = frame.Question("config", config.AdoptedParams, config.AdoptedAnswer, config.adopted)
 CONFIG_DIFF = frame.Question("config/diff", config.DiffParams, config.DiffAnswer, config.diff, source="rows")
 CONFIG_HISTORY = frame.Question(
@@ -55,6 +87,12 @@ VAULT_SECRETS = frame.Question(
 VAULT_STATUS = frame.Question("vault/status", vault.VaultStatusParams, vault.VaultStatusAnswer, vault.status)
 
 QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
+    AUTH_HEALTH,
+    AUTH_ORDER,
+    AUTH_PROFILE,
+    AUTH_PROFILES,
+    AUTH_PROVIDER,
+    AUTH_EXPLAIN,
     CONFIG,
     CONFIG_DIFF,
     CONFIG_HISTORY,
@@ -79,6 +117,46 @@ CONFIG_RELOAD = changes.Change(
 )
 JOURNAL_VERDICT = changes.Change(
     "POST", "journal/verdicts", verdicts.VerdictParams, verdicts.VerdictAnswer, verdicts.record_verdict
+)
+AUTH_CONNECT = changes.Change(
+    "POST",
+    "auth/providers/{provider}/api-key",
+    auth.ConnectParams,
+    auth.ActionResult,
+    auth.connect,
+    "secrets:write",
+)
+AUTH_COOLDOWN_CLEAR = changes.Change(
+    "POST",
+    "auth/profiles/{id}/cooldown/clear",
+    auth.ProfileParams,
+    auth.ActionResult,
+    auth.clear_cooldown,
+    "secrets:write",
+)
+AUTH_DEFAULT = changes.Change(
+    "POST", "auth/profiles/{id}/default", auth.ProfileParams, auth.ActionResult, auth.set_default, "secrets:write"
+)
+AUTH_DISABLE = changes.Change(
+    "POST", "auth/profiles/{id}/disable", auth.ProfileParams, auth.ActionResult, auth.disable, "secrets:write"
+)
+AUTH_ENABLE = changes.Change(
+    "POST", "auth/profiles/{id}/enable", auth.ProfileParams, auth.ActionResult, auth.enable, "secrets:write"
+)
+AUTH_ORDER_SET = changes.Change(
+    "PUT", "auth/profile-order", auth.OrderParams, auth.OrderAnswer, auth.set_order, "secrets:write"
+)
+AUTH_REBIND = changes.Change(
+    "POST", "auth/profiles/{id}/rebind", auth.RebindParams, auth.ActionResult, auth.rebind, "secrets:write"
+)
+AUTH_REVOKE = changes.Change(
+    "POST", "auth/profiles/{id}/revoke", auth.RevokeParams, auth.ActionResult, auth.revoke, "secrets:write"
+)
+AUTH_ROTATE = changes.Change(
+    "POST", "auth/profiles/{id}/rotate", auth.KeyParams, auth.ActionResult, auth.rotate, "secrets:write"
+)
+AUTH_VALIDATE = changes.Change(
+    "POST", "auth/profiles/{id}/validate", auth.ProfileParams, auth.ActionResult, auth.validate, "secrets:write"
 )
 KEY_CHANGE = changes.Change(
     "PATCH", "keys/{key}", keys.ChangeParams, keys.KeyView, keys.change_key, scope="keys:manage"
@@ -123,6 +201,16 @@ VAULT_VERIFY = changes.Change(
 CHANGES: tuple[changes.Change[Any, Any], ...] = (
     CONFIG_RELOAD,
     JOURNAL_VERDICT,
+    AUTH_CONNECT,
+    AUTH_COOLDOWN_CLEAR,
+    AUTH_DEFAULT,
+    AUTH_DISABLE,
+    AUTH_ENABLE,
+    AUTH_ORDER_SET,
+    AUTH_REBIND,
+    AUTH_REVOKE,
+    AUTH_ROTATE,
+    AUTH_VALIDATE,
     KEY_CHANGE,
     KEY_ISSUE,
     KEY_REVOKE,
