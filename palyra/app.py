@@ -25,6 +25,7 @@ from palyra.config.state import StatePaths, find_state_dir
 from palyra.config.tree import Config
 from palyra.daemon.console import Console
 from palyra.daemon.doorkeeper import Doorkeeper
+from palyra.daemon.feeds import Feed
 from palyra.daemon.gateway import Gateway, RequestLine
 from palyra.daemon.logs import Log
 from palyra.daemon.operators import LOCAL_OPERATOR
@@ -332,6 +333,7 @@ class Daemon:
         self.gateway.adopt(_limits_of(config, is_tls=self._tls is not None))
         self.access.anonymous = config.auth.anonymous_client
         self._sights.zone = config.cli.timezone
+        self._feed.max_count = config.console.event_clients_max_count
 
     async def reload(self) -> ReloadAnswer:
         """Read the configuration again and adopt what of it can act at once; the rest waits for the next start.
@@ -366,6 +368,7 @@ class Daemon:
         changer = Changer(self._desk)
         self._stack.push_async_callback(changer.settle)
         logins = Logins(self.core)
+        self._feed = Feed(self.core.journal, max_count=self.config.console.event_clients_max_count)
         return Console(
             sights=self._sights,
             changer=changer,
@@ -373,6 +376,7 @@ class Daemon:
             logins=logins,
             doorkeeper=Doorkeeper(self.core, logins, lambda: self.config.daemon.public_url or self.url),
             entrance=self.gateway.entrance,
+            feed=self._feed,
             is_draining=lambda: self.gateway.is_draining,
             on_bug=self._on_bug,
         )

@@ -76,7 +76,7 @@ _CODES: dict[tuple[int, int], str] = {
     (415, 2): "unsupported_media_type",
     (421, 7): "bad_host",
     (422, 2): "idempotency_key_reused config_invalid principal_reserved unsafe_bind",
-    (429, 4): "all_credentials_cooling client_rate_limited login_locked rate_limited",
+    (429, 4): "all_credentials_cooling client_rate_limited login_locked rate_limited too_many_streams",
     (429, 6): "budget_blocked",
     (499, 4): "client_disconnected cancelled",
     (500, 1): "internal secret_in_event",

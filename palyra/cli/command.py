@@ -128,6 +128,7 @@ class Command(Helped):
         is_configured: bool = True,
         takes_as_of: bool = False,
         is_change: bool = False,
+        is_followed: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
@@ -136,6 +137,7 @@ class Command(Helped):
         if takes_as_of:
             help_ = "Answer as it was then: a position, an instant, -2h; palyra help as-of."
             self.params.append(click.Option(["--as-of"], metavar="WHEN", help=help_))
+        if takes_as_of or is_followed:
             self.params.extend(_source_options())
         if is_change:
             self.params.append(_url_option())

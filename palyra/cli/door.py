@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -89,7 +89,7 @@ class Door:
         finally:
             connection.close()
         if response.status not in (200, 204):
-            raise _error_in(data, response.status)
+            raise error_in(data, response.status)
         return data
 
     def connect(self, timeout_s: float) -> http.client.HTTPConnection:
@@ -99,10 +99,12 @@ class Door:
         kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
         return kind(self._url.hostname or "", self._url.port, timeout=timeout_s)
 
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """What goes with every request."""
-        return self._headers
+    def open(
+        self, connection: http.client.HTTPConnection, path: str, query: Sequence[tuple[str, str]]
+    ) -> http.client.HTTPResponse:
+        """Ask over a connection and return the answer, whose body has not been read."""
+        connection.request("GET", f"{path}?{urlencode(query)}", headers=self._headers)
+        return connection.getresponse()
 
 
 class _Placed(msgspec.Struct):
@@ -146,7 +148,7 @@ def _fill(path: str, texts: Mapping[str, str]) -> str:
     return "/".join(parts)
 
 
-def _error_in(data: bytes, status: int) -> PalyraError:
+def error_in(data: bytes, status: int) -> PalyraError:
     """Return the error in an answer; one that is not ours is named by its status."""
     try:
         error = msgspec.json.decode(data, type=_Envelope).error

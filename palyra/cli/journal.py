@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from palyra.engine.history import EventAnswer, Wanted
     from palyra.engine.inspection import FiguresAnswer, WitnessAnswer
 
-_POLL_S = 0.2
 #: Most names, and the stream of a run.
 _NAME_COLUMNS, _STREAM_COLUMNS = 20, 30
 _SUMMARY_MIN_COLUMNS = 8
@@ -177,27 +175,23 @@ def _wanted(call: Call, params: EventsParams) -> Wanted:
 
 def _follow(call: Call, events: Sequence[EventAnswer], after: int, wanted: Wanted) -> int:
     """Print events as they come, until somebody interrupts or nobody reads any more."""
-    from palyra.cli.reading import Journal
-    from palyra.engine.history import events_after
+    from palyra.cli.following import follow
 
-    page, source = call.page(), Journal(call)
+    page = call.page()
+    give_events(call, page, events)
+    for fresh in follow(call, after, wanted):
+        give_events(call, page, fresh)
+    return 0
 
-    def give(fresh: Sequence[EventAnswer]) -> None:
-        if call.as_json:
-            for event in fresh:
-                print_line_object(event)
-        else:
-            _show_events(page, fresh)
-            sys.stdout.flush()
 
-    give(events)
-    done = after
-    with source.rows() as reader:
-        while True:
-            for position, fresh in events_after(reader, done, wanted):
-                give(fresh)
-                done = position
-            time.sleep(_POLL_S)
+def give_events(call: Call, page: Page, fresh: Sequence[EventAnswer]) -> None:
+    """Print events at once, for whoever follows them."""
+    if call.as_json:
+        for event in fresh:
+            print_line_object(event)
+    else:
+        _show_events(page, fresh)
+        sys.stdout.flush()
 
 
 def _show_events(page: Page, events: Sequence[EventAnswer]) -> None:

@@ -85,6 +85,37 @@ def show_run(call: Call, run: str) -> Answer:
 
 
 @runs.command(
+    "follow",
+    examples=[
+        ("palyra runs follow last", "the newest run, until it ends"),
+        ("palyra runs follow 01JD --json", "the one whose id begins so, an event a line"),
+    ],
+    exits=(0, 2, 4, 5, 7, 8),
+    is_followed=True,
+)
+@click.argument("run", metavar="RUN")
+def follow_run(call: Call, run: str) -> int:
+    """Show the events of a run as they come, until it ends. RUN is its id, the beginning of it, or `last`."""
+    from palyra.cli.asking import ask
+    from palyra.cli.following import follow
+    from palyra.cli.journal import give_events
+    from palyra.engine.console.runs import RunParams
+    from palyra.engine.console.table import RUN
+    from palyra.engine.history import Wanted
+
+    report = ask(call, RUN, RunParams(run=run)).found
+    page = call.page()
+    for fresh in follow(call, report.first_position - 1, Wanted(streams=(f"run-{report.run_id}",))):
+        give_events(call, page, fresh)
+        if any(event.name in _ENDS for event in fresh):
+            break
+    return 0
+
+
+_ENDS = ("run.completed", "run.failed", "run.cancelled", "run.refused")
+
+
+@runs.command(
     "cancel",
     examples=[
         ("palyra runs cancel last", "end the newest run that is open"),

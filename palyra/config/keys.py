@@ -196,6 +196,11 @@ _ROOT_KEYS = (
         Key(path="overrides", type="rules", default=[], meaning="prices of your own: [[pricing.overrides]]"),
     ),
     *_table(
+        "console",
+        "console",
+        _int("event_clients_max_count", 32, 1, 1_024, "event streams open at once"),
+    ),
+    *_table(
         "cli",
         "cli",
         _text("timezone", "local", 64, "zone of times that are shown: local, or an IANA name", shape="timezone"),
@@ -415,6 +420,7 @@ _LIVE = frozenset(
         "budgets.timezone",
         "cli.color",
         "cli.timezone",
+        "console.event_clients_max_count",
         "daemon.cors_origins",
         "daemon.drain_timeout_ms",
         "daemon.trusted_proxies",

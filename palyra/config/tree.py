@@ -119,6 +119,12 @@ class PricingConfig(_Table, frozen=True, kw_only=True):
     overrides: list[PriceEntry]
 
 
+class ConsoleConfig(_Table, frozen=True, kw_only=True):
+    """`[console]`."""
+
+    event_clients_max_count: int
+
+
 class CliConfig(_Table, frozen=True, kw_only=True):
     """`[cli]`."""
 
@@ -149,5 +155,6 @@ class Config(_Table, frozen=True, kw_only=True):
     usage: UsageConfig
     budgets: BudgetsConfig
     pricing: PricingConfig
+    console: ConsoleConfig
     cli: CliConfig
     model_provider: ModelProviderConfig

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
+from aiohttp import web
 
 from palyra.daemon.answers import CONSOLE_ANSWER, JSON
 from palyra.daemon.bodies import Bodies
 from palyra.daemon.doorkeeper import Door, Doorkeeper
 from palyra.daemon.doorkeeper import Told as DoorTold
+from palyra.daemon.feeds import Feed
 from palyra.daemon.operators import Operator, authorize
 from palyra.daemon.requests import NOWHERE, Entrance, Route, Visit
 from palyra.engine.access import Access
@@ -25,6 +27,7 @@ from palyra.engine.console.changes import Change, Changer
 from palyra.engine.console.frame import Question, Told, read_body, read_query
 from palyra.engine.console.live import LiveSights
 from palyra.engine.console.table import CHANGES, QUESTIONS
+from palyra.engine.exchange import ClientGone
 from palyra.engine.logins import Logins
 from palyra.errors import CODES, PalyraError, Refusal, Refused
 from palyra.units import ms_to_s
@@ -40,7 +43,7 @@ _FRAME = ("at", "at_least", "zone")
 
 Answer = tuple[int, dict[str, str], bytes]
 #: What stands behind a path and a method.
-Thing = Question[Any, Any] | Change[Any, Any] | Door
+Thing = Question[Any, Any] | Change[Any, Any] | Door | Feed
 
 
 class _Found(NamedTuple):
@@ -63,6 +66,7 @@ class Console:
         logins: Logins,
         doorkeeper: Doorkeeper,
         entrance: Entrance,
+        feed: Feed,
         is_draining: Callable[[], bool],
         on_bug: Callable[[str], None],
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -78,13 +82,14 @@ class Console:
         self._on_bug = on_bug
         self._bodies = Bodies(max_request_bytes=_BODY_MAX_BYTES, max_inflight_bytes=16 * _BODY_MAX_BYTES)
         self._places: dict[str, dict[str, Thing]] = {path: dict(doors) for path, doors in doorkeeper.places.items()}
+        self._places["events"] = {"GET": feed}
         for question in QUESTIONS:
             self._places.setdefault(question.path, {})["GET"] = question
         for change in CHANGES:
             self._places.setdefault(change.path, {})[change.method] = change
 
-    async def answer(self, visit: Visit) -> Answer:
-        """Return status, headers and body; raises nothing but cancellation."""
+    async def answer(self, visit: Visit) -> Answer | web.StreamResponse:
+        """Return status, headers and body, or what was streamed; raises `ClientGone` and cancellation alone."""
         operator: Operator | None = None
         try:
             self._entrance.check_host(visit)
@@ -105,11 +110,15 @@ class Console:
             if isinstance(thing, Door):
                 await self._read(visit)
                 return _answer(await thing.act(visit, operator, found.place.get("id", "")))
+            if isinstance(thing, Feed):
+                return await thing.stream(visit, lambda: self._is_welcome(visit, thing.scope))
             if isinstance(thing, Change):
                 told = await self._change(visit, thing, found.place, operator)
             else:
                 told = await self._ask(visit, thing, found.place)
             return 200, _headers(), told.data
+        except ClientGone:
+            raise
         except Refused as refused:
             refusal, hint = refused.refusal, None
         except PalyraError as error:
@@ -123,6 +132,10 @@ class Console:
             if delay_ms:
                 await self._pause(ms_to_s(delay_ms))
         return _error(refusal, hint, visit)
+
+    def _is_welcome(self, visit: Visit, scope: str) -> bool:
+        """Return whether whoever was let in would be let in again: a login ends, a key is revoked."""
+        return isinstance(authorize(visit, self._access, self._logins, scope, is_change=False), Operator)
 
     def _find(self, visit: Visit) -> _Found:
         path = visit.request.raw_path.partition("?")[0].removeprefix(PREFIX)

@@ -170,7 +170,8 @@ class Gateway:
     async def _answer(self, visit: Visit) -> web.StreamResponse:
         try:
             if self.console is not None and visit.request.path.startswith(PREFIX):
-                return await self._send(visit, *await self.console.answer(visit))
+                answer = await self.console.answer(visit)
+                return answer if isinstance(answer, web.StreamResponse) else await self._send(visit, *answer)
             return await self._serve(visit)
         except Refused as refused:
             return await self._refuse(visit, refused.refusal)

@@ -222,3 +222,17 @@ async def test_a_browser_is_let_in_and_out(home: Path) -> None:
                 assert answer.status == 200
             async with session.get(f"{base}/console/v1/keys") as answer:
                 assert answer.status == 403
+
+
+async def test_a_run_is_followed_to_its_end(home: Path) -> None:
+    """An event a line, from the file and from the daemon, until the run ends; the same lines from both."""
+    async with serving(home) as daemon:
+        await ask_once(daemon)
+        lines = []
+        for source in ("--offline", "--online"):
+            process = await spawn(home, "runs", "follow", "last", "--json", source)
+            out, err = await process.communicate()
+            assert (process.returncode, err) == (0, b"")
+            lines.append([json.loads(line) for line in out.splitlines()])
+        assert lines[0] == lines[1]
+        assert [lines[0][0]["name"], lines[0][-1]["name"]] == ["run.admitted", "run.completed"]

@@ -90,7 +90,7 @@ def test_the_tree_holds_what_this_release_does() -> None:
         *("auth cooldown clear", "auth explain"),
         *("models list", "models status"),
         *("pricing show", "pricing missing"),
-        *("runs list", "runs show", "runs cancel"),
+        *("runs list", "runs show", "runs follow", "runs cancel"),
         *("explain",),
         *("keys issue", "keys list", "keys show", "keys limits", "keys rotate", "keys revoke"),
         *("keys whoami",),
@@ -140,7 +140,7 @@ def test_every_example_parses(example: str) -> None:
 
 _NOT_RUN = (
     "--record",
-    *("cancel", "config reload", "config diff"),
+    *("cancel", "runs follow", "config reload", "config diff"),
     *("keys issue", "keys show", "keys limits", "keys rotate", "keys revoke", "keys whoami", "console", "sessions"),
     "palyra auth",
     *("serve", "env", "--as-of -", "run.json", "tail -f", "new.toml", "01JD", "config get 'model"),

@@ -20,7 +20,7 @@ from story import (
     wait,
 )
 
-from palyra.decisions.routing import Wanted, exclude
+from palyra.decisions.routing import Wanted, exclude, unready
 from palyra.decisions.usage import Metered
 from palyra.events.circuits import CircuitHalfOpened, CircuitOpened
 from palyra.events.models import ModelExcluded
@@ -328,3 +328,20 @@ def test_a_model_that_a_caller_may_not_use_is_refused() -> None:
     for name in ("gpt", "fast", "a/gpt", ""):
         outcome = given(config).when(admit("r1", name, models=["tiny"]))
         assert outcome.refused("model_not_permitted").param == "model"
+
+
+@pytest.mark.parametrize(
+    ("provider_id", "model_id", "is_offered"),
+    [("a", "gpt", True), ("a", "none", False), ("a", "off", False), ("b", "gpt", False), ("c", "gpt", False)],
+)
+def test_who_was_taken_out_of_the_configuration_gets_nothing_more(
+    provider_id: str, model_id: str, is_offered: bool
+) -> None:
+    """A plan may be older than the configuration: before each attempt provider and model must still be offered."""
+    offer = registry(
+        provider("a"), provider("b", enabled=False), model("gpt", "a"), model("off", "a", enabled=False)
+    )
+    found = unready(given(offer).state, provider_id, model_id, T0_US)
+    assert (found is None) is is_offered
+    if found is not None:
+        assert (found.excluded_by, found.figures) == ("model_unavailable", {"until_us": 0})
