@@ -31,7 +31,7 @@ from palyra.daemon.logs import Log
 from palyra.daemon.operators import LOCAL_OPERATOR
 from palyra.daemon.requests import GatewayLimits
 from palyra.daemon.server import Server
-from palyra.daemon.tls import hosts_of, tls_of
+from palyra.daemon.tls import EXPIRES_SOON_US, hosts_of, tls_of
 from palyra.decisions.incidents import Stall, report
 from palyra.engine.access import Access
 from palyra.engine.boot import boot
@@ -248,6 +248,7 @@ class Daemon:
         if self._log is not None:
             self._log.name_boot(self.boot_id)
         self._tls = tls_of(self.config.daemon, self._on_tls_trouble)
+        self._warn_of_expiry()
         await self._open_journal()
         self.vault = VaultKeeper(self.core, self._home.vault)
         self.recovered = await boot(self.core, self.boot_id, adoptable_of(self.config, self.loaded.sources))
@@ -416,6 +417,14 @@ class Daemon:
     def _on_bug(self, run_id: str) -> None:
         if self._log is not None:
             self._log.error("internal_error", run_id=run_id, exc_info=True)
+
+    def _warn_of_expiry(self) -> None:
+        if self._tls is None or self._log is None:
+            return
+        left_us = self._tls.expires_us - self._clock.now_us()
+        if left_us < EXPIRES_SOON_US:
+            file = self.config.daemon.tls_cert_file
+            self._log.warning("tls_expires_soon", file=file, left_ms=us_to_ms(max(0, left_us)))
 
     def _on_tls_trouble(self, message: str) -> None:
         if self._log is not None:

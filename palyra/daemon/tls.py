@@ -17,7 +17,10 @@ import msgspec
 
 from palyra.config.tree import Config, DaemonConfig
 from palyra.errors import ConfigInvalid
+from palyra.units import US_PER_S
 
+#: How long before its end a certificate is warned about.
+EXPIRES_SOON_US = 21 * 86_400 * US_PER_S
 _OTHERS = 0o077
 _SHARED_DIRECTORY = Path("/run/secrets")
 
@@ -57,6 +60,14 @@ class TlsContext:
             except ConfigInvalid as exc:
                 self._on_trouble(str(exc))
         connection.context = self._current
+
+    @property
+    def expires_us(self) -> int:
+        """When the certificate that is in its file ends."""
+        from cryptography import x509  # half a start, and only where there is TLS
+
+        certificate = x509.load_pem_x509_certificate(self._files.cert_file.read_bytes())
+        return int(certificate.not_valid_after_utc.timestamp()) * US_PER_S
 
     def _look(self) -> list[tuple[int, int, int] | None]:
         return [_mark(path) for path in self._files.paths]

@@ -19,13 +19,15 @@ from cryptography.x509.oid import NameOID
 
 import palyra
 from palyra.auth.keyfiles import read_key_file
+from palyra.daemon.logs import Log
 from palyra.daemon.tls import TlsContext, TlsFiles
+from palyra.engine.clock import SystemClock
 from palyra.errors import ConfigInvalid
 
-_DAY = datetime.timedelta(days=1)
+_FAR = datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC)
 
 
-def certify(directory: Path, name: str) -> TlsFiles:
+def certify(directory: Path, name: str, *, ends: datetime.datetime = _FAR) -> TlsFiles:
     """Write a certificate that signs itself, for localhost and its address, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -38,7 +40,7 @@ def certify(directory: Path, name: str) -> TlsFiles:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now)
-        .not_valid_after(now + 36_500 * _DAY)
+        .not_valid_after(ends)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
@@ -189,3 +191,17 @@ async def test_files_that_cannot_be_used_stop_the_start(tmp_path: Path, fault: s
         TlsContext(files, lambda message: None)
     assert str(files.key_file) in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("days", "is_told"), [(20, True), (22, False), (-1, True)])
+async def test_a_certificate_that_ends_soon_is_told(tmp_path: Path, days: int, is_told: bool) -> None:
+    """From three weeks before its end on, at each start, in the log."""
+    ends = datetime.datetime.fromtimestamp(SystemClock().now_us() // 1_000_000, datetime.UTC)
+    files = certify(tmp_path, "palyra", ends=ends + datetime.timedelta(days=days))
+    log_file = tmp_path / "log"
+    log = Log(level="info", log_format="json", file=log_file)
+    tls = {"tls_cert_file": str(files.cert_file), "tls_key_file": str(files.key_file)}
+    async with palyra.Daemon({"daemon": tls}, journal=":memory:", log=log):
+        pass
+    log.close()
+    assert ("tls_expires_soon" in log_file.read_text()) == is_told
