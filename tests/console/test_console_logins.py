@@ -7,13 +7,14 @@ import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from console_house import CONSOLE, Answer, Operator, open_console
-from test_console_http import PATHS
+from test_console_http import sample
 
 from palyra.auth.keys import make_key
-from palyra.engine.console.table import CHANGES
+from palyra.engine.console.table import CHANGES, QUESTIONS
 from palyra.events.base import Recorded
 from palyra.events.console_sessions import ConsoleSessionEnded, ConsoleSessionOpened
 from palyra.events.keys import AccessDenied
@@ -246,7 +247,9 @@ async def test_no_answer_to_a_question_holds_a_secret(tmp_path: Path) -> None:
         cookie = browser.cookie.partition("=")[2]
         await browser.ask.say()
         hidden = [secret, browser.ask.key, browser.ask.daemon.client_key, browser.csrf, cookie]
-        for path in [*PATHS.values(), "keys?all=true", "auth/session", "auth/sessions"]:
+        asked = [(path, query) for path, query, _ in map(sample, QUESTIONS)]
+        paths = [f"{path}?{urlencode(query)}" for path, query in asked]
+        for path in [*paths, "keys?all=true", "auth/session", "auth/sessions"]:
             text = (await browser(path)).body.decode()
             assert not [one for one in hidden if one in text], path
             assert path.startswith("journal/events") or "verifier" not in text
