@@ -52,6 +52,9 @@ async def test_every_question_is_answered(tmp_path: Path) -> None:
         for question in QUESTIONS:
             path, query, _ = sample(question)
             answer = await ask(path, **query)
+            if answer.status == 404:  # a name that nothing has
+                assert answer.code.endswith("_not_found")
+                continue
             assert answer.status == 200, answer.body
             assert answer.headers["cache-control"] == "no-store"
             at = answer.json["at"]
@@ -166,7 +169,7 @@ async def test_the_past_is_what_the_file_says(tmp_path: Path) -> None:
                 path, query, params = sample(question)
                 answer = await ask(path, **query, at=position, zone="UTC")
                 if answer.status != 200:
-                    assert answer.code in ("run_not_found", "position_not_found", "key_not_found")
+                    assert answer.code.endswith("_not_found")
                     continue
                 told = ask_file(
                     question,
@@ -232,8 +235,9 @@ async def test_a_journal_in_memory_has_a_past_too() -> None:
             await ask.say()
             for question in QUESTIONS:
                 path, query, _ = sample(question)
-                assert (await ask(path, **query)).status == 200
-                assert (await ask(path, **query, at=len(daemon.journal))).status == 200
+                now = await ask(path, **query)
+                assert now.status in (200, 404)
+                assert (await ask(path, **query, at=len(daemon.journal))).status == now.status
             assert (await ask("status", at=3)).json["position"] == 3
             assert (await ask("journal/status")).json["file"] is None
             assert (await ask("runs/last/explain", state="true")).json["seen"]["candidates"]

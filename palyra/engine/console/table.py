@@ -89,8 +89,8 @@ VAULT_STATUS = frame.Question("vault/status", vault.VaultStatusParams, vault.Vau
 QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     AUTH_HEALTH,
     AUTH_ORDER,
-    AUTH_PROFILE,
     AUTH_PROFILES,
+    AUTH_PROFILE,
     AUTH_PROVIDER,
     AUTH_EXPLAIN,
     CONFIG,
