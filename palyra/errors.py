@@ -41,7 +41,7 @@ _CODES: dict[tuple[int, int], str] = {
         " conflicting_credentials context_window_exceeded max_model_tokens_per_event_exceeded"
         " content_policy_blocked image_url_unsupported tool_arguments_not_json"
         " unsupported_feature capability_missing model_role_mismatch as_of_in_future bad_path"
-        " invalid_query unknown_field usage_error import_damaged import_partial"
+        " invalid_query invalid_policy unknown_field usage_error import_damaged import_partial"
         " invalid_vault_ref own_key_as_upstream_credential config_not_editable"
         " invalid_api_key_format"
     ),
@@ -57,12 +57,14 @@ _CODES: dict[tuple[int, int], str] = {
     ),
     (404, 8): (
         "model_not_found model_disabled route_not_found run_not_found config_not_found position_not_found"
+        " budget_policy_not_found"
         " secret_not_found"
         " key_not_found session_not_found profile_not_found provider_not_found"
     ),
     (405, 5): "method_not_allowed",
     (409, 7): (
         "conflict idempotency_in_progress idempotency_result_gone in_the_past journal_locked"
+        " managed_by_file stale_revision"
         " address_in_use insecure_permissions vault_key_missing needs_space"
         " upgrade_due upgrade_needs_space"
         " capsule_too_large capsule_differs"

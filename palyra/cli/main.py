@@ -26,6 +26,7 @@ _COMMANDS = {
     "status": ("status", "status", "Show what runs, what fails and what is used."),
     "auth": ("auth", "auth", "Connect providers, and look after the keys they are asked with."),
     "models": ("models", "models", "Show models, providers and their health."),
+    "budgets": ("budgets", "budgets", "Limit what may be used, and see what is."),
     "pricing": ("pricing", "pricing", "Show what models cost."),
     "runs": ("runs", "runs", "Show requests, open and done."),
     "explain": ("explain", "explain", "Tell why a request was served the way it was."),

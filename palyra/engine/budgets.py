@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from palyra.decisions.policies import adopt_policies, needs_history, retire_policy, set_policy
 from palyra.engine.codec import to_known
-from palyra.engine.core import Core
+from palyra.engine.core import Batch, Core
 from palyra.events.base import Draft, Recorded
 from palyra.events.budgets import UsageBudgetPolicyRecord
 from palyra.events.usage import UsageCorrected, UsageRecorded
@@ -16,6 +16,8 @@ from palyra.journal.port import Row
 #: Of a whole history, what a rule can count.
 _NAMES = ("usage.recorded", "usage.corrected")
 UsageRow = UsageRecorded | UsageCorrected
+#: Records facts in the name of whoever wants them.
+Note = Callable[[Sequence[Draft]], Batch]
 
 
 async def adopt_file_policies(core: Core, records: Sequence[UsageBudgetPolicyRecord]) -> None:
@@ -27,25 +29,18 @@ async def adopt_file_policies(core: Core, records: Sequence[UsageBudgetPolicyRec
     await batch.durable()
 
 
-async def put_in_force(core: Core, record: UsageBudgetPolicyRecord, *, actor: str) -> list[Draft]:
-    """Put one rule in force with what was used before it; return its facts, none where it is in force already."""
+async def put_in_force(core: Core, record: UsageBudgetPolicyRecord, *, actor: str, note: Note) -> None:
+    """Put one rule in force with what was used before it."""
     with core.tapped() as fresh:
         history = await usage_history(core) if needs_history(core.state, [record]) else []
-        with core.batch(actor) as batch:
-            rows = [*history, *_rows_in(fresh)]
-            drafts = set_policy(core.state, record, rows, by=actor, now_us=batch.now_us)
-            batch.add(drafts)
+        rows = [*history, *_rows_in(fresh)]
+        batch = note(set_policy(core.state, record, rows, by=actor, now_us=core.clock.now_us()))
     await batch.durable()
-    return drafts
 
 
-async def take_out_of_force(core: Core, policy_id: str, *, actor: str) -> list[Draft]:
-    """Retire a rule; return its facts."""
-    with core.batch(actor) as batch:
-        drafts = retire_policy(core.state, policy_id, by=actor)
-        batch.add(drafts)
-    await batch.durable()
-    return drafts
+async def take_out_of_force(core: Core, policy_id: str, *, actor: str, note: Note) -> None:
+    """Retire a rule."""
+    await note(retire_policy(core.state, policy_id, by=actor)).durable()
 
 
 async def usage_history(core: Core) -> list[UsageRow]:

@@ -29,7 +29,7 @@ SLOW: dict[str, Any] = {
     }
 }
 #: What stands in placeholders and in queries that must be given, of a journal that has at least one run.
-SAMPLES = {"chapter": "runs", "key": "client.key", "run": "last", "event": "1", "a": 1, "b": 1}
+SAMPLES = {"chapter": "runs", "policy": "day", "key": "client.key", "run": "last", "event": "1", "a": 1, "b": 1}
 
 
 def sample(question: Question[Any, Any]) -> tuple[str, dict[str, Any], Params]:
@@ -45,9 +45,25 @@ def sample(question: Question[Any, Any]) -> tuple[str, dict[str, Any], Params]:
     return path, query, params
 
 
+#: A rule, so that there is something to ask about rules.
+RULED: dict[str, Any] = {
+    "budgets": {
+        "policies": [
+            {
+                "policy_id": "day",
+                "scope_kind": "global",
+                "metric_kind": "tokens",
+                "interval_kind": "daily",
+                "hard_limit": 1_000_000,
+            }
+        ]
+    }
+}
+
+
 async def test_every_question_is_answered(tmp_path: Path) -> None:
     """Each says of which journal, position and instant it is true."""
-    async with open_console(tmp_path) as ask:
+    async with open_console(tmp_path, RULED) as ask:
         run_id = await ask.say()
         for question in QUESTIONS:
             path, query, _ = sample(question)
@@ -160,7 +176,7 @@ async def test_a_position_that_is_yet_to_come(tmp_path: Path) -> None:
 
 async def test_the_past_is_what_the_file_says(tmp_path: Path) -> None:
     """The daemon's child and a command on the file give the same bytes, at any position."""
-    async with open_console(tmp_path) as ask:
+    async with open_console(tmp_path, RULED) as ask:
         await ask.say()
         paths, head = ask.daemon.paths, len(ask.daemon.journal)
         files = JournalFiles(paths.journal, paths.vault_key)
@@ -229,7 +245,7 @@ async def test_what_a_decision_saw_needs_a_fold(tmp_path: Path) -> None:
 
 async def test_a_journal_in_memory_has_a_past_too() -> None:
     """Every question is answered at the head and before, though there is no file; what is of files is null."""
-    async with Daemon(journal=":memory:") as daemon:
+    async with Daemon(RULED, journal=":memory:") as daemon:
         key = (await daemon.access.issue("admin", "operator")).reveal()
         async with operator_of(daemon, key) as ask:
             await ask.say()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from palyra.engine.budget_questions import BudgetAnswer, BudgetsAnswer, HoldsAnswer
 from palyra.engine.console import (
     auth,
     auth_views,
+    budgets,
     changes,
     config,
     frame,
@@ -54,6 +56,11 @@ AUTH_EXPLAIN = frame.Question(
     auth_views.explain,
     scope="secrets:write",
 )
+BUDGETS = frame.Question("budgets", budgets.BudgetsParams, BudgetsAnswer, budgets.budgets, scope="usage:read")
+BUDGET = frame.Question("budgets/{policy}", budgets.BudgetParams, BudgetAnswer, budgets.budget, scope="usage:read")
+BUDGET_HOLDS = frame.Question(
+    "budgets/{policy}/holds", budgets.BudgetParams, HoldsAnswer, budgets.holds, scope="usage:read"
+)
 CONFIG = frame.Question("config", config.AdoptedParams, config.AdoptedAnswer, config.adopted)
 CONFIG_DIFF = frame.Question("config/diff", config.DiffParams, config.DiffAnswer, config.diff, source="rows")
 CONFIG_HISTORY = frame.Question(
@@ -74,7 +81,7 @@ JOURNAL_STATUS = frame.Question(
 KEYS = frame.Question("keys", keys.KeysParams, frame.Items[keys.KeyView], keys.keys, scope="keys:manage")
 KEY = frame.Question("keys/{key}", keys.KeyParams, keys.KeyView, keys.key, scope="keys:manage")
 MODELS = frame.Question("models", models.ModelsParams, ModelsAnswer, models.models)
-PRICING = frame.Question("pricing", pricing.PricingParams, PricingAnswer, pricing.pricing)
+PRICING = frame.Question("pricing", pricing.PricingParams, PricingAnswer, pricing.pricing, scope="usage:read")
 RUNS = frame.Question("runs", runs.RunsParams, frame.Items[RunAnswer], runs.runs)
 RUN = frame.Question("runs/{run}", runs.RunParams, RunReport, runs.run, source="rows")
 RUN_EXPLAIN = frame.Question(
@@ -93,6 +100,9 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     AUTH_PROFILE,
     AUTH_PROVIDER,
     AUTH_EXPLAIN,
+    BUDGETS,
+    BUDGET,
+    BUDGET_HOLDS,
     CONFIG,
     CONFIG_DIFF,
     CONFIG_HISTORY,
@@ -114,6 +124,12 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
 
 CONFIG_RELOAD = changes.Change(
     "POST", "config/reload", config.ReloadParams, config.ReloadAnswer, config.reload, needs_daemon=True
+)
+BUDGET_RETIRE = changes.Change(
+    "DELETE", "budgets/{policy}", budgets.RetireParams, BudgetAnswer, budgets.retire_budget, scope="usage:write"
+)
+BUDGET_SET = changes.Change(
+    "PUT", "budgets/{policy}", budgets.SetParams, BudgetAnswer, budgets.set_budget, scope="usage:write"
 )
 JOURNAL_VERDICT = changes.Change(
     "POST", "journal/verdicts", verdicts.VerdictParams, verdicts.VerdictAnswer, verdicts.record_verdict
@@ -200,6 +216,8 @@ VAULT_VERIFY = changes.Change(
 
 CHANGES: tuple[changes.Change[Any, Any], ...] = (
     CONFIG_RELOAD,
+    BUDGET_RETIRE,
+    BUDGET_SET,
     JOURNAL_VERDICT,
     AUTH_CONNECT,
     AUTH_COOLDOWN_CLEAR,

@@ -1,0 +1,105 @@
+"""`budgets`: rules about usage, what is used and held of them; rules are set and retired here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from palyra.config.schema import is_zone
+from palyra.decisions.policies import read_policy
+from palyra.engine.budget_questions import (
+    BudgetAnswer,
+    BudgetsAnswer,
+    HoldsAnswer,
+    budget_answer,
+    budgets_answer,
+    holds_answer,
+)
+from palyra.engine.budgets import put_in_force, take_out_of_force
+from palyra.engine.console.changes import Order
+from palyra.engine.console.frame import Params, Sight
+from palyra.errors import PalyraError, Refusal, Refused
+from palyra.projections.budgets import Policy
+from palyra.projections.state import State
+
+
+class BudgetsParams(Params, frozen=True, kw_only=True):
+    """Nothing is chosen."""
+
+
+class BudgetParams(Params, frozen=True, kw_only=True):
+    """Which rule."""
+
+    policy: str
+
+
+class SetParams(BudgetParams, frozen=True, kw_only=True):
+    """A rule in the words of `[[budgets.policies]]`, without its name."""
+
+    rule: dict[str, Any]
+    #: The change is refused where the rule has another revision by now; 0: it must be new.
+    if_revision: int | None = None
+
+
+class RetireParams(BudgetParams, frozen=True, kw_only=True):
+    """Which rule."""
+
+    if_revision: int | None = None
+
+
+def budgets(sight: Sight, params: BudgetsParams) -> BudgetsAnswer:
+    """Return all rules."""
+    return budgets_answer(sight.state, sight.now_us)
+
+
+def budget(sight: Sight, params: BudgetParams) -> BudgetAnswer:
+    """Return one rule."""
+    return budget_answer(sight.state, _find(sight.state, params.policy), sight.now_us)
+
+
+def holds(sight: Sight, params: BudgetParams) -> HoldsAnswer:
+    """Return what open attempts hold of a rule."""
+    _find(sight.state, params.policy)
+    return holds_answer(sight.state, params.policy)
+
+
+async def set_budget(order: Order, params: SetParams) -> BudgetAnswer:
+    """Put a rule in force; what its window holds already is counted."""
+    state = order.core.state
+    _check(state, params.policy, params.if_revision)
+    row = {"policy_id": params.policy, **params.rule}
+    record, faults = read_policy(row, timezone="UTC", is_zone=is_zone, managed_by="journal")
+    if record is None:
+        said = "; ".join(f"{'.'.join(map(str, fault.path)) or 'rule'} {fault.message}" for fault in faults)
+        message = f"This is no rule: {said}."
+        raise Refused(Refusal(code="invalid_policy", message=message, param=str(faults[0].path[0])))
+    await put_in_force(order.core, record, actor=order.actor, note=order.note)
+    return budget_answer(state, state.budgets.policies[params.policy], order.core.clock.now_us())
+
+
+async def retire_budget(order: Order, params: RetireParams) -> BudgetAnswer:
+    """Take a rule out of force; return it as it was."""
+    state = order.core.state
+    policy = _find(state, params.policy)
+    _check(state, params.policy, params.if_revision)
+    last = budget_answer(state, policy, order.core.clock.now_us())
+    await take_out_of_force(order.core, params.policy, actor=order.actor, note=order.note)
+    return last
+
+
+def _find(state: State, policy_id: str) -> Policy:
+    policy = state.budgets.policies.get(policy_id)
+    if policy is None:
+        hint = "palyra budgets list shows them"
+        raise PalyraError(f"There is no rule '{policy_id}'.", hint=hint, code="budget_policy_not_found")
+    return policy
+
+
+def _check(state: State, policy_id: str, if_revision: int | None) -> None:
+    """Raise what keeps a rule from being changed here."""
+    policy = state.budgets.policies.get(policy_id)
+    if policy is not None and policy.record.managed_by == "file":
+        hint = "change [[budgets.policies]] in palyra.toml and start again"
+        raise PalyraError(f"The rule '{policy_id}' stands in the file.", hint=hint, code="managed_by_file")
+    revision = 0 if policy is None else policy.revision
+    if if_revision is not None and if_revision != revision:
+        raise PalyraError(f"The rule '{policy_id}' has revision {revision} by now.", code="stale_revision")

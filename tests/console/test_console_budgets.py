@@ -1,0 +1,83 @@
+"""Rules over the console's API: set, seen, felt by the next request, retired; what is wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from console_house import Operator, open_console
+from openai import APIStatusError
+
+RULE: dict[str, Any] = {
+    "scope_kind": "global",
+    "metric_kind": "tokens",
+    "interval_kind": "daily",
+    "hard_limit": 1_000_000,
+}
+
+
+async def put(ask: Operator, name: str = "day", **changes: Any) -> Any:
+    return await ask(f"budgets/{name}", method="PUT", body={"rule": {**RULE, **changes}})
+
+
+async def use(ask: Operator) -> str:
+    """Make a request; return how it went."""
+    try:
+        await ask.say()
+    except APIStatusError as error:
+        return str(error.code)
+    return "ok"
+
+
+async def test_a_rule_is_set_felt_changed_and_retired(tmp_path: Path) -> None:
+    """What was used before it counts; a lower limit stops the next request; without it everything goes on."""
+    async with open_console(tmp_path) as ask:
+        assert await use(ask) == "ok"
+        made = (await put(ask)).json
+        assert (made["revision"], made["policy"]["hard_limit"]) == (1, 1_000_000)
+        used = made["status"][0]["consumed"]
+        assert used > 0
+        assert await use(ask) == "ok"
+        lowered = (await put(ask, hard_limit=used)).json
+        assert (lowered["revision"], lowered["status"][0]["status"]) == (2, "hard_limit")
+        assert await use(ask) == "budget_request_too_large"
+        assert [one["policy"]["policy_id"] for one in (await ask("budgets")).json["items"]] == ["day"]
+        assert (await ask("budgets/day/holds")).json["items"] == []
+        assert (await ask("budgets/day", method="DELETE")).status == 200
+        assert await use(ask) == "ok"
+        assert (await ask("budgets/day")).code == "budget_policy_not_found"
+
+
+async def test_what_is_wrong_is_refused_with_its_field(tmp_path: Path) -> None:
+    """Limits below zero, soft above hard, unknown zones and keys, settings without effect."""
+    async with open_console(tmp_path) as ask:
+        for changes, field in (
+            ({"hard_limit": -1}, "hard_limit"),
+            ({"soft_limit": 2_000_000}, "soft_limit"),
+            ({"timezone": "Mars/Olympus"}, "timezone"),
+            ({"colour": "red"}, "colour"),
+            ({"scope_id": "x"}, "scope_id"),
+            ({"rolling_hours": 5}, "rolling_hours"),
+        ):
+            answer = await put(ask, **changes)
+            assert (answer.status, answer.code, answer.error["field"]) == (400, "invalid_policy", field)
+        assert (await put(ask, "No Name")).code == "invalid_policy"
+        assert (await ask("budgets")).json["items"] == []
+
+
+async def test_nobody_changes_what_he_has_not_seen(tmp_path: Path) -> None:
+    """A revision that has passed, and a rule that stands in the file, are refused."""
+    policies = [{"policy_id": "filed", **RULE}]
+    async with open_console(tmp_path, {"budgets": {"policies": policies}}) as ask:
+        assert (await put(ask, "filed")).code == "managed_by_file"
+        assert (await ask("budgets/filed", method="DELETE")).code == "managed_by_file"
+        await put(ask)
+        body = {"rule": RULE, "if_revision": 0}
+        assert (await ask("budgets/day", method="PUT", body=body)).code == "stale_revision"
+        answer = await ask(
+            "budgets/day", method="PUT", body={**body, "if_revision": 1, "rule": {**RULE, "hard_limit": 5}}
+        )
+        assert answer.json["revision"] == 2
+    async with open_console(tmp_path, {}) as ask:
+        # Gone from the file; the one that was set here is still there.
+        assert [one["policy"]["policy_id"] for one in (await ask("budgets")).json["items"]] == ["day"]
