@@ -114,3 +114,60 @@ def counted_by_hand(world: World, record: UsageBudgetPolicyRecord, subject: str,
         elif record.meter == "usd_cost":
             total += (row.cost_after_nanousd or 0) - (row.cost_before_nanousd or 0)
     return total
+
+
+class Audit:
+    """Books of every rule, kept from the facts alone: what is held and settled never passes a hard limit.
+
+    They know rules, shares and rows, and none of the code that decides.
+    """
+
+    def __init__(self) -> None:
+        self.rules: dict[str, UsageBudgetPolicyRecord] = {}
+        #: By rule, subject and start of the window.
+        self.settled: dict[tuple[str, str, int], int] = {}
+        self.reserved: dict[tuple[str, str, int], int] = {}
+        self.holds: dict[str, Any] = {}
+        self.beyond: dict[tuple[str, str, int], int] = {}
+
+    def enter(self, history: Sequence[Recorded]) -> Audit:
+        """Enter facts in their order; fails where a start takes a sum past its limit."""
+        for one in history:
+            body: Any = one.body
+            match one.name:
+                case "budget_policy.set":
+                    self.rules[body.policy.policy_id] = body.policy
+                case "budget_policy.counted":
+                    policy_id = one.stream.removeprefix("budget-")
+                    for counted in body.subjects:
+                        self.settled[policy_id, counted.subject, counted.window_start_us] = counted.amount
+                case "budget.reserved":
+                    self._reserve(one.stream, body)
+                case "usage.recorded":
+                    self._use(one.stream, body)
+                case "budget.released":
+                    for share in self.holds.pop(one.stream).shares:
+                        self.reserved[_key(share)] -= share.amount
+        assert all(amount >= 0 for amount in self.reserved.values())
+        return self
+
+    def _reserve(self, stream: str, body: Any) -> None:
+        assert stream not in self.holds, f"{stream} holds twice"
+        self.holds[stream] = body
+        for share in body.shares:
+            key = _key(share)
+            self.reserved[key] = self.reserved.get(key, 0) + share.amount
+            limit = self.rules[share.policy_id].hard_limit
+            projected = self.settled.get(key, 0) + self.reserved[key] - self.beyond.get(key, 0)
+            assert limit is None or projected <= limit, f"{key} is at {projected} of {limit}"
+
+    def _use(self, stream: str, body: Any) -> None:
+        for share in self.holds[stream].shares:
+            key = _key(share)
+            amount = amount_of(share.meter, body)
+            self.settled[key] = self.settled.get(key, 0) + amount
+            self.beyond[key] = self.beyond.get(key, 0) + max(0, amount - share.amount)
+
+
+def _key(share: Any) -> tuple[str, str, int]:
+    return share.policy_id, share.subject, share.window_start_us

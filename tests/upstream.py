@@ -75,6 +75,8 @@ class Behaviour:
     usage: Literal["asked", "none", "last_chunk", "usage_chunk", "x_groq"] = "asked"
     prompt_tokens: int = 11
     completion_tokens: int = 5
+    #: No answer is billed longer than `max_tokens` of its request, as real providers keep it.
+    keeps_cap: bool = False
     #: More keys of the usage object.
     usage_details: Mapping[str, Any] = field(default_factory=dict)
     #: Shape of the stream: its end marker, its line ends, and `data:` with or without a space.
@@ -319,11 +321,14 @@ def render(behaviour: Behaviour, received: Received) -> tuple[str, list[bytes]]:
     return "application/json", [body[: len(body) // 2], body[len(body) // 2 :]]
 
 
-def _usage(behaviour: Behaviour) -> dict[str, Any]:
+def _usage(behaviour: Behaviour, asked: dict[str, Any]) -> dict[str, Any]:
+    completion_tokens = behaviour.completion_tokens
+    if behaviour.keeps_cap:
+        completion_tokens = min(completion_tokens, asked.get("max_tokens") or completion_tokens)
     return {
         "prompt_tokens": behaviour.prompt_tokens,
-        "completion_tokens": behaviour.completion_tokens,
-        "total_tokens": behaviour.prompt_tokens + behaviour.completion_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": behaviour.prompt_tokens + completion_tokens,
         **behaviour.usage_details,
     }
 
@@ -350,9 +355,9 @@ def _completion(behaviour: Behaviour, asked: dict[str, Any]) -> dict[str, Any]:
         "choices": [choice],
     }
     if behaviour.usage == "x_groq":
-        answer["x_groq"] = {"id": "req_1", "usage": _usage(behaviour)}
+        answer["x_groq"] = {"id": "req_1", "usage": _usage(behaviour, asked)}
     elif behaviour.usage != "none":
-        answer["usage"] = _usage(behaviour)
+        answer["usage"] = _usage(behaviour, asked)
     return answer
 
 
@@ -390,7 +395,7 @@ def _events(behaviour: Behaviour, asked: dict[str, Any]) -> Iterator[bytes]:
 
     for delta in _deltas(behaviour):
         yield chunk([{"index": 0, "delta": delta, "finish_reason": None}])
-    usage = _usage(behaviour)
+    usage = _usage(behaviour, asked)
     wants_usage = (asked.get("stream_options") or {}).get("include_usage", False)
     last: dict[str, Any] = {"last_chunk": {"usage": usage}, "x_groq": {"x_groq": {"usage": usage}}}
     closing = {"index": 0, "delta": {}, "finish_reason": _finish(behaviour)}

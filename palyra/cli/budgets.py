@@ -98,7 +98,7 @@ def _amount(one: BudgetAnswer, amount: int) -> str:
     examples=[
         ("palyra budgets status", "all rules"),
         ("palyra budgets status each-day", "everybody whom one rule counts"),
-        ("palyra budgets status --as-of 2026-11-20T10:00Z", "as it was then"),
+        ("palyra budgets status --as-of run:last", "when the newest run ended"),
     ],
     exits=(0, 2, 5, 7, 8),
     takes_as_of=True,
@@ -130,7 +130,6 @@ def status(call: Call, policy: str | None) -> Answer:
     examples=[
         ("palyra budgets show each-day", "one rule with everything that it says"),
         ("palyra budgets show each-day --json", "the same for a program"),
-        ("palyra budgets show each-day --as-of boot", "as it was at the last start"),
     ],
     exits=(0, 2, 5, 7, 8),
     takes_as_of=True,
@@ -301,7 +300,7 @@ def _show_set(page: Page, one: BudgetAnswer, now_us: int) -> None:
     "retire",
     examples=[
         ("palyra budgets retire each-day", "take a rule out of force"),
-        ("palyra budgets retire each-day --json", "with the rule as it was"),
+        ("palyra budgets retire each-hour --json", "with the rule as it was"),
     ],
     exits=(0, 2, 4, 6, 7, 8),
     is_change=True,

@@ -32,8 +32,8 @@ def pricing() -> None:
     "show",
     examples=[
         ("palyra pricing show", "all models"),
-        ("palyra pricing show gpt-4o-mini", "one model at all its providers, with every rate"),
-        ("palyra pricing show --as-of 2026-11-01", "the list of that day"),
+        ("palyra pricing show --json", "every rate, for a program"),
+        ("palyra pricing show --as-of run:last", "the list in force when the newest run ended"),
     ],
     exits=(0, 2, 5, 7, 8),
     takes_as_of=True,

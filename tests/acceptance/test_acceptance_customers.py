@@ -1,0 +1,112 @@
+"""Customers with a small daily cap each, all at once, with a kill in the middle: none over the cap, none lost.
+
+Twenty requests at the same instant per customer, one of them far too large, default settings, kill -9 while answers
+are on their way, a start on what it left, and the same again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+
+import aiohttp
+from acceptance_kit import CHAT, CONFIG, Served, chat, history, serving, spawn, write_config
+from budget_kit import Audit
+from upstream import HANG, Behaviour, Upstream
+
+from palyra.events.attempts import AttemptAbandoned
+from palyra.events.runs import RunRefused
+from palyra.events.usage import UsageRecorded
+
+CUSTOMERS_COUNT = 3
+REQUESTS_COUNT = 20
+CAP_NANOUSD = 50_000_000
+#: $1 in and $5 out per million tokens; each answer takes 700 tokens, so 14 of them fit under the cap.
+MONEY = """
+[[pricing.overrides]]
+provider_id = "up"
+model_id = "gpt"
+input_usd_per_mtok = "1.00"
+output_usd_per_mtok = "5.00"
+
+[[budgets.policies]]
+policy_id = "customer-day"
+scope_kind = "principal"
+scope_id = "*"
+metric_kind = "usd_cost"
+interval_kind = "daily"
+hard_limit = "0.05"
+"""
+ANSWER = Behaviour(prompt_tokens=5, completion_tokens=700, keeps_cap=True)
+
+
+async def test_no_customer_passes_the_cap_and_nothing_is_lost(tmp_path: Path) -> None:
+    """Checked by books that know the facts alone, at every position, and by what the clients were told."""
+    acknowledged: list[str] = []
+    told: Counter[int] = Counter()
+    async with Upstream() as up:
+        config = str(write_config(tmp_path / "palyra.toml", CONFIG.format(url=up.url) + MONEY))
+        up.default = ANSWER
+        async with serving(tmp_path, "--config", config) as daemon:
+            keys = [await _key(tmp_path, config, f"customer-{number}") for number in range(CUSTOMERS_COUNT)]
+            enough = asyncio.Event()
+            up.reply_with(*[Behaviour(after={1: HANG})] * 2)  # so that the kill meets open attempts
+            asking = asyncio.gather(*(_ask_all(daemon, key, acknowledged, told, enough) for key in keys))
+            await enough.wait()
+            await daemon.kill()
+            await asking
+        async with serving(tmp_path, "--config", config) as daemon:
+            for _ in range(2):
+                await asyncio.gather(*(_ask_all(daemon, key, acknowledged, told, enough) for key in keys))
+            await daemon.stop()
+            facts = history(daemon.state_dir)
+    audit = Audit().enter(facts)
+    spent = {subject: amount for (_, subject, _), amount in audit.settled.items()}
+    assert len(spent) == CUSTOMERS_COUNT
+    assert all(amount <= CAP_NANOUSD for amount in spent.values()), spent
+    assert audit.beyond == dict.fromkeys(audit.beyond, 0)
+    # The cap is used, not only kept: what is left is less than the largest answer may cost.
+    assert all(CAP_NANOUSD - amount < 5_100_000 for amount in spent.values()), spent
+    rows = Counter(one.stream[4:] for one in facts if isinstance(one.body, UsageRecorded))
+    assert all(rows[run_id] == 1 for run_id in acknowledged)
+    assert any(isinstance(one.body, AttemptAbandoned) for one in facts)
+    refused = Counter(one.body.code for one in facts if isinstance(one.body, RunRefused))
+    assert refused["budget_request_too_large"] >= CUSTOMERS_COUNT
+    assert refused["budget_blocked"] > CUSTOMERS_COUNT
+    assert set(told) <= {200, 402, 429}
+    print(f"spent {spent}, told {dict(told)}, refused {dict(refused)}")
+
+
+async def _key(home: Path, config: str, name: str) -> str:
+    """Issue a client key beside the running daemon."""
+    process = await spawn(home, "keys", "issue", name, "--json", "--config", config)
+    out, err = await process.communicate()
+    assert process.returncode == 0, err
+    return str(json.loads(out)["data"]["secret"])
+
+
+async def _ask_all(
+    daemon: Served, key: str, acknowledged: list[str], told: Counter[int], enough: asyncio.Event
+) -> None:
+    """Ask for everything at once; note whose answer arrived whole."""
+
+    async def ask(session: aiohttp.ClientSession, number: int) -> None:
+        body = chat(f"Customer {number}.", stream=bool(number % 2))
+        if number == 0:
+            body = chat("word " * 60_000)
+        try:
+            async with session.post(f"{daemon.url}{CHAT}", json=body) as answer:
+                data = await answer.read()
+                told[answer.status] += 1
+                if answer.status == 200 and (number % 2 == 0 or data.endswith(b"data: [DONE]\n\n")):
+                    acknowledged.append(answer.headers["x-palyra-run-id"])
+                    if len(acknowledged) >= CUSTOMERS_COUNT:
+                        enough.set()
+        except (aiohttp.ClientError, ConnectionError):
+            return
+
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(headers={"authorization": f"Bearer {key}"}, connector=connector) as session:
+        await asyncio.gather(*(ask(session, number) for number in range(REQUESTS_COUNT)))
