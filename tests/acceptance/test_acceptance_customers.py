@@ -7,15 +7,16 @@ are on their way, a start on what it left, and the same again.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from pathlib import Path
 
 import aiohttp
-from acceptance_kit import CHAT, CONFIG, Served, chat, history, serving, spawn, write_config
+from acceptance_kit import CHAT, CONFIG, Served, chat, history, serving, write_config
 from budget_kit import Audit
 from upstream import HANG, Behaviour, Upstream
 
+from palyra.auth.keyfiles import read_key_file
+from palyra.config.state import StatePaths
 from palyra.events.attempts import AttemptAbandoned
 from palyra.events.runs import RunRefused
 from palyra.events.usage import UsageRecorded
@@ -50,7 +51,7 @@ async def test_no_customer_passes_the_cap_and_nothing_is_lost(tmp_path: Path) ->
         config = str(write_config(tmp_path / "palyra.toml", CONFIG.format(url=up.url) + MONEY))
         up.default = ANSWER
         async with serving(tmp_path, "--config", config) as daemon:
-            keys = [await _key(tmp_path, config, f"customer-{number}") for number in range(CUSTOMERS_COUNT)]
+            keys = [await _key(daemon, f"customer-{number}") for number in range(CUSTOMERS_COUNT)]
             enough = asyncio.Event()
             up.reply_with(*[Behaviour(after={1: HANG})] * 2)  # so that the kill meets open attempts
             asking = asyncio.gather(*(_ask_all(daemon, key, acknowledged, told, enough) for key in keys))
@@ -79,12 +80,14 @@ async def test_no_customer_passes_the_cap_and_nothing_is_lost(tmp_path: Path) ->
     print(f"spent {spent}, told {dict(told)}, refused {dict(refused)}")
 
 
-async def _key(home: Path, config: str, name: str) -> str:
-    """Issue a client key beside the running daemon."""
-    process = await spawn(home, "keys", "issue", name, "--json", "--config", config)
-    out, err = await process.communicate()
-    assert process.returncode == 0, err
-    return str(json.loads(out)["data"]["secret"])
+async def _key(daemon: Served, name: str) -> str:
+    """Issue a client key."""
+    admin = read_key_file(StatePaths(daemon.state_dir).admin_token)
+    assert admin is not None
+    headers = {"authorization": f"Bearer {admin.reveal()}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        async with session.post(f"{daemon.url}/console/v1/keys", json={"name": name}) as answer:
+            return str((await answer.json())["secret"])
 
 
 async def _ask_all(

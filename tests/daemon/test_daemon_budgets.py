@@ -30,6 +30,10 @@ from palyra.events.runs import RunRefused
 SPENDING: dict[str, list[dict[str, Any]]] = {
     "/v1/chat/completions": [chat(max_tokens=5), chat(max_tokens=5, stream=True)],
     "/v1/messages": [asked(model="gpt", max_tokens=5), asked(model="gpt", max_tokens=5, stream=True)],
+    "/v1/responses": [
+        {"model": "gpt", "input": "Say hi.", "max_output_tokens": 16},
+        {"model": "gpt", "input": "Say hi.", "max_output_tokens": 16, "stream": True},
+    ],
     "/v1/embeddings": [{"model": "vec", "input": "Say hi."}],
 }
 #: Places that spend nothing.
