@@ -143,10 +143,12 @@ def _abilities(model: ModelAnswer) -> str:
 
 def show_providers(page: Page, providers: Sequence[ProviderAnswer], now_us: int) -> None:
     """Print the table of providers."""
+    asks_with_keys = any(one.credential != "not_needed" for one in providers)
     columns = [
         Column("PROVIDER", is_cut=True),
         Column("HEALTH"),
         Column("CIRCUIT"),
+        *([Column("KEY", spare=1)] if asks_with_keys else []),
         Column("ATTEMPTS", align="right", spare=1),
         Column("OK", align="right", spare=2),
         Column("LAST ANSWER", spare=4),
@@ -159,6 +161,7 @@ def show_providers(page: Page, providers: Sequence[ProviderAnswer], now_us: int)
                 one.provider_id,
                 state_word(one.health),
                 circuit_words(one.circuit, one.circuit_until_us, now_us),
+                *([_key_word(one, now_us)] if asks_with_keys else []),
                 count(one.attempts_count) if one.attempts_count else "",
                 share(one.succeeded_count, one.attempts_count),
                 ago(one.last_success_us, now_us) if one.last_success_us else "",
@@ -167,3 +170,12 @@ def show_providers(page: Page, providers: Sequence[ProviderAnswer], now_us: int)
             for one in providers
         ],
     )
+
+
+def _key_word(one: ProviderAnswer, now_us: int) -> Styled:
+    if one.credential == "not_needed":
+        return Styled("")
+    if one.credential == "cooling_down":
+        return Styled(f"rests until {ago(one.credential_until_us or 0, now_us)}", "warn")
+    words = one.credential.replace("_", " ")
+    return Styled(words, "good" if one.credential == "ready" else "bad")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from palyra.decisions.credentials import Chosen, choose, needs_credential
 from palyra.events.registry import ModelEntry, ProviderEntry
 from palyra.journal.lock import LockState
 from palyra.projections.budgets import reserved_tokens
@@ -19,6 +20,7 @@ from palyra.projections.incidents import open_incidents
 from palyra.projections.runs import Run, RunSummary
 from palyra.projections.state import State
 from palyra.projections.usage import UsageCell
+from palyra.projections.vault import presence_of
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +63,11 @@ class ProviderAnswer(Answer, frozen=True, kw_only=True):
     last_error: str
     attempts_count: int
     succeeded_count: int
+    #: What it is asked with: ready, not_needed, cooling_down, none (nothing is connected), or why the first of its
+    #: credentials cannot be used. Variables and files are not looked at.
+    credential: str
+    #: End of the pause that keeps all of them from being used.
+    credential_until_us: int | None
 
 
 class ModelAnswer(Answer, frozen=True, kw_only=True):
@@ -331,6 +338,7 @@ def provider_answers(state: State, now_us: int) -> list[ProviderAnswer]:
 
 def _provider(state: State, entry: ProviderEntry, now_us: int) -> ProviderAnswer:
     circuit, evidence = circuit_of(state, entry.provider_id), evidence_of(state, entry.provider_id)
+    chosen = choose(state, entry, "", absent=absent_profiles(state), now_us=now_us)
     return ProviderAnswer(
         provider_id=entry.provider_id,
         display_name=entry.display_name,
@@ -346,7 +354,25 @@ def _provider(state: State, entry: ProviderEntry, now_us: int) -> ProviderAnswer
         last_error=evidence.last_error,
         attempts_count=evidence.attempts_count,
         succeeded_count=evidence.succeeded_count,
+        credential=_credential_word(entry, chosen),
+        credential_until_us=chosen.until_us,
     )
+
+
+def _credential_word(entry: ProviderEntry, chosen: Chosen) -> str:
+    if not needs_credential(entry):
+        return "not_needed"
+    if chosen.credentials:
+        return "ready"
+    if chosen.until_us is not None:
+        return "cooling_down"
+    return chosen.verdicts[0].verdict if chosen.verdicts else "none"
+
+
+def absent_profiles(state: State) -> list[str]:
+    """Return the profiles whose secret the vault does not have, as far as it is recorded."""
+    profiles = state.auth.profiles.values()
+    return [one.profile_id for one in profiles if presence_of(state, one.vault_ref) != "present"]
 
 
 def _model(state: State, entry: ModelEntry, now_us: int) -> ModelAnswer:
@@ -393,6 +419,10 @@ def _problems(state: State, answer: ModelsAnswer) -> list[ProblemAnswer]:
             problems.append(_problem("circuit_open", one.provider_id, message))
         elif one.enabled and not any(model.provider_id == one.provider_id for model in answer.models):
             problems.append(_problem("provider_unused", one.provider_id, "No model names this provider."))
+        if one.enabled and one.credential not in ("ready", "not_needed", "cooling_down"):
+            what = f"No credential can be used ({one.credential.replace('_', ' ')})"
+            message = f"{what}; palyra auth explain {one.provider_id} says why."
+            problems.append(_problem("no_credential", one.provider_id, message))
     for model in answer.models:
         if model.excluded_until_us:
             subject = f"{model.provider_id}/{model.model_id}"

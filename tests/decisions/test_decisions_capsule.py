@@ -252,7 +252,7 @@ def test_the_trial_of_another_keeps_its_name_to_itself() -> None:
 
 def test_what_others_changed_meanwhile_is_ground() -> None:
     """A circuit that others opened, a calibration that they taught, a configuration: told when they matter."""
-    other = registry(provider("a", circuit_breaker_failure_threshold=9), *TOUCHY.models[:1])
+    other = registry(provider("a", circuit_breaker_failure_threshold=9), TOUCHY.providers[1], *TOUCHY.models[:2])
     world = given(
         TOUCHY,
         admit("r1"),

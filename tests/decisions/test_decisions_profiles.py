@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from story import World, given, record
 
+from palyra.decisions.key_text import spell_key
 from palyra.decisions.profiles import (
     PROFILES_MAX_COUNT,
     PROFILES_OF_A_PROVIDER_MAX_COUNT,
+    RECHECK_LAST_US,
     Wish,
     check_code,
     find_profile,
@@ -23,6 +25,7 @@ from palyra.events.auth import (
     AuthProfileDisabled,
     AuthProfileFailed,
     AuthProfileRevoked,
+    AuthProfileValidated,
     AuthProfileValidationFailed,
 )
 from palyra.projections.auth import AuthProfile
@@ -108,6 +111,14 @@ def test_forms_of_keys(text: str, code: str | None) -> None:
     assert refusal is None or text not in refusal.message
 
 
+def test_our_own_key_is_no_providers_key() -> None:
+    """With `sk-` before it or without: that would be a loop."""
+    for prefix in ("", "sk-"):
+        refusal = refuse_key(prefix + spell_key("client", 5, 7))
+        assert refusal is not None
+        assert refusal.code == "own_key_as_upstream_credential"
+
+
 def test_a_profile_that_can_be_used() -> None:
     """It is known and not revoked; one that rests counts."""
     world = given(None, record("credential-p", connected(), AuthProfileDisabled()))
@@ -170,5 +181,8 @@ def test_the_next_look_at_a_rejected_key() -> None:
     unsure = AuthProfileValidationFailed(provider="a", failure_code="x", vault_revision=1)
     world.do(record("credential-p", unsure))
     assert next_recheck(world.state) == ("config:x", at_us + 1 + 300 * US_PER_S)
+    world.do(record("credential-p", unsure))
+    world.do(record("credential-config:x", AuthProfileValidated()))
+    assert next_recheck(world.state) == ("p", world.now_us + RECHECK_LAST_US)
     world.do(record("credential-p", AuthProfileDisabled()))
-    assert next_recheck(world.state) == ("config:x", at_us + 1 + 300 * US_PER_S)
+    assert next_recheck(world.state) is None

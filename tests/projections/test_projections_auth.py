@@ -10,7 +10,7 @@ from facts import structs_of
 from hypothesis import given as generated
 from hypothesis import settings
 from hypothesis import strategies as st
-from story import T0_US, World, given, model, provider, record, registry
+from story import T0_US, World, adopt, given, model, provider, record, registry
 
 from palyra.decisions.credentials import USABLE, rank
 from palyra.events import auth
@@ -35,7 +35,7 @@ from palyra.events.auth import (
 )
 from palyra.events.base import Draft, Fact
 from palyra.events.daemon import DaemonClockStepped
-from palyra.projections.auth import AuthProfile, Presence, Refresh, failure_of, health_of, standing_of
+from palyra.projections.auth import AuthProfile, Presence, Refresh, cooldowns_of, failure_of, health_of, standing_of
 from palyra.projections.state import encode_state
 from palyra.units import US_PER_S
 
@@ -120,6 +120,31 @@ def test_a_refresh_from_start_to_end() -> None:
     world.do(record("credential-p", AuthProfileRefreshed(vault_revision=2, expires_us=T0_US + 5 * WINDOW_US)))
     assert profile_of(world).refresh == Refresh(last_attempt_us=T0_US, last_success_us=T0_US)
     assert (profile_of(world).vault_revision, health(world)) == (2, "ok")
+
+
+def test_a_refresh_ends_the_pause_of_a_401_alone() -> None:
+    """A quota is not refilled by it."""
+    until_us = T0_US + 9
+    world = world_of(
+        AuthProfileCooledDown(kind="quota", until_us=until_us, streak_count=1),
+        AuthProfileCooledDown(kind="auth", until_us=until_us, streak_count=1),
+        credential_kind="oauth2",
+        oauth=GRANT,
+    )
+    world.do(record("credential-p", AuthProfileRefreshed(vault_revision=2)))
+    assert [one.kind for one in cooldowns_of(world.state, "p", T0_US)] == ["quota"]
+    nobody = world_of(credential_kind="oauth2", oauth=GRANT)
+    nobody.do(record("credential-p", AuthProfileRefreshed(vault_revision=2)))
+    assert "p" not in nobody.state.auth.standings
+
+
+def test_another_configuration_may_name_another_key() -> None:
+    """What is known of those that it names is void; of profiles it is not."""
+    world = world_of(AuthProfileFailed(code="key_rejected", vault_revision=1))
+    world.do(record("credential-config:a", AuthProfileFailed(code="key_rejected")))
+    world.do(adopt(registry(ENTRY, model("gpt", "a"))))
+    assert failure_of(world.state, "config:a") is None
+    assert failure_of(world.state, "p") is not None
 
 
 def test_a_key_has_nothing_to_refresh() -> None:
