@@ -102,10 +102,11 @@ class Behaviour:
 
     @classmethod
     def anthropic_error(
-        cls, status: int, kind: str, message: str = "upstream says no", **headers: str
+        cls, status: int, kind: str, message: str = "upstream says no", *, code: str = "", **headers: str
     ) -> Behaviour:
-        """An error in Anthropic's envelope."""
-        body = json.dumps({"type": "error", "error": {"type": kind, "message": message}}).encode()
+        """An error in Anthropic's envelope, with a code in its details."""
+        details = {"details": {"error_code": code}} if code else {}
+        body = json.dumps({"type": "error", "error": {"type": kind, "message": message, **details}}).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return cls(status=status, body=body, headers={"content-type": "application/json", **named})
 

@@ -35,12 +35,19 @@ def env(call: Call, shell: str, is_shown: bool, command: tuple[str, ...]) -> Ans
     The key is read from the state directory; the gateway need not run. On a terminal it is masked.
     """
 
-    variables = {"OPENAI_BASE_URL": _base_url(call), "OPENAI_API_KEY": _client_key(call)}
+    base_url, key = _base_url(call), _client_key(call)
+    variables = {
+        "OPENAI_BASE_URL": base_url,
+        "OPENAI_API_KEY": key,
+        # Anthropic's clients put the version into the path themselves.
+        "ANTHROPIC_BASE_URL": base_url.removesuffix("/v1"),
+        "ANTHROPIC_API_KEY": key,
+    }
     if command:
         return _execute(command, variables)
     is_masked = sys.stdout.isatty() and not is_shown
     if is_masked:
-        variables["OPENAI_API_KEY"] = _masked(variables["OPENAI_API_KEY"])
+        variables |= {name: _masked(key) for name in variables if name.endswith("_KEY")}
 
     def show(page: Page) -> None:
         for line in _lines(shell, variables):

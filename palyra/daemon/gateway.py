@@ -12,6 +12,7 @@ import functools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
+import msgspec
 from aiohttp import web
 
 from palyra.daemon.answers import EVERY_ANSWER, JSON, STRICT, refusal_answer
@@ -29,6 +30,7 @@ from palyra.decisions.runs import AdmitRun
 from palyra.engine.access import Access
 from palyra.engine.client import Reply
 from palyra.engine.core import Core
+from palyra.engine.counting import count_upstream
 from palyra.engine.exchange import ClientGone
 from palyra.engine.runs import Runs
 from palyra.engine.surfaces import EmbeddingsSurface
@@ -104,6 +106,7 @@ class Gateway:
         places = [
             Route("/v1/chat/completions", "chat", "v1:chat", {"POST": self._chat}),
             Route("/v1/messages", "messages", "v1:messages", {"POST": self._messages}),
+            Route("/v1/messages/count_tokens", "count_tokens", "v1:messages", {"POST": self._count_tokens}),
             Route("/v1/responses", "responses", "v1:responses", {"POST": self._responses}),
             Route("/v1/embeddings", "embeddings", "v1:embeddings", {"POST": self._embeddings}),
             Route("/v1/models", "models", "v1:models", {"GET": self._list_models}),
@@ -228,6 +231,20 @@ class Gateway:
     async def _messages(self, visit: Visit) -> web.StreamResponse:
         return await self._run_text(visit, decode_messages, MessagesSurface)
 
+    async def _count_tokens(self, visit: Visit) -> web.StreamResponse:
+        """Tell how long a message is: by its provider where that can tell for free, else by our estimate."""
+        body = await self.bodies.read(visit.request, visit.headers)
+        try:
+            request, digest = await decode_body(decode_messages, body.data)
+            command = _admission(visit, request, body, digest)
+            count = await count_upstream(self._runs, command, request, visit.headers)
+        finally:
+            body.release()
+        self._note_served(visit, 200)
+        headers = {**JSON, **_named(visit.run_id), **({"x-palyra-estimated": "true"} if count is None else {})}
+        counted = {"input_tokens": request.raw_tokens if count is None else count}
+        return await self._send(visit, 200, headers, msgspec.json.encode(counted))
+
     async def _responses(self, visit: Visit) -> web.StreamResponse:
         return await self._run_text(visit, decode_responses, ResponsesSurface)
 
@@ -313,14 +330,21 @@ class Gateway:
 
     async def _list_models(self, visit: Visit) -> web.StreamResponse:
         assert visit.caller is not None
-        body = list_models(self._core.state, visit.caller.models, self._core.clock.now_us())
+        page = visit.request.query if _speaks_anthropic(visit.request) else None
+        body = list_models(self._core.state, visit.caller.models, self._core.clock.now_us(), page=page)
         self._note_served(visit, 200)
         return await self._send(visit, 200, {**JSON, **_named(visit.run_id)}, body)
 
     async def _find_model(self, visit: Visit) -> web.StreamResponse:
         name = visit.request.path.removeprefix(_MODEL)
         assert visit.caller is not None
-        found = find_model(self._core.state, name, visit.caller.models, self._core.clock.now_us())
+        found = find_model(
+            self._core.state,
+            name,
+            visit.caller.models,
+            self._core.clock.now_us(),
+            is_anthropic=_speaks_anthropic(visit.request),
+        )
         if not isinstance(found, Refusal):
             self._note_served(visit, 200)
             return await self._send(visit, 200, {**JSON, **_named(visit.run_id)}, found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from palyra.decisions.keys import is_permitted
@@ -13,28 +13,36 @@ from palyra.projections.catalog import provider_entry
 from palyra.projections.health import health_of
 from palyra.projections.state import State
 from palyra.units import US_PER_S
+from palyra.wire.messages_models import messages_model, messages_models_page
 from palyra.wire.openai_models import model_object, models_list, single_model
 
 _ROLES = ("chat", "embeddings")
 
 
-def list_models(state: State, models: Sequence[str], now_us: int) -> bytes:
+def list_models(
+    state: State, models: Sequence[str], now_us: int, *, page: Mapping[str, str] | None = None
+) -> bytes:
     """Return the list: models by role and id, then the other names that lead to them.
 
-    `models` are globs of those that the caller may use; others are not there for it.
+    `models` are globs of those that the caller may use; others are not there for it. `page` is the query of a
+    client that reads Anthropic's lists.
     """
-    return models_list(_objects(state, models, now_us))
+    found = _objects(state, models, now_us)
+    return models_list(found) if page is None else messages_models_page(found, page)
 
 
-def find_model(state: State, name: str, models: Sequence[str], now_us: int) -> bytes | Refusal:
+def find_model(
+    state: State, name: str, models: Sequence[str], now_us: int, *, is_anthropic: bool = False
+) -> bytes | Refusal:
     """Return the model that a request with this name would get."""
+    write = messages_model if is_anthropic else dict
     refusals = []
     for role in _ROLES:
         found = resolve(state, role, name)
         if not isinstance(found, Refusal):
             permitted = _permitted(found.entries, models)
             if permitted:
-                return single_model(_object(state, name, permitted, now_us))
+                return single_model(write(_object(state, name, permitted, now_us)))
             found = Refusal(code="model_not_found", message="This key may not use this model.", param="model")
         refusals.append(found)
     return refusals[0]

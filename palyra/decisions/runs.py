@@ -313,7 +313,10 @@ def refusal_of_failure(run: Run, failure: Failure) -> Refusal:
     retry_after_ms = failure.retry_after_ms
     if retry_after_ms is None and CODES[code].http_status in (429, 503):
         retry_after_ms = 1_000
-    return Refusal(code=code, message=message, retry_after_ms=retry_after_ms)
+    # A word that is no more than the type of the error says nothing that the class does not.
+    is_told = bool(failure.code) and not failure.code.endswith("_error") and CODES[code].http_status == 400
+    told = {"upstream_code": failure.code} if is_told else {}
+    return Refusal(code=code, message=message, retry_after_ms=retry_after_ms, details=told)
 
 
 def cancel_run(

@@ -25,15 +25,29 @@ def messages_error_type(status: int) -> str:
     return _TYPE_OF_STATUS.get(status, "invalid_request_error" if status < 500 else "api_error")
 
 
+def _details(refusal: Refusal) -> dict[str, Any]:
+    """Return by what a client goes on: the provider's own code, or ours for a history that is kept nowhere."""
+    if refusal.code == "unsupported_parameter" and refusal.param == "thread":
+        return {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    upstream_code = refusal.details.get("upstream_code")
+    return {"error_code": upstream_code} if upstream_code else {}
+
+
 def messages_error_envelope(
     refusal: Refusal, *, run_id: str, failure_class: str = "", attempts: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
     """Return an error answer as plain data; the code, which this dialect has no field for, begins the message."""
     plain = error_envelope(refusal, run_id=run_id, failure_class=failure_class, attempts=attempts)
-    message = f"[{refusal.code}] {plain['error']['message']}"
+    error: dict[str, Any] = {
+        "type": messages_error_type(refusal.http_status),
+        "message": f"[{refusal.code}] {plain['error']['message']}",
+    }
+    details = _details(refusal)
+    if details:
+        error["details"] = details
     return {
         "type": "error",
-        "error": {"type": messages_error_type(refusal.http_status), "message": message},
+        "error": error,
         "request_id": run_id,
         "palyra": plain["palyra"],
     }

@@ -46,7 +46,7 @@ PARAMETERS: Mapping[str, Row] = MappingProxyType(
         **_rows("refuse", "logprobs top_logprobs"),
         **_rows("refuse", "stop", "chat", "messages"),
         **_rows("refuse", "audio modalities", "chat", may_drop=False),
-        **_rows("refuse", "mcp_servers", "messages", may_drop=False),
+        **_rows("refuse", "mcp_servers thread", "messages", may_drop=False),
         # Every dialect has them; some servers take their bytes only.
         **_rows("refuse", "image_url", "chat", "messages", "responses", may_drop=False),
         **_rows("refuse", "document_url", "messages", "responses", may_drop=False),

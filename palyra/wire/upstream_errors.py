@@ -70,7 +70,7 @@ def read_upstream_error(status: int, body: bytes, content_type: str = "") -> Ups
     value = None if "html" in content_type else read_or_none(_ANY, body)
     fields = _error_fields(_plain(body.decode("utf-8", "replace")) if value is None else value)
     kind = _word(fields.get("type")) or _word(_only_text(fields.get("status")))
-    code = _word(fields.get("code"))
+    code = _word(fields.get("code")) or _word(_detail_code(fields.get("details")))
     if status == 200:
         status = _status_inside(fields, kind, code)
     elif isinstance(value, dict) and value.get("type") == "error" and kind != "invalid_request_error":
@@ -84,6 +84,11 @@ def read_upstream_error(status: int, body: bytes, content_type: str = "") -> Ups
         param=_word(fields.get("param")),
         message=message or f"The provider answered HTTP {status} without a message.",
     )
+
+
+def _detail_code(details: Any) -> Any:
+    """Return Anthropic's code, which stands one level down."""
+    return details.get("error_code") if isinstance(details, dict) else None
 
 
 def _plain(text: str) -> str:

@@ -17,20 +17,35 @@ from palyra.journal.lock import JournalLock, this_process
 _URL = "http://127.0.0.1:7142/v1"
 
 
+#: In this order; Anthropic's clients put the version into the path themselves.
+VARIABLES = {
+    "OPENAI_BASE_URL": _URL,
+    "OPENAI_API_KEY": CLIENT_KEY,
+    "ANTHROPIC_BASE_URL": _URL.removesuffix("/v1"),
+    "ANTHROPIC_API_KEY": CLIENT_KEY,
+}
+
+
 @pytest.mark.parametrize(
-    ("shell", "text"),
+    ("shell", "line"),
     [
-        ("sh", f"export OPENAI_BASE_URL={_URL}\nexport OPENAI_API_KEY={CLIENT_KEY}\n"),
-        ("dotenv", f"OPENAI_BASE_URL={_URL}\nOPENAI_API_KEY={CLIENT_KEY}\n"),
-        ("fish", f"set -gx OPENAI_BASE_URL '{_URL}';\nset -gx OPENAI_API_KEY '{CLIENT_KEY}';\n"),
-        ("powershell", f"$env:OPENAI_BASE_URL = '{_URL}'\n$env:OPENAI_API_KEY = '{CLIENT_KEY}'\n"),
-        ("json", f'{{\n  "OPENAI_API_KEY": "{CLIENT_KEY}",\n  "OPENAI_BASE_URL": "{_URL}"\n}}\n'),
+        ("sh", "export {0}={1}\n"),
+        ("dotenv", "{0}={1}\n"),
+        ("fish", "set -gx {0} '{1}';\n"),
+        ("powershell", "$env:{0} = '{1}'\n"),
     ],
 )
-def test_variables_in_the_words_of_a_shell(shell: str, text: str, day: Cli) -> None:
+def test_variables_in_the_words_of_a_shell(shell: str, line: str, day: Cli) -> None:
     """Each shell gets its own syntax; no daemon is needed."""
     ran = day("env", "--shell", shell)
+    text = "".join(line.format(*pair) for pair in VARIABLES.items())
     assert (ran.status, ran.out, ran.err) == (0, text, "")
+
+
+def test_variables_as_json(day: Cli) -> None:
+    """Programs that read JSON get an object."""
+    ran = day("env", "--shell", "json")
+    assert (ran.status, msgspec.json.decode(ran.out)) == (0, VARIABLES)
 
 
 def test_a_terminal_shows_no_key(day: Cli) -> None:
@@ -42,7 +57,7 @@ def test_a_terminal_shows_no_key(day: Cli) -> None:
     assert "--show" in day("env", columns=80).err
     assert CLIENT_KEY in day("env", "--show", columns=200).out
     document = day("env", "--json").document
-    assert document["data"]["variables"] == {"OPENAI_BASE_URL": _URL, "OPENAI_API_KEY": CLIENT_KEY}
+    assert document["data"]["variables"] == VARIABLES
 
 
 @pytest.mark.parametrize(

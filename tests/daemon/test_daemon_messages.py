@@ -222,3 +222,37 @@ async def test_what_cannot_be_said_is_refused_or_dropped_by_name(tmp_path: Path)
             )
         )
         assert bad.code == "tool_arguments_not_json"
+
+
+@pytest.mark.parametrize(("name", "is_told"), [("claude", True), ("gpt", False)])
+async def test_tokens_are_counted_for_free(tmp_path: Path, name: str, is_told: bool) -> None:
+    """A provider that can tell is asked, another's input is estimated; no run begins and nothing is reserved."""
+    async with open_house(tmp_path, offer=DIALECTS) as house, anthropic_of(house) as sdk:
+        raw = await sdk.messages.with_raw_response.count_tokens(
+            model=name, messages=[{"role": "user", "content": "one two three four"}]
+        )
+        counted = await raw.parse()
+        assert counted.input_tokens == (11 if is_told else 12)
+        assert ("x-palyra-estimated" in raw.headers) is not is_told
+        assert [one.path for one in house.upstream.requests] == ["/v1/messages/count_tokens"] * is_told
+        house.upstream.reply_with(Behaviour.anthropic_error(500, "api_error"))
+        again = await sdk.messages.count_tokens(model=name, messages=[{"role": "user", "content": "one two"}])
+        assert again.input_tokens == 9
+        with pytest.raises(anthropic.NotFoundError):
+            await sdk.messages.count_tokens(model="gtp", messages=[{"role": "user", "content": "x"}])
+        assert house.counted("run.admitted") == 0
+
+
+async def test_models_are_listed_by_pages(tmp_path: Path) -> None:
+    """The client walks over all pages, and finds one model by its name."""
+    async with open_house(tmp_path, offer=DIALECTS) as house, anthropic_of(house) as sdk:
+        page = await sdk.models.list(limit=2)
+        assert [one.id for one in page.data] == ["claude", "gpt"]
+        assert page.has_more
+        assert [one.id async for one in page] == ["claude", "gpt", "oai", "palyra/default", "palyra/auto"]
+        one = await sdk.models.retrieve("claude")
+        assert (one.type, one.id, one.display_name) == ("model", "claude", "claude")
+        before = await sdk.models.list(limit=1, before_id="oai")
+        assert ([one.id for one in before.data], before.has_more) == (["gpt"], True)
+        with pytest.raises(anthropic.BadRequestError):
+            await sdk.models.list(limit=0)
