@@ -301,3 +301,24 @@ async def test_clients_have_no_business_here(tmp_path: Path) -> None:
         assert (await ask("auth/profiles", key=ask.daemon.client_key)).status == 403
         refused = await ask.post("auth/providers/up/api-key", {}, key=ask.daemon.client_key)
         assert refused.status == 401
+
+
+async def test_status_says_what_a_provider_is_asked_with(tmp_path: Path) -> None:
+    """Nothing, something that works, something that has failed; and the way out stands among the problems."""
+    async with Listing() as up, open_console(tmp_path, config(up)) as ask:
+
+        async def told() -> tuple[str, list[str]]:
+            models = (await ask("models")).json
+            credential = next(one["credential"] for one in models["providers"] if one["provider_id"] == "up")
+            return credential, [one["code"] for one in models["problems"]]
+
+        assert await told() == ("none", ["no_credential"])
+        await connect(ask, profile_id="work")
+        assert await told() == ("ready", [])
+        up.keys = []
+        await ask.post("auth/profiles/work/validate")
+        assert await told() == ("failed", ["no_credential"])
+        await ask.post("auth/profiles/work/disable")
+        assert await told() == ("disabled", ["no_credential"])
+        det = next(one for one in (await ask("models")).json["providers"] if one["provider_id"] == "det")
+        assert det["credential"] == "not_needed"
