@@ -49,7 +49,7 @@ from palyra.engine.run import RunSettings
 from palyra.engine.runs import Runs
 from palyra.engine.upgrade import Upgraded
 from palyra.engine.vault import VaultKeeper
-from palyra.engine.watching import DiscoveryChore, HealthChore, watched
+from palyra.engine.watching import DiscoveryChore, HealthChore, Watchers, watched
 from palyra.errors import JournalDamaged, PalyraError, StateError
 from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
@@ -365,6 +365,7 @@ class Daemon:
             runs=self.runs,
             reload=self._adoption.reload,
             key_files=self._home.key_files,
+            watchers=Watchers(self.health, self.discovery),
         )
         changer = Changer(self._desk)
         self._stack.push_async_callback(changer.settle)

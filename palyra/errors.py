@@ -99,6 +99,9 @@ _CODES: dict[tuple[int, int], str] = {
         "fold_timeout timeout_connect timeout_first_byte timeout_idle timeout_total run_deadline bridge_timeout"
     ),
     (508, 4): "gateway_loop",
+    (0, 3): "credential_refused",
+    (0, 6): "address_refused",
+    (0, 7): "provider_unwell",
     (0, 4): "daemon_not_running",
 }
 #: code -> HTTP status and exit status; every code that Palyra answers stands here, and nowhere else.

@@ -9,13 +9,17 @@ import click
 
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer
+from palyra.cli.model_changes import discover_models, force_circuit, test_models
+from palyra.cli.model_plan import explain_models
 from palyra.cli.page import Column, Page, Styled
-from palyra.cli.render import ago, count, share
+from palyra.cli.render import ago, count, duration, share
 from palyra.cli.words import FAILOVER, circuit_words, state_word
 
 if TYPE_CHECKING:
     from palyra.engine.questions import ModelAnswer, ModelsAnswer, ProviderAnswer
 
+#: Where an entry comes from.
+_FROM = {"static": "", "discovery": "its list", "operator_override": "override", "legacy_migration": "migration"}
 _NAMES = (Column("MODEL", is_cut=True), Column("PROVIDER", is_cut=True))
 
 
@@ -24,10 +28,16 @@ _NAMES = (Column("MODEL", is_cut=True), Column("PROVIDER", is_cut=True))
     examples=[
         ("palyra models list", "every model, provider by provider"),
         ("palyra models status", "health, circuits, what is left alone"),
+        ("palyra models test", "ask the providers"),
+        ("palyra models explain --model gpt-4o", "where a request would go"),
     ],
 )
 def models() -> None:
-    """Show models, providers and their health."""
+    """Show models, providers and their health, and try them."""
+
+
+for _command in (test_models, discover_models, force_circuit, explain_models):
+    models.add_command(_command)
 
 
 @models.command(
@@ -41,11 +51,11 @@ def models() -> None:
     takes_as_of=True,
 )
 def list_models(call: Call) -> Answer:
-    """Show every configured model.
+    """Show every model that can be asked for, and those that providers list beside.
 
     These are the models of the configuration that was adopted last; a file that was changed since is not in force.
     """
-    return _answer(call, lambda page, answer, now_us: _show_models(page, answer.models))
+    return _answer(call, _show_list)
 
 
 @models.command(
@@ -83,6 +93,9 @@ def _show_status(page: Page, answer: ModelsAnswer, now_us: int) -> None:
     )
     page.title("Providers")
     show_providers(page, answer.providers, now_us)
+    if any(one.discovery_mode != "off" for one in answer.providers):
+        page.title("Asked for their models")
+        show_watched(page, answer.providers, now_us)
     excluded = [one for one in answer.models if one.excluded_until_us]
     if excluded:
         page.title("Left out for a while")
@@ -97,6 +110,18 @@ def _show_status(page: Page, answer: ModelsAnswer, now_us: int) -> None:
     page.fields((problem.subject or "models", problem.message) for problem in answer.problems)
 
 
+def _show_list(page: Page, answer: ModelsAnswer, now_us: int) -> None:
+    _show_models(page, answer.models)
+    if answer.listed:
+        page.title("Listed by their providers, not configured")
+        columns = [*_NAMES, Column("ROLE"), Column("WINDOW", align="right")]
+        rows = [
+            (one.upstream_model, one.provider_id, one.role, count(one.max_context_tokens or 0) or "")
+            for one in answer.listed
+        ]
+        page.table(columns, rows)
+
+
 def _show_models(page: Page, rows: Sequence[ModelAnswer]) -> None:
     columns = [
         *_NAMES,
@@ -104,6 +129,7 @@ def _show_models(page: Page, rows: Sequence[ModelAnswer]) -> None:
         Column(""),
         Column("WINDOW", align="right"),
         Column("OUTPUT", align="right", spare=1),
+        Column("FROM", spare=5),
         Column("UPSTREAM", is_cut=True, spare=2),
         Column("ALIASES", is_cut=True, spare=3),
         Column("CAN", is_cut=True, spare=4),
@@ -118,6 +144,7 @@ def _show_models(page: Page, rows: Sequence[ModelAnswer]) -> None:
                 _mark(one),
                 count(one.max_context_tokens) if one.max_context_tokens else Styled("unknown", "dim"),
                 count(one.max_output_tokens) if one.max_output_tokens else "",
+                _FROM.get(one.metadata_source, one.metadata_source),
                 one.upstream_model if one.upstream_model != one.model_id else "",
                 ", ".join(one.aliases),
                 _abilities(one),
@@ -139,6 +166,35 @@ def _abilities(model: ModelAnswer) -> str:
     if model.role == "embeddings":
         return f"{model.dimensions} dimensions" if model.dimensions else ""
     return ", ".join(name.replace("_", " ") for name in model.capabilities)
+
+
+def show_watched(page: Page, providers: Sequence[ProviderAnswer], now_us: int) -> None:
+    """Print what providers were asked of themselves, and when."""
+    columns = [
+        Column("PROVIDER", is_cut=True),
+        Column("PROBE"),
+        Column("TOOK", align="right", spare=2),
+        Column("MODELS", align="right"),
+        Column("MODE"),
+        Column("LIST", spare=1),
+        Column("TROUBLE", is_cut=True, spare=3),
+    ]
+    page.table(
+        columns,
+        [
+            (
+                one.provider_id,
+                f"{one.probe_result}, {ago(one.probed_us, now_us)}" if one.probed_us else "",
+                duration(one.probe_latency_ms * 1_000) if one.probe_latency_ms is not None else "",
+                count(one.listed_count) if one.listed_us else "",
+                one.discovery_mode,
+                f"changed {ago(one.listed_us, now_us)}" if one.listed_us else "",
+                one.list_error.replace("_", " "),
+            )
+            for one in providers
+            if one.kind != "deterministic"
+        ],
+    )
 
 
 def show_providers(page: Page, providers: Sequence[ProviderAnswer], now_us: int) -> None:

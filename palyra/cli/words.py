@@ -43,6 +43,7 @@ RESOLVED = {
     "model_alias": "a name in model_provider.model_aliases",
     "pinned": "provider/model, which pins the provider",
     "virtual": "left to Palyra, so the default model",
+    "discovered": "a model that its provider lists",
     "default": "not known here, so the default model (unknown_model_policy)",
 }
 FAILOVER = {

@@ -12,7 +12,7 @@ from palyra.decisions.credentials import Chosen, choose, needs_credential
 from palyra.events.registry import ModelEntry, ProviderEntry
 from palyra.journal.lock import LockState
 from palyra.projections.budgets import reserved_tokens
-from palyra.projections.catalog import excluded_until_us, standing_of
+from palyra.projections.catalog import excluded_until_us, list_of, standing_of
 from palyra.projections.circuits import circuit_of
 from palyra.projections.daemon import Boot, current_boot
 from palyra.projections.health import evidence_of, health_of
@@ -61,6 +61,15 @@ class ProviderAnswer(Answer, frozen=True, kw_only=True):
     last_success_us: int | None
     last_failure_us: int | None
     last_error: str
+    #: The newest recorded probe: ok, failed or unsupported; "" before the first.
+    probe_result: str
+    probed_us: int | None
+    probe_latency_ms: int | None
+    #: off, list or serve; how many models the newest list has, since when, and why there was none since.
+    discovery_mode: str
+    listed_count: int
+    listed_us: int | None
+    list_error: str
     attempts_count: int
     succeeded_count: int
     #: What it is asked with: ready, not_needed, cooling_down, none (nothing is connected), or why the first of its
@@ -92,6 +101,15 @@ class ModelAnswer(Answer, frozen=True, kw_only=True):
     excluded_reason: str
 
 
+class ListedAnswer(Answer, frozen=True, kw_only=True):
+    """A model that its provider lists, and that is neither configured nor served."""
+
+    provider_id: str
+    upstream_model: str
+    role: str
+    max_context_tokens: int | None
+
+
 class ProblemAnswer(Answer, frozen=True, kw_only=True):
     """Something that keeps requests from being served."""
 
@@ -108,6 +126,7 @@ class ModelsAnswer(Answer, frozen=True, kw_only=True):
     failover: str
     providers: list[ProviderAnswer]
     models: list[ModelAnswer]
+    listed: list[ListedAnswer]
     problems: list[ProblemAnswer]
 
 
@@ -326,9 +345,26 @@ def models_answer(state: State, now_us: int) -> ModelsAnswer:
         failover=registry.failover_scope if registry.failover_enabled else "off",
         providers=provider_answers(state, now_us),
         models=[_model(state, entry, now_us) for entry in registry.models],
+        listed=_listed(state),
         problems=[],
     )
     return msgspec.structs.replace(answer, problems=_problems(state, answer))
+
+
+def _listed(state: State) -> list[ListedAnswer]:
+    registry = state.catalog.registry
+    known = {(entry.provider_id, entry.upstream_model) for entry in registry.models}
+    return [
+        ListedAnswer(
+            provider_id=provider.provider_id,
+            upstream_model=name,
+            role=one.role,
+            max_context_tokens=one.max_context_tokens,
+        )
+        for provider in registry.providers
+        for name, one in list_of(state, provider.provider_id).models.items()
+        if (provider.provider_id, name) not in known
+    ]
 
 
 def provider_answers(state: State, now_us: int) -> list[ProviderAnswer]:
@@ -339,6 +375,7 @@ def provider_answers(state: State, now_us: int) -> list[ProviderAnswer]:
 def _provider(state: State, entry: ProviderEntry, now_us: int) -> ProviderAnswer:
     circuit, evidence = circuit_of(state, entry.provider_id), evidence_of(state, entry.provider_id)
     chosen = choose(state, entry, "", absent=absent_profiles(state), now_us=now_us)
+    listed = list_of(state, entry.provider_id)
     return ProviderAnswer(
         provider_id=entry.provider_id,
         display_name=entry.display_name,
@@ -352,6 +389,13 @@ def _provider(state: State, entry: ProviderEntry, now_us: int) -> ProviderAnswer
         last_success_us=evidence.last_success_us or None,
         last_failure_us=evidence.last_failure_us or None,
         last_error=evidence.last_error,
+        probe_result=evidence.probe_result,
+        probed_us=evidence.probed_us or None,
+        probe_latency_ms=evidence.probe_latency_ms if evidence.probed_us else None,
+        discovery_mode=entry.discovery_mode,
+        listed_count=len(listed.models),
+        listed_us=listed.completed_us or None,
+        list_error=listed.failure_class,
         attempts_count=evidence.attempts_count,
         succeeded_count=evidence.succeeded_count,
         credential=_credential_word(entry, chosen),

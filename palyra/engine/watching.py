@@ -75,12 +75,12 @@ class HealthChore:
 
     def due_at_us(self) -> int | None:
         """Return when the next provider is due, None where none ever is."""
-        return min((at_us for at_us, _ in self._due()), default=None)
+        return min((at_us for at_us, _ in self._due(self._ground.now_us())), default=None)
 
     async def do(self) -> None:
         """Probe the provider that is most overdue."""
         now_us = self._ground.now_us()
-        due = [(at_us, provider) for at_us, provider in self._due() if at_us <= now_us]
+        due = [(at_us, provider) for at_us, provider in self._due(now_us) if at_us <= now_us]
         if due:
             _, provider = min(due, key=lambda pair: pair[0])
             await self.probe(provider)
@@ -116,8 +116,8 @@ class HealthChore:
         known, probed = self._last.get(provider.provider_id, (None, None))
         return probed if known == _known(self._ground.state(), provider) else None
 
-    def _due(self) -> list[tuple[int, ProviderEntry]]:
-        state, now_us = self._ground.state(), self._ground.now_us()
+    def _due(self, now_us: int) -> list[tuple[int, ProviderEntry]]:
+        state = self._ground.state()
         found = []
         for provider in state.catalog.registry.providers:
             at_us = probes.due_us(state, provider, self._newest(provider), now_us)
@@ -137,12 +137,12 @@ class DiscoveryChore:
 
     def due_at_us(self) -> int | None:
         """Return when the next list is due, None where none ever is."""
-        return min((at_us for at_us, _, _ in self._due()), default=None)
+        return min((at_us for at_us, _, _ in self._due(self._ground.now_us())), default=None)
 
     async def do(self) -> None:
         """Read the list that is most overdue."""
         now_us = self._ground.now_us()
-        due = [row for row in self._due() if row[0] <= now_us]
+        due = [row for row in self._due(now_us) if row[0] <= now_us]
         if due:
             _, provider, _ = min(due, key=lambda row: row[0])
             await self.discover(provider)
@@ -150,7 +150,7 @@ class DiscoveryChore:
     async def discover(self, provider: ProviderEntry) -> Listing:
         """Read a provider's list now, and record what it changes."""
         state, provider_id = self._ground.state(), provider.provider_id
-        failures_in_row = next((row[2] for row in self._due() if row[1] is provider), 0)
+        failures_in_row = next((row[2] for row in self._due(0) if row[1] is provider), 0)
         known = _known(state, provider)
         listing = await self._ask(provider)
         failures_in_row = 0 if listing.result == "ok" else failures_in_row + 1
@@ -159,8 +159,8 @@ class DiscoveryChore:
         await self._ground.record([lambda state, now_us: _changes(state, provider_id, listing, next_us)])
         return listing
 
-    def _due(self) -> list[tuple[int, ProviderEntry, int]]:
-        state, now_us = self._ground.state(), self._ground.now_us()
+    def _due(self, now_us: int) -> list[tuple[int, ProviderEntry, int]]:
+        state = self._ground.state()
         found = []
         for provider in state.catalog.registry.providers:
             if discovery.is_discovered(state, provider):
@@ -168,6 +168,13 @@ class DiscoveryChore:
                 is_same = known == _known(state, provider)
                 found.append((at_us if is_same else now_us, provider, failures if is_same else 0))
         return found
+
+
+class Watchers(NamedTuple):
+    """Both chores, for whoever wants something to be asked right now."""
+
+    health: HealthChore
+    discovery: DiscoveryChore
 
 
 def _changes(state: State, provider_id: str, listing: Listing, next_us: int) -> list[Draft]:

@@ -22,6 +22,7 @@ from palyra.engine.console.frame import AnswerT, At, Params, Told, tell
 from palyra.engine.core import Batch, Core
 from palyra.engine.runs import Runs
 from palyra.engine.vault import VaultKeeper
+from palyra.engine.watching import Watchers
 from palyra.errors import PalyraError, Refusal, Refused
 from palyra.events.base import Draft
 from palyra.projections.commands import mark_of
@@ -53,6 +54,7 @@ class Desk:
         runs: Runs | None = None,
         reload: Callable[[Order], Awaitable[Any]] | None = None,
         key_files: Mapping[str, Path] = MappingProxyType({}),
+        watchers: Watchers | None = None,
     ) -> None:
         """`key_files`: where the keys of these names are kept for the programs of this machine."""
         self.core = core
@@ -60,6 +62,14 @@ class Desk:
         self._runs = runs
         self._key_files = key_files
         self._reload = reload
+        self._watchers = watchers
+
+    @property
+    def watchers(self) -> Watchers:
+        """What asks providers how they do; raises `DaemonNotRunning`."""
+        if self._watchers is None:
+            raise DaemonNotRunning
+        return self._watchers
 
     @property
     def live_runs(self) -> Runs:

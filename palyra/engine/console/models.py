@@ -1,9 +1,30 @@
-"""`models`: what requests can choose from, and how it does."""
+"""`models`: what requests can choose from and how it does, tests and lists on demand, circuits by hand."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Literal
+
+import msgspec
+
+from palyra.decisions import circuits
+from palyra.decisions.health import transition
+from palyra.engine.console.changes import Order
 from palyra.engine.console.frame import Params, Sight
-from palyra.engine.questions import ModelsAnswer, models_answer
+from palyra.engine.listing import Listing
+from palyra.engine.model_plans import PlanAnswer, plan_answer
+from palyra.engine.questions import Answer, ModelsAnswer, models_answer
+from palyra.errors import PalyraError
+from palyra.events.base import Draft
+from palyra.events.models import DefaultModelSet
+from palyra.events.registry import ProviderEntry
+from palyra.projections.catalog import list_of, provider_entry
+from palyra.projections.circuits import circuit_of
+from palyra.projections.health import health_of
+from palyra.projections.state import State
+
+_FOR_MAX_MS = 7 * 24 * 3_600_000
+_TOKENS_MAX = 1_000_000_000
 
 
 class ModelsParams(Params, frozen=True, kw_only=True):
@@ -13,3 +34,208 @@ class ModelsParams(Params, frozen=True, kw_only=True):
 def models(sight: Sight, params: ModelsParams) -> ModelsAnswer:
     """Return providers, models and what is wrong with them."""
     return models_answer(sight.state, sight.now_us)
+
+
+class PlanParams(Params, frozen=True, kw_only=True):
+    """A request as far as a plan depends on it; its text stays with whoever asks."""
+
+    model: Annotated[str, msgspec.Meta(max_length=512)] = ""
+    endpoint: Literal["chat", "embeddings"] = "chat"
+    #: The uncalibrated estimate of its input.
+    tokens: Annotated[int, msgspec.Meta(ge=0, le=_TOKENS_MAX)] = 0
+    needs: list[str] = []
+    max_output: Annotated[int, msgspec.Meta(ge=0, le=_TOKENS_MAX)] = 0
+    stream: bool = False
+
+
+def plan(sight: Sight, params: PlanParams) -> PlanAnswer:
+    """Return what such a request would meet."""
+    return plan_answer(
+        sight.state,
+        model=params.model,
+        endpoint=params.endpoint,
+        raw_tokens=params.tokens,
+        needs=params.needs,
+        output_max_tokens=params.max_output or None,
+        stream=params.stream,
+        now_us=sight.now_us,
+    )
+
+
+class ProviderParams(Params, frozen=True, kw_only=True):
+    """One provider, or all that are enabled and reached over a network."""
+
+    provider: str = ""
+
+
+class TestedAnswer(Answer, frozen=True, kw_only=True):
+    """What came of asking one provider for its models."""
+
+    provider_id: str
+    #: ok, failed, or unsupported where it has no such list.
+    result: str
+    failure_class: str
+    message: str
+    latency_ms: int
+    models_count: int
+    #: What is known of it now.
+    health: str
+
+
+class TestsAnswer(Answer, frozen=True, kw_only=True):
+    """One row a provider."""
+
+    items: list[TestedAnswer]
+
+
+class DiscoveredAnswer(Answer, frozen=True, kw_only=True):
+    """What one provider lists now, and what that changed."""
+
+    provider_id: str
+    result: str
+    failure_class: str
+    message: str
+    #: off, list or serve.
+    mode: str
+    models_count: int
+    added: list[str]
+    gone: list[str]
+    dropped_count: int
+
+
+class DiscoveriesAnswer(Answer, frozen=True, kw_only=True):
+    """One row a provider."""
+
+    items: list[DiscoveredAnswer]
+
+
+async def test(order: Order, params: ProviderParams) -> TestsAnswer:
+    """Ask providers for their models, now; what that tells of their health is recorded as of any probe."""
+    state = order.core.state
+    items = []
+    for provider, listing in await _ask_each(order, params, order.desk.watchers.health.probe):
+        now_us = order.core.clock.now_us()
+        items.append(
+            TestedAnswer(
+                provider_id=provider.provider_id,
+                result=listing.result,
+                failure_class=listing.failure_class,
+                message=listing.message,
+                latency_ms=listing.latency_ms,
+                models_count=len(listing.models),
+                health=health_of(state, provider, now_us),
+            )
+        )
+    return TestsAnswer(items=items)
+
+
+async def discover(order: Order, params: ProviderParams) -> DiscoveriesAnswer:
+    """Read providers' lists now, and record what they change."""
+    state = order.core.state
+    before = {one.provider_id: dict(list_of(state, one.provider_id).models) for one in _asked(state, params)}
+    items = []
+    for provider, listing in await _ask_each(order, params, order.desk.watchers.discovery.discover):
+        known, now = before[provider.provider_id], list_of(state, provider.provider_id).models
+        items.append(
+            DiscoveredAnswer(
+                provider_id=provider.provider_id,
+                result=listing.result,
+                failure_class=listing.failure_class,
+                message=listing.message,
+                mode=provider.discovery_mode,
+                models_count=len(listing.models),
+                added=[name for name in now if name not in known],
+                gone=[name for name in known if name not in now],
+                dropped_count=listing.dropped_count,
+            )
+        )
+    return DiscoveriesAnswer(items=items)
+
+
+def _asked(state: State, params: ProviderParams) -> list[ProviderEntry]:
+    if params.provider:
+        return [_provider(state, params.provider)]
+    entries = state.catalog.registry.providers
+    return [one for one in entries if one.enabled and one.kind != "deterministic"]
+
+
+def _provider(state: State, provider_id: str) -> ProviderEntry:
+    provider = provider_entry(state, provider_id)
+    if provider is None:
+        message = f"No provider '{provider_id}' is configured."
+        raise PalyraError(message, hint="palyra models status shows them", code="provider_not_found")
+    return provider
+
+
+async def _ask_each(
+    order: Order, params: ProviderParams, ask: Callable[[ProviderEntry], Awaitable[Listing]]
+) -> list[tuple[ProviderEntry, Listing]]:
+    """Ask one after the other; a provider of this process has nothing to be asked for."""
+    found = []
+    for provider in _asked(order.core.state, params):
+        if provider.kind == "deterministic":
+            found.append((provider, Listing("ok", [], 0, 0)))
+        else:
+            found.append((provider, await ask(provider)))
+    return found
+
+
+class CircuitParams(Params, frozen=True, kw_only=True):
+    """Which circuit, what it is to be, and for how long; 0: until somebody does something else about it."""
+
+    provider: str
+    after: Literal["open", "closed"]
+    for_ms: Annotated[int, msgspec.Meta(ge=0, le=_FOR_MAX_MS)] = 0
+
+
+class CircuitAnswer(Answer, frozen=True, kw_only=True):
+    """The circuit as it is now."""
+
+    provider_id: str
+    circuit: str
+    #: null where nothing ends it by itself.
+    until_us: int | None
+    health: str
+
+
+async def circuit(order: Order, params: CircuitParams) -> CircuitAnswer:
+    """Open or close a provider's circuit by hand."""
+    core, stream = order.core, f"provider-{params.provider}"
+    provider = _provider(core.state, params.provider)
+    now_us = core.clock.now_us()
+    forced = circuits.force(
+        circuit_of(core.state, params.provider), after=params.after, for_ms=params.for_ms or None, now_us=now_us
+    )
+    order.note([Draft(stream, forced)])
+    await order.record(transition(core.state, params.provider, reason="forced", now_us=now_us))
+    return CircuitAnswer(
+        provider_id=params.provider,
+        circuit=circuit_of(core.state, params.provider).status,
+        until_us=forced.until_us if params.for_ms else None,
+        health=health_of(core.state, provider, core.clock.now_us()),
+    )
+
+
+class DefaultParams(Params, frozen=True, kw_only=True):
+    """The model of requests of a role that name none."""
+
+    role: Literal["chat", "embeddings"] = "chat"
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+
+
+class DefaultAnswer(Answer, frozen=True, kw_only=True):
+    """The default that is in force."""
+
+    role: str
+    model: str
+
+
+async def note_default(order: Order, params: DefaultParams) -> DefaultAnswer:
+    """Record who chose a default that the configuration in force has."""
+    registry = order.core.state.catalog.registry
+    found = registry.default_chat_model_id if params.role == "chat" else registry.default_embeddings_model_id
+    if found != params.model:
+        message = f"The configuration in force has another default for {params.role}."
+        raise PalyraError(message, hint="palyra models set writes it", code="conflict")
+    await order.record([Draft("config", DefaultModelSet(role=params.role, model=params.model))])
+    return DefaultAnswer(role=params.role, model=params.model)

@@ -23,6 +23,7 @@ from palyra.engine.console import (
 )
 from palyra.engine.history import EventAnswer, RunReport
 from palyra.engine.inspection import FiguresAnswer
+from palyra.engine.model_plans import PlanAnswer
 from palyra.engine.price_questions import PricingAnswer
 from palyra.engine.questions import ModelsAnswer, RunAnswer, StatusAnswer
 
@@ -82,6 +83,8 @@ KEYS = frame.Question("keys", keys.KeysParams, frame.Items[keys.KeyView], keys.k
 KEY = frame.Question("keys/{key}", keys.KeyParams, keys.KeyView, keys.key, scope="keys:manage")
 MODELS = frame.Question("models", models.ModelsParams, ModelsAnswer, models.models)
 PRICING = frame.Question("pricing", pricing.PricingParams, PricingAnswer, pricing.pricing, scope="usage:read")
+MODELS_PLAN = frame.Question("models/plan", models.PlanParams, PlanAnswer, models.plan)
+PRICING = frame.Question("pricing", pricing.PricingParams, PricingAnswer, pricing.pricing)
 RUNS = frame.Question("runs", runs.RunsParams, frame.Items[RunAnswer], runs.runs)
 RUN = frame.Question("runs/{run}", runs.RunParams, RunReport, runs.run, source="rows")
 RUN_EXPLAIN = frame.Question(
@@ -113,6 +116,7 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     KEYS,
     KEY,
     MODELS,
+    MODELS_PLAN,
     PRICING,
     RUNS,
     RUN,
@@ -198,6 +202,18 @@ KEY_ROTATE = changes.Change(
     scope="keys:manage",
     repeated=keys.without_secret,
 )
+MODELS_CIRCUIT = changes.Change(
+    "POST", "models/circuit", models.CircuitParams, models.CircuitAnswer, models.circuit, needs_daemon=True
+)
+MODELS_DEFAULT = changes.Change(
+    "POST", "models/default", models.DefaultParams, models.DefaultAnswer, models.note_default
+)
+MODELS_DISCOVER = changes.Change(
+    "POST", "models/discover", models.ProviderParams, models.DiscoveriesAnswer, models.discover, needs_daemon=True
+)
+MODELS_TEST = changes.Change(
+    "POST", "models/test", models.ProviderParams, models.TestsAnswer, models.test, needs_daemon=True
+)
 RUN_CANCEL = changes.Change(
     "POST", "runs/{run}/cancel", runs.CancelParams, runs.CancelAnswer, runs.cancel, needs_daemon=True
 )
@@ -233,6 +249,10 @@ CHANGES: tuple[changes.Change[Any, Any], ...] = (
     KEY_ISSUE,
     KEY_REVOKE,
     KEY_ROTATE,
+    MODELS_CIRCUIT,
+    MODELS_DEFAULT,
+    MODELS_DISCOVER,
+    MODELS_TEST,
     RUN_CANCEL,
     VAULT_REKEY,
     VAULT_SECRET_DELETE,
