@@ -100,7 +100,7 @@ _CODES: dict[tuple[int, int], str] = {
     ),
     (508, 4): "gateway_loop",
     (0, 3): "credential_refused",
-    (0, 6): "address_refused",
+    (0, 5): "no_model_list",
     (0, 7): "provider_unwell",
     (0, 4): "daemon_not_running",
 }

@@ -87,10 +87,13 @@ def _worst(rows: list[TestedAnswer], fail_on: str | None) -> PalyraError | None:
     """Return the failure that decides the exit status, None where all is well."""
     from palyra.errors import PalyraError
 
-    failures = [(_code_of(one.failure_class), one) for one in rows if one.result == "failed"]
+    failures = [
+        failure
+        for one in rows
+        if (failure := failure_of(one.provider_id, one.result, one.failure_class, one.message)) is not None
+    ]
     if failures:
-        code, worst = min(failures, key=lambda pair: _SEVERITY.index(pair[0]))
-        return PalyraError(f"{worst.provider_id}: {worst.message or worst.failure_class}", code=code)
+        return min(failures, key=lambda failure: _SEVERITY.index(failure.code))
     if fail_on is not None:
         bad = [one.provider_id for one in rows if one.health in _STATES[_STATES.index(fail_on) :]]
         if bad:
@@ -98,8 +101,21 @@ def _worst(rows: list[TestedAnswer], fail_on: str | None) -> PalyraError | None:
     return None
 
 
+def failure_of(provider_id: str, result: str, failure_class: str, message: str) -> PalyraError | None:
+    """Return what asking a provider for its models means for an exit status, None where it went well."""
+    from palyra.errors import PalyraError
+
+    if result == "unsupported":
+        return PalyraError(
+            f"{provider_id} has no list of models; requests alone tell how it does", code="no_model_list"
+        )
+    if result != "failed":
+        return None
+    return PalyraError(f"{provider_id}: {message or failure_class}", code=_code_of(failure_class))
+
+
 #: Codes in the order in which one of several decides: a refused key first, then addresses, then silence.
-_SEVERITY = ("credential_refused", "address_refused", "upstream_failed")
+_SEVERITY = ("credential_refused", "address_refused", "upstream_failed", "no_model_list")
 
 
 def _code_of(failure_class: str) -> str:

@@ -10,6 +10,7 @@ import click
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer
 from palyra.cli.model_changes import discover_models, force_circuit, test_models
+from palyra.cli.model_config import connect_provider, set_model
 from palyra.cli.model_plan import explain_models
 from palyra.cli.page import Column, Page, Styled
 from palyra.cli.render import ago, count, duration, share
@@ -36,7 +37,7 @@ def models() -> None:
     """Show models, providers and their health, and try them."""
 
 
-for _command in (test_models, discover_models, force_circuit, explain_models):
+for _command in (set_model, connect_provider, test_models, discover_models, force_circuit, explain_models):
     models.add_command(_command)
 
 

@@ -112,6 +112,9 @@ class References:
         #: Names of entries that were refused; that they are not found is no news.
         self._broken = frozenset(broken)
         self._aliases = aliases
+        providers = list(providers)
+        self._providers = {provider.provider_id for provider in providers}
+        self._serving = [one.provider_id for one in providers if one.enabled and one.discovers]
         self._enabled = {provider.provider_id for provider in providers if provider.enabled}
         self._ids = {(model.role, model.model_id) for model in models}
         self._by_ref: dict[str, dict[str, list[ModelEntry]]] = {"chat": {}, "embeddings": {}}
@@ -124,6 +127,12 @@ class References:
         """Return the models of a role that a name means, in file order."""
         found = self._by_ref[role].get(ref, [])
         return found or self._by_ref[role].get(self._aliases.get(ref, ""), [])
+
+    def may_be_listed(self, ref: str) -> bool:
+        """Return whether a name that is not configured may be that of a model which a provider lists and serves."""
+        known = any(self.find(role, ref) for role in self._by_ref)
+        pinned = ref.partition("/")[0] if ref.partition("/")[0] in self._providers else ""
+        return not known and ref not in self._broken and any(pinned in ("", name) for name in self._serving)
 
     def is_model_id(self, role: str, name: str) -> bool:
         return (role, name) in self._ids

@@ -136,7 +136,12 @@ def _resolve_defaults(reading: Reading, references: References) -> None:
         if wanted is None:
             continue
         found = references.find(role, wanted)
-        if not found:
+        if not found and references.may_be_listed(wanted):
+            message = (
+                f"{quoted(wanted)} is not configured; it has to be on the list of a provider that serves its own"
+            )
+            reading.warn("model_not_listed", root, name, message)
+        elif not found:
             references.refuse(reading, root, name, wanted, role)
         elif not any(references.is_enabled(model) for model in found):
             reading.refuse("default_disabled", root, name, f"{quoted(wanted)} is disabled, or its provider is")

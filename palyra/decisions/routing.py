@@ -225,7 +225,8 @@ def _is_offered(state: State, provider_id: str, model_id: str) -> bool:
     provider = provider_entry(state, provider_id)
     if provider is None or not provider.enabled:
         return False
-    entries = (model_entry(state, role, provider_id, model_id) for role in state.catalog.names)
+    roles = (*state.catalog.names, *state.catalog.discovered)
+    entries = (model_entry(state, role, provider_id, model_id) for role in roles)
     return any(entry is not None and entry.enabled for entry in entries)
 
 

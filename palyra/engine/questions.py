@@ -9,6 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from palyra.decisions.credentials import Chosen, choose, needs_credential
+from palyra.decisions.naming import resolve
+from palyra.errors import Refusal
 from palyra.events.registry import ModelEntry, ProviderEntry
 from palyra.journal.lock import LockState
 from palyra.projections.budgets import reserved_tokens
@@ -340,8 +342,8 @@ def models_answer(state: State, now_us: int) -> ModelsAnswer:
     """Return the registry in force and the standing of everything in it."""
     registry = state.catalog.registry
     answer = ModelsAnswer(
-        default_chat_model_id=registry.default_chat_model_id,
-        default_embeddings_model_id=registry.default_embeddings_model_id,
+        default_chat_model_id=_default_of(state, "chat"),
+        default_embeddings_model_id=_default_of(state, "embeddings"),
         failover=registry.failover_scope if registry.failover_enabled else "off",
         providers=provider_answers(state, now_us),
         models=[_model(state, entry, now_us) for entry in registry.models],
@@ -349,6 +351,16 @@ def models_answer(state: State, now_us: int) -> ModelsAnswer:
         problems=[],
     )
     return msgspec.structs.replace(answer, problems=_problems(state, answer))
+
+
+def _default_of(state: State, role: str) -> str:
+    """Return the default that is configured, or the first listed model where nothing is; "" for none."""
+    registry = state.catalog.registry
+    configured = registry.default_chat_model_id if role == "chat" else registry.default_embeddings_model_id
+    if configured or not state.catalog.discovered:
+        return configured
+    found = resolve(state, role, "")
+    return "" if isinstance(found, Refusal) else found.model_id
 
 
 def _listed(state: State) -> list[ListedAnswer]:
@@ -422,7 +434,7 @@ def absent_profiles(state: State) -> list[str]:
 def _model(state: State, entry: ModelEntry, now_us: int) -> ModelAnswer:
     registry = state.catalog.registry
     index = state.catalog.providers.get(entry.provider_id)
-    default = registry.default_chat_model_id if entry.role == "chat" else registry.default_embeddings_model_id
+    default = _default_of(state, entry.role)
     until_us = excluded_until_us(state, entry.provider_id, entry.model_id)
     standing = standing_of(state, entry.provider_id, entry.model_id)
     return ModelAnswer(

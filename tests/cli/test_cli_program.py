@@ -88,7 +88,9 @@ def test_the_tree_holds_what_this_release_does() -> None:
         *("auth connect", "auth list", "auth show", "auth health", "auth validate", "auth rotate", "auth rebind"),
         *("auth default", "auth disable", "auth enable", "auth revoke", "auth order show", "auth order set"),
         *("auth cooldown clear", "auth explain"),
+        *("models set", "models connect", "models test", "models discover", "models circuit", "models explain"),
         *("models list", "models status"),
+        *("budgets list", "budgets status", "budgets show", "budgets holds", "budgets set", "budgets retire"),
         *("pricing show", "pricing missing"),
         *("runs list", "runs show", "runs follow", "runs cancel"),
         *("explain",),
@@ -147,6 +149,7 @@ _NOT_RUN = (
     *("palyra keys", "palyra console", "palyra sessions"),
     *("vault put", "vault delete", "vault rekey", "vault absorb", "vault verify"),
     *("config set", "config unset", "move-secrets"),
+    *("models set", "models connect", "models test", "models discover", "models circuit"),
     *("completions bash", "journal export -o", "backup", "import", "restore", "branch", "accept-fork"),
 )
 

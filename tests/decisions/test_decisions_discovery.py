@@ -159,6 +159,7 @@ def test_a_listed_model_can_be_the_default() -> None:
     assert isinstance(found, Resolution)
     assert found.model_id == "one"
     assert isinstance(resolve(world.state, "embeddings", ""), Refusal)
+    assert world.when(admit("r1", "")).outcome.refusal is None
 
 
 def test_a_listed_model_serves_a_request() -> None:

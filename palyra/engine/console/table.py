@@ -84,7 +84,6 @@ KEY = frame.Question("keys/{key}", keys.KeyParams, keys.KeyView, keys.key, scope
 MODELS = frame.Question("models", models.ModelsParams, ModelsAnswer, models.models)
 PRICING = frame.Question("pricing", pricing.PricingParams, PricingAnswer, pricing.pricing, scope="usage:read")
 MODELS_PLAN = frame.Question("models/plan", models.PlanParams, PlanAnswer, models.plan)
-PRICING = frame.Question("pricing", pricing.PricingParams, PricingAnswer, pricing.pricing)
 RUNS = frame.Question("runs", runs.RunsParams, frame.Items[RunAnswer], runs.runs)
 RUN = frame.Question("runs/{run}", runs.RunParams, RunReport, runs.run, source="rows")
 RUN_EXPLAIN = frame.Question(

@@ -1,0 +1,282 @@
+"""`palyra models set` and `connect`: what is written into the configuration, and checked before it is.
+
+A running daemon reads the file again at once; without one it acts at the next start.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from palyra.cli.command import Call, Command
+from palyra.cli.frame import Answer
+from palyra.cli.key_input import key_options, read_key_input
+from palyra.cli.page import Page, Styled
+from palyra.cli.render import counted
+
+if TYPE_CHECKING:
+    from palyra.config.edit import Edit
+    from palyra.engine.listing import Listing
+    from palyra.events.registry import ProviderEntry
+
+#: Providers that are asked without a key, on this machine unless somebody says otherwise.
+_KEYLESS = ("ollama", "localai")
+#: Providers with a key, and the kind of each.
+_KEYED = dict.fromkeys(("openai", "groq", "together"), "openai_compatible") | {"anthropic": "anthropic"}
+_SHOWN_COUNT = 8
+
+
+@click.command(
+    "set",
+    cls=Command,
+    examples=[
+        ("palyra models set gpt-4o", "the model of requests that name none"),
+        ("palyra models set --role embeddings nomic-embed-text:latest", "the same for embeddings"),
+    ],
+    exits=(0, 2, 4, 7, 8),
+    is_change=True,
+)
+@click.argument("model")
+@click.option(
+    "--role", type=click.Choice(["chat", "embeddings"]), default="chat", help="What it is the default for."
+)
+def set_model(call: Call, model: str, role: str) -> Answer:
+    """Choose the model of requests that name none, in the configuration file.
+
+    It has to exist, to be of that role and to be enabled; one that a provider lists and serves will do.
+    """
+    from palyra.cli.asking import change
+    from palyra.config.edit import Put
+    from palyra.engine.console.models import DefaultParams
+    from palyra.engine.console.table import MODELS_DEFAULT
+    from palyra.errors import PalyraError
+
+    names = _names(call, role)
+    if model not in names:
+        other = "embeddings" if role == "chat" else "chat"
+        if model in _names(call, other):
+            message = f"The model '{model}' serves {other}, not {role}."
+            raise PalyraError(message, hint=f"palyra models set --role {other} {model}", code="model_role_mismatch")
+        raise PalyraError(f"There is no model '{model}' for {role}.", hint=_LIST, code="model_not_found")
+    if not names[model]:
+        raise PalyraError(
+            f"The model '{model}' is disabled, or its provider is.", hint=_LIST, code="model_disabled"
+        )
+    written = _write(call, [Put(path=("model_provider", f"default_{role}_model_id"), value=model)])
+    is_live = _reload(call)
+    if is_live:
+        change(call, MODELS_DEFAULT, DefaultParams(role=role, model=model))  # type: ignore[arg-type]
+    data = {
+        "role": role,
+        "model": model,
+        "file": written.file,
+        "is_changed": written.is_changed,
+        "is_live": is_live,
+    }
+
+    def show(page: Page) -> None:
+        page.line(Styled(model, "bold"), f" answers requests for {role} that name no model{_when(is_live)}.")
+        page.line(Styled(f"written to {written.file}" if written.is_changed else "it was so before", "dim"))
+
+    return Answer(data, show)
+
+
+_LIST = "palyra models list shows what there is"
+
+
+def _names(call: Call, role: str) -> dict[str, bool]:
+    """Return what a model of a role can be called, and whether it is enabled."""
+    from palyra.cli.asking import ask
+    from palyra.engine.console.models import ModelsParams
+    from palyra.engine.console.table import MODELS
+
+    registry = call.loaded.config.model_provider.registry
+    enabled = {provider.provider_id for provider in registry.providers if provider.enabled}
+    names: dict[str, bool] = {}
+    for entry in registry.models:
+        if entry.role == role:
+            is_enabled = entry.enabled and entry.provider_id in enabled
+            for name in (entry.model_id, *entry.aliases, f"{entry.provider_id}/{entry.model_id}"):
+                names[name] = names.get(name, False) or is_enabled
+    if call.url or call.paths.journal.exists():
+        for one in ask(call, MODELS, ModelsParams()).found.models:
+            if one.role == role and one.metadata_source == "discovery" and one.provider_id in enabled:
+                names.setdefault(one.model_id, one.enabled)
+                names.setdefault(f"{one.provider_id}/{one.model_id}", one.enabled)
+    return names
+
+
+@click.command(
+    "connect",
+    cls=Command,
+    examples=[
+        ("palyra models connect ollama", "the one on this machine; nothing else to write"),
+        ("palyra models connect ollama --base-url http://10.0.0.7:11434/v1 --id lab", "one elsewhere"),
+        ("palyra models connect openai", "ask for the key, check it, keep it in the vault"),
+        ("palyra models connect groq --key-env GROQ_KEY", "take the key from a variable"),
+    ],
+    exits=(0, 2, 3, 4, 5, 6, 7, 8),
+    is_change=True,
+)
+@click.argument("provider", type=click.Choice([*_KEYLESS, *_KEYED]))
+@click.option(
+    "--id", "provider_id", metavar="NAME", default="", help="Name of the entry; the provider's by default."
+)
+@click.option("--base-url", metavar="URL", default="", help="Where it is, if not at its usual place.")
+@key_options
+def connect_provider(
+    call: Call,
+    provider: str,
+    provider_id: str,
+    base_url: str,
+    key_env: str | None,
+    is_key_stdin: bool,
+    stray: tuple[str, ...],
+) -> Answer:
+    """Check a provider, and write its entry into the configuration if the check passes.
+
+    Its models serve as it lists them. Nothing is written where it cannot be reached or refuses the key.
+    """
+    from palyra.config.edit import Append
+    from palyra.errors import PalyraError
+
+    entry: dict[str, Any] = {
+        "provider_id": provider_id or provider,
+        "kind": _KEYED.get(provider, "openai_compatible"),
+    }
+    if any(one.provider_id == entry["provider_id"] for one in call.loaded.config.model_provider.registry.providers):
+        message = f"There is a provider '{entry['provider_id']}' already."
+        hint = "--id names another one; palyra models test asks the one that is there"
+        raise PalyraError(message, hint=hint, code="conflict")
+    if entry["kind"] == "openai_compatible":
+        entry["flavor"] = provider
+    if base_url:
+        entry["base_url"] = base_url
+    if provider in _KEYLESS:
+        entry["allow_private_base_url"] = True
+        names = _check_keyless(entry)
+    else:
+        entry["discovery_mode"] = "serve"
+        names = []
+        _check_key(call, provider, read_key_input(f"Key for {provider}", key_env, is_key_stdin, stray).reveal())
+    written = _write(call, [Append(path=("model_provider", "providers"), entry=entry)])
+    is_live = _reload(call)
+    if is_live:
+        names = _discover(call, entry["provider_id"]) or names
+    data = {"provider_id": entry["provider_id"], "file": written.file, "models": names, "is_live": is_live}
+
+    def show(page: Page) -> None:
+        found = f" · {counted(len(names), 'model')}" if names else ""
+        page.line(
+            Styled(entry["provider_id"], "bold"), " ", Styled("connected", "good"), f"{found}{_when(is_live)}"
+        )
+        for name in names[:_SHOWN_COUNT]:
+            page.line(name, indent=2)
+        if len(names) > _SHOWN_COUNT:
+            page.line(Styled(f"and {len(names) - _SHOWN_COUNT} more: palyra models list", "dim"), indent=2)
+        page.line(Styled(f"written to {written.file}", "dim"))
+
+    return Answer(data, show)
+
+
+def _when(is_live: bool) -> str:
+    return "" if is_live else ", from the next start on"
+
+
+def _check_keyless(entry: dict[str, Any]) -> list[str]:
+    """Ask a provider for its models before anything is written; raises `PalyraError`."""
+    from palyra.cli.model_changes import failure_of
+    from palyra.config.load import load_given
+
+    given = {"version": 1, "model_provider": {"providers": [entry]}}
+    (resolved,) = load_given(given, os.environ, {}).config.model_provider.registry.providers
+    listing = _ask_once(resolved)
+    failure = failure_of(resolved.provider_id, listing.result, listing.failure_class, listing.message)
+    if failure is not None:
+        raise failure
+    return [one.upstream_model for one in listing.models]
+
+
+def _ask_once(entry: ProviderEntry) -> Listing:
+    import asyncio
+
+    from palyra.engine.clock import SystemClock
+    from palyra.engine.listing import ModelLists
+    from palyra.outside import provider_settings
+    from palyra.projections.state import State
+    from palyra.providers.port import Provider
+    from palyra.providers.registry import build_provider
+    from palyra.redaction import Secret
+
+    class Alone:
+        """The one provider, which needs no secret."""
+
+        def __init__(self, provider: Provider) -> None:
+            self._provider = provider
+
+        def provider(self, provider_id: str) -> Provider:
+            return self._provider
+
+        def secret(self, provider_id: str, credential_ref: str, revision: int) -> Secret | None:
+            return None
+
+    async def ask() -> Listing:
+        provider = build_provider(provider_settings(entry))
+        try:
+            return await ModelLists(Alone(provider), State, SystemClock()).ask(entry)
+        finally:
+            await provider.close()
+
+    return asyncio.run(ask())
+
+
+def _check_key(call: Call, provider: str, key: str) -> None:
+    """Have the key checked at the provider and kept; raises `PalyraError`."""
+    from palyra.cli.asking import change
+    from palyra.engine.console.auth import ConnectParams
+    from palyra.engine.console.table import AUTH_CONNECT
+
+    change(call, AUTH_CONNECT, ConnectParams(provider=provider, api_key=key))
+
+
+def _write(call: Call, edits: list[Edit]) -> Any:
+    from palyra.config.document import locate, user_directory
+    from palyra.config.write import edit_config_file
+
+    file = locate(os.environ, call.config_file) or user_directory("config", os.environ) / "palyra.toml"
+    return edit_config_file(file, edits, environ=os.environ)
+
+
+def _reload(call: Call) -> bool:
+    """Have a running daemon read the file again; returns whether there is one."""
+    from palyra.engine.console.config import ReloadParams
+    from palyra.engine.console.table import CONFIG_RELOAD
+
+    return _if_live(lambda: _change(call, CONFIG_RELOAD, ReloadParams()))
+
+
+def _discover(call: Call, provider_id: str) -> list[str]:
+    """Have a running daemon read the new provider's list, and return it."""
+    from palyra.engine.console.models import ProviderParams
+    from palyra.engine.console.table import MODELS_DISCOVER
+
+    return list(_change(call, MODELS_DISCOVER, ProviderParams(provider=provider_id)).items[0].added)
+
+
+def _change(call: Call, what: Any, params: Any) -> Any:
+    from palyra.cli.asking import change
+
+    return change(call, what, params).found
+
+
+def _if_live(act: Callable[[], object]) -> bool:
+    from palyra.engine.console.changes import DaemonNotRunning
+
+    try:
+        act()
+    except DaemonNotRunning:
+        return False
+    return True

@@ -1,0 +1,162 @@
+"""`palyra models` without a daemon: what is read from the journal, what is written into the file."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from cli_world import Cli, Ran
+
+from palyra.config.load import load_config
+from palyra.config.problems import ConfigProblems
+from palyra.events.registry import Registry
+
+
+class _Ollama(BaseHTTPRequestHandler):
+    """A server on this machine that lists two models."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        body = json.dumps({"object": "list", "data": [{"id": "llama3.2:latest"}, {"id": "nomic-embed-text"}]})
+        self.send_response(self.server.status if self.path == "/v1/models" else 500)  # type: ignore[attr-defined]
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def ollama() -> Iterator[HTTPServer]:
+    server = HTTPServer(("127.0.0.1", 0), _Ollama)
+    server.status = 200  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class Writer:
+    """Runs commands of `palyra models` with a configuration file of its own."""
+
+    def __init__(self, day: Cli, file: Path) -> None:
+        self._day = day
+        self.file = file
+
+    def __call__(self, *arguments: str) -> Ran:
+        return self._day("models", *arguments, "--json", environ={"PALYRA_CONFIG": str(self.file)})
+
+    def registry(self) -> Registry:
+        return load_config({"PALYRA_CONFIG": str(self.file)}).config.model_provider.registry
+
+
+def url_of(server: HTTPServer) -> str:
+    return f"http://127.0.0.1:{server.server_port}/v1"
+
+
+@pytest.fixture
+def write(day: Cli, tmp_path: Path) -> Writer:
+    """A file with a comment of its owner."""
+    file = tmp_path / "palyra.toml"
+    file.write_text("# mine\nversion = 1\n")
+    file.chmod(0o600)
+    return Writer(day, file)
+
+
+def test_ollama_is_connected_by_one_command(write: Writer, ollama: HTTPServer) -> None:
+    """It is asked first; then its entry stands in the file, with the line that private addresses need."""
+    ran = write("connect", "ollama", "--base-url", url_of(ollama))
+    assert ran.status == 0
+    assert ran.data["models"] == ["llama3.2:latest", "nomic-embed-text"]
+    assert ran.data["is_live"] is False
+    assert write.file.read_text().startswith("# mine\nversion = 1\n")
+    (entry,) = write.registry().providers
+    assert (entry.provider_id, entry.flavor, entry.allow_private_base_url) == ("ollama", "ollama", True)
+    assert (entry.discovery_mode, entry.auth_scheme) == ("serve", "none")
+    again = write("connect", "ollama", "--base-url", url_of(ollama))
+    assert (again.status, again.document["error"]["code"]) == (7, "conflict")
+
+
+def test_the_entry_without_its_line_is_refused(write: Writer) -> None:
+    """By the rule's name."""
+    write.file.write_text('[[model_provider.providers]]\nprovider_id = "o"\nkind = "openai"\nflavor = "ollama"\n')
+    with pytest.raises(ConfigProblems) as caught:
+        write.registry()
+    assert [problem.code for problem in caught.value.problems] == ["private_address_refused"]
+
+
+@pytest.mark.parametrize(("status", "exit_", "code"), [(401, 3, "credential_refused"), (503, 4, "upstream_failed")])
+def test_what_fails_its_check_is_not_written(
+    write: Writer, ollama: HTTPServer, status: int, exit_: int, code: str
+) -> None:
+    """Neither a refusal, nor a server that is ill."""
+    ollama.status = status  # type: ignore[attr-defined]
+    before = write.file.read_text()
+    ran = write("connect", "ollama", "--base-url", url_of(ollama))
+    assert (ran.status, ran.document["error"]["code"]) == (exit_, code)
+    assert write.file.read_text() == before
+
+
+def test_who_has_no_list_cannot_be_served_by_it(write: Writer, ollama: HTTPServer) -> None:
+    """Exit 5; nothing is written."""
+    ollama.status = 404  # type: ignore[attr-defined]
+    ran = write("connect", "localai", "--base-url", url_of(ollama))
+    assert (ran.status, ran.document["error"]["code"]) == (5, "no_model_list")
+    assert "localai" not in write.file.read_text()
+
+
+def test_a_default_is_written(write: Writer) -> None:
+    """Comments stay; the same again changes nothing; what is not there, or of another role, is refused."""
+    write.file.write_text('# mine\n[[model_provider.providers]]\nprovider_id = "d"\nkind = "deterministic"\n')
+    with write.file.open("a") as file:
+        for name, more in (("one", ""), ("two", ""), ("e", 'role = "embeddings"\n'), ("off", "enabled = false\n")):
+            file.write(f'[[model_provider.models]]\nmodel_id = "{name}"\nprovider_id = "d"\n{more}')
+    assert write("set", "two").data["is_changed"]
+    assert not write("set", "two").data["is_changed"]
+    assert "# mine\n" in write.file.read_text()
+    assert write.registry().default_chat_model_id == "two"
+    for name, exit_, code in (
+        ("nobody", 8, "model_not_found"),
+        ("e", 2, "model_role_mismatch"),
+        ("off", 8, "model_disabled"),
+    ):
+        ran = write("set", name)
+        assert (ran.status, ran.document["error"]["code"]) == (exit_, code)
+    assert write("set", "--role", "embeddings", "e").status == 0
+
+
+def test_a_plan_is_explained_from_the_file(day: Cli) -> None:
+    """Candidates in order with their figures; the text is counted and goes nowhere."""
+    ran = day("models", "explain", "--model", "gpt", "--prompt", "Whisper-secret", "--json")
+    assert ran.status == 0
+    assert ran.data["plan"][0]["provider_id"] == "groq"
+    assert "Whisper" not in ran.out
+    people = day("models", "explain", "--model", "gpt").out
+    assert "Would be tried in this order" in people
+    refused = day("models", "explain", "--model", "tiny", "--tokens", "5000").out
+    assert "Left out" in refused
+    assert "window holds 64 tokens" in refused
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("test",), ("discover",), ("circuit", "openai", "open"), ("circuit", "openai", "close", "--for", "1h")],
+)
+def test_what_needs_a_daemon_says_so(day: Cli, command: tuple[str, ...]) -> None:
+    """Nothing starts one."""
+    ran = day("models", *command, "--json")
+    assert (ran.status, ran.document["error"]["code"]) == (4, "daemon_not_running")
+
+
+def test_a_time_is_checked(day: Cli) -> None:
+    """Before anybody is asked."""
+    assert day("models", "circuit", "openai", "open", "--for", "soon").status == 2
