@@ -207,7 +207,9 @@ def evaluate_budgets(
     if not policies and max_cost is None:
         return NOTHING
     judgement = Judgement([], [])
+    # Most rules ask the same of a request: what is worked out for one serves all.
     windows: dict[tuple[Any, ...], Window] = {}
+    amounts: dict[tuple[str, str], int | None] = {}
     for policy in policies.values():
         record = policy.record
         subject = subject_of(record, who, where) if record.enabled else None
@@ -219,10 +221,19 @@ def evaluate_budgets(
         window = windows.get(key)
         if window is None:
             window = windows[key] = counted_window(record, effective_at_us)
-        _judge(state, policy, subject, window, size, effective_at_us, judgement)
+        _judge(state, policy, subject, window, _asked(record, size, amounts), effective_at_us, judgement)
     if max_cost is not None:
-        _judge(state, own_limit(max_cost), run_id, Window(0, (1 << 62) - 1), size, effective_at_us, judgement)
+        own = own_limit(max_cost)
+        window = counted_window(own.record, effective_at_us)
+        _judge(state, own, run_id, window, _asked(own.record, size, amounts), effective_at_us, judgement)
     return judgement
+
+
+def _asked(record: UsageBudgetPolicyRecord, size: Size, amounts: dict[tuple[str, str], int | None]) -> int | None:
+    key = (record.meter, record.sizing)
+    if key not in amounts:
+        amounts[key] = requested_of(record, size)
+    return amounts[key]
 
 
 def own_limit(max_cost: int) -> Policy:
@@ -239,13 +250,18 @@ def own_limit(max_cost: int) -> Policy:
 
 
 def _judge(
-    state: State, policy: Policy, subject: str, window: Window, size: Size, at_us: int, judgement: Judgement
+    state: State,
+    policy: Policy,
+    subject: str,
+    window: Window,
+    requested: int | None,
+    at_us: int,
+    judgement: Judgement,
 ) -> None:
     """Add the evaluation and the share of one rule."""
     record = policy.record
     counter = counter_of(state, record.policy_id, subject, window.start_us)
     consumed, reserved = _standing(policy, counter, subject, window, at_us)
-    requested = requested_of(record, size)
     status, blocked_by = _verdict(record, consumed, reserved, requested)
     start_us, end_us = window
     if record.interval_kind == "rolling":

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 import palyra
+from palyra.decisions.budgets import sweep
 from palyra.decisions.config import adopt
 from palyra.decisions.pricing import adopt_prices
 from palyra.decisions.recovery import clear_old_boot, recover_run
@@ -91,6 +92,7 @@ async def recover(core: Core, boot_id: str) -> dict[str, int]:
         with core.batch() as batch:
             batch.add(recover_run(core.state, run, boot_id=boot_id, now_us=batch.now_us))
     drafts = clear_old_boot(core.state, core.clock.now_us())
+    drafts += sweep(core.state, [], core.clock.now_us())
     for first in range(0, len(drafts), COMMIT_MAX_COUNT):
         with core.batch() as batch:
             batch.add(drafts[first : first + COMMIT_MAX_COUNT])

@@ -76,7 +76,8 @@ async def test_no_customer_passes_the_cap_and_nothing_is_lost(tmp_path: Path) ->
     refused = Counter(one.body.code for one in facts if isinstance(one.body, RunRefused))
     assert refused["budget_request_too_large"] >= CUSTOMERS_COUNT
     assert refused["budget_blocked"] > CUSTOMERS_COUNT
-    assert set(told) <= {200, 402, 429}
+    # Of hundreds at once some find the queue full.
+    assert set(told) <= {200, 402, 429, 503}
     print(f"spent {spent}, told {dict(told)}, refused {dict(refused)}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from budget_kit import price, put, rule
 from registries import THREE, model, provider, registry
 from story import (
     Outcome,
@@ -20,6 +21,7 @@ from story import (
     reach,
     record,
     recover,
+    serve,
     start,
     succeed,
     wait,
@@ -33,7 +35,8 @@ from palyra.decisions.usage import Metered
 from palyra.events.daemon import DaemonClockStepped
 from palyra.events.heartbeats import HeartbeatCleared
 from palyra.events.incidents import IncidentResolved
-from palyra.events.runs import RunCancelRequested, RunFailed, RunRefused
+from palyra.events.routing import RoutingDecided
+from palyra.events.runs import RunAdmitted, RunCancelRequested, RunFailed, RunRefused
 from palyra.projections.state import State, evolve
 from palyra.usage import TokenUsage
 
@@ -95,7 +98,10 @@ def capsule_of(world: World, run_id: str) -> Capsule:
         evolve(state, one)
     asked = world.stream(f"run-{run_id}")[0].body
     role = getattr(asked, "endpoint", "chat")
-    maker = CapsuleMaker(state, run_id=run_id, role=role, key="01STORY", release="0.1.0")
+    who = asked if isinstance(asked, RunAdmitted | RunRefused) else None
+    if isinstance(asked, RoutingDecided):
+        who = next(one.body for one in world.stream(f"run-{run_id}") if isinstance(one.body, RunRefused))
+    maker = CapsuleMaker(state, run_id=run_id, role=role, key="01STORY", release="0.1.0", asked=who)
     for one in world.history[first - 1 :]:
         maker.add(one)
     return maker.capsule()
@@ -469,3 +475,37 @@ def test_a_capsule_shares_nothing_with_the_state() -> None:
 def test_an_attempt_without_a_row_consumed_nothing() -> None:
     """What was never recorded cannot be decided again from a number."""
     assert metered_of(None) == Metered()
+
+
+SEEN = Metered(output_estimate_tokens=9)
+RULED = [
+    put(rule("each", soft_limit=150, hard_limit=600)),
+    put(rule("all", scope_kind="global", hard_limit=10_000, match={"principal_id": "key:tester"})),
+    put(rule("place", scope_kind="session", hard_limit=500)),
+    put(rule("one", interval_kind="per_run", hard_limit=400)),
+    put(rule("hour", scope_kind="provider", interval_kind="rolling", rolling_hours=1, hard_limit=5_000)),
+]
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        [admit("r1"), start("r1"), ok("r1")],
+        [serve("r0"), admit("r1", session_id="s"), start("r1"), ok("r1")],
+        [admit("r1", output_max_tokens=None), start("r1"), ok("r1")],
+        [admit("r1", output_max_tokens=5_000)],
+        [serve("r0"), serve("r2"), serve("r3"), admit("r1")],
+        [
+            admit("r1"),
+            start("r1"),
+            broken("r1", "timeout_idle", phase="body", is_over=True, status=200, metered=SEEN),
+        ],
+    ],
+    ids=["served", "another session", "kept short", "too large", "used up", "cut"],
+)
+def test_a_run_under_rules_is_decided_again(story: list[Step]) -> None:
+    """Holds, limits that were told and refusals come out the same, and nobody is named."""
+    world = given(TOUCHY, price(), *RULED, *story)
+    text = msgspec.json.encode(same(world))
+    for name in (b"key:tester", b'"s"'):
+        assert name not in text
