@@ -69,8 +69,10 @@ def request_of(
 
 def metered_of(row: UsageRecorded | None) -> Metered:
     """Return what was seen of an attempt's consumption, from the row that came of it."""
-    if row is None or row.billed == "unknown":
+    if row is None:
         return Metered()
+    if row.billed == "unknown":
+        return Metered(is_part=not row.raw_input_tokens)
     is_estimated = row.source == "estimated"
     return Metered(
         reported=None if is_estimated else row.usage,
@@ -78,6 +80,7 @@ def metered_of(row: UsageRecorded | None) -> Metered:
         anomalies=tuple(row.anomalies),
         provider_cost_nanousd=row.provider_cost_nanousd,
         variant=row.variant,
+        is_part=not row.raw_input_tokens,
     )
 
 

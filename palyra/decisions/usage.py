@@ -30,6 +30,8 @@ class Metered(msgspec.Struct, frozen=True, kw_only=True):
     provider_cost_nanousd: int | None = None
     #: Variant that the provider says it was served by.
     variant: str = "standard"
+    #: The call carried a part of the request, so that its counts say nothing about the whole's estimate.
+    is_part: bool = False
 
 
 #: Failures after which the provider cannot have done billable work: it was not reached, or it said no.
@@ -140,7 +142,7 @@ def _row(
         usage=usage,
         source=source,
         billed=billed,
-        raw_input_tokens=run.tokens.raw,
+        raw_input_tokens=0 if metered.is_part else run.tokens.raw,
         price_id="" if entry is None else entry.price_id,
         variant=metered.variant,
         tier_above_tokens=cost.tier_above_tokens,

@@ -64,17 +64,20 @@ class Ended(msgspec.Struct, kw_only=True):
     unparsed_count: int = 0
     #: The stream was cut because it outgrew its output maximum.
     outgrown: bool = False
+    #: The call carried a part of the request.
+    is_part: bool = False
 
     @property
     def metered(self) -> Metered:
         """What is known of the attempt's consumption."""
         if self.facts is None:
-            return Metered()
+            return Metered(is_part=self.is_part)
         return Metered(
             reported=self.facts.usage,
             output_estimate_tokens=self.facts.output_tokens_estimate,
             anomalies=self.facts.anomalies,
             provider_cost_nanousd=self.facts.provider_cost_nanousd,
+            is_part=self.is_part,
         )
 
 

@@ -266,6 +266,7 @@ class RunTask:
                 if refusal is not None:
                     return refusal
             ended = await self._exchange_part(part)
+            ended.is_part = part.items is not None
             following = await self._settle(ended, is_last=is_last)
             if ended.failure is None or following.refusal is not None:
                 return following.refusal

@@ -13,6 +13,7 @@ to a fold of the journal.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import json
@@ -32,7 +33,7 @@ from palyra.engine.run import Reply, RunSettings, RunTask
 from palyra.engine.runs import Runs
 from palyra.engine.surfaces import EmbeddingsSurface
 from palyra.engine.text_surface import ChatSurface
-from palyra.errors import PalyraError
+from palyra.errors import JournalUnwritable, PalyraError
 from palyra.events.base import Draft, Fact
 from palyra.events.config import ConfigAdopted
 from palyra.events.registry import Capabilities, ModelEntry, ProviderEntry, Registry
@@ -336,7 +337,8 @@ async def house(registry: Registry, **arguments: Any) -> AsyncIterator[World]:
     try:
         yield world
         await world.runs.wait_until_idle()
-        await world.core.durable()  # facts that are not urgent too
+        with contextlib.suppress(JournalUnwritable):
+            await world.core.durable()  # facts that are not urgent too
         world.audit()
     finally:
         await world.close()

@@ -180,3 +180,14 @@ async def test_embeddings_are_not_streamed() -> None:
 def _body(count: int) -> bytes:
     script = embeddings({"input": ["x"] * count})
     return b"".join(piece for piece in script.pieces if isinstance(piece, bytes))
+
+
+async def test_parts_of_a_request_teach_nothing_about_its_size() -> None:
+    """What a part was billed is no share of the estimate of the whole; a request in one piece does teach."""
+    text = "word " * 100
+    async with house(vectors(max_batch=1), extra={"a": ScriptedProvider()}) as world:
+        await world.start({"model": "e", "input": [text, text]}).task
+        assert [row.raw_input_tokens for row in world.facts(UsageRecorded)] == [0, 0]
+        assert world.state.usage.calibrations == {}
+        await world.start({"model": "e", "input": [text]}).task
+        assert world.state.usage.calibrations["a/e"].samples_count == 1

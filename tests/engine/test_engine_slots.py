@@ -6,13 +6,15 @@ import asyncio
 
 import pytest
 from engine_fakes import GatedJournal, Script, ScriptedProvider, stream, turn, unary, until
-from engine_world import HAPPY, house, one, provider, two
+from engine_world import HAPPY, World, fold, house, one, provider, two
 
+from palyra.decisions.recovery import recover_run
 from palyra.engine.slots import SlotRefused, Slots
 from palyra.events.attempts import AttemptStarted
+from palyra.events.runs import RunFailed
 
 
-async def test_two_hundred_requests_on_two_slots() -> None:
+async def test_a_thousand_requests_on_two_slots() -> None:
     """They are started in the order in which they came, never more than two at once, and all are answered."""
     most = 0
 
@@ -23,13 +25,13 @@ async def test_two_hundred_requests_on_two_slots() -> None:
             return await super().send(call, secret)
 
     fake = Counting()
-    async with house(one(max_concurrency=2, max_queue=200), extra={"a": fake}) as world:
-        runs = [world.start_chat(f"Number {n}") for n in range(200)]
+    async with house(one(max_concurrency=2, max_queue=1_000), extra={"a": fake}) as world:
+        runs = [world.start_chat(f"Number {n}") for n in range(1_000)]
         replies = [await run.task for run in runs]
         assert {reply.status for reply in replies} == {200}
         assert most == 2
         asked = [call.body.decode().partition("Number ")[2].partition('"')[0] for call in fake.calls]
-        assert asked == [str(n) for n in range(200)]
+        assert asked == [str(n) for n in range(1_000)]
         assert all(world.names(run.run_id) == HAPPY for run in runs)
 
 
@@ -164,3 +166,18 @@ async def test_who_comes_late_does_not_pass_those_who_wait() -> None:
         for run in runs:
             await run.task
         assert [b"first" in call.body or b"second" in call.body for call in fake.calls] == [True, True, False]
+
+
+async def test_a_crash_while_waiting_bills_nothing() -> None:
+    """Who waits for a slot has reserved and started nothing; the next start closes it without usage."""
+    gate = asyncio.Event()
+    fake = ScriptedProvider(Script(gate))
+    world = await World.make(one(max_concurrency=1), extra={"a": fake})
+    first = world.start_chat("First.")
+    second = world.start_chat("Second.")
+    await until(lambda: len(fake.calls) == 1 and "routing.decided" in world.names(second.run_id))
+    state = fold(world.rows())
+    assert (list(state.runs.open), list(state.budgets.holds)) == ([first.run_id, second.run_id], [first.run_id])
+    drafts = recover_run(state, state.runs.open[second.run_id], boot_id="boot-2", now_us=world.core.clock.now_us())
+    assert [type(draft.body) for draft in drafts] == [RunFailed]
+    await world.close()

@@ -131,3 +131,14 @@ def test_a_delta_that_is_none_adds_nothing() -> None:
     stream = event({"content": "Hi"}) + event(None, finish_reason="stop")
     (choice,) = json.loads(fold(stream))["choices"]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("Hi", "stop")
+
+
+def test_an_answer_without_a_word_has_its_end() -> None:
+    """A message of nothing but nulls becomes two events and the last."""
+    whole = (
+        b'{"id":"c1","choices":[{"index":0,"message":{"role":"assistant","content":null},"finish_reason":"stop"}]}'
+    )
+    stream = cut_chat(whole, wants_usage=False)
+    assert stream.count(b"data: ") == 3
+    (choice,) = json.loads(fold(stream))["choices"]
+    assert choice["finish_reason"] == "stop"

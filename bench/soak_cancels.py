@@ -1,0 +1,114 @@
+"""Clients that hang up in the middle of a stream, by the thousand: memory, sockets and tasks must stay flat.
+
+    python bench/soak_cancels.py [--streams 10000] [--rule cancel|drain]
+
+An upstream on loopback streams words, a daemon runs in this process over a journal of its own, and each client
+leaves behind the first bytes. Nothing is printed but figures; the exit status says whether they are flat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import resource
+import sys
+import tempfile
+from pathlib import Path
+
+from palyra import Daemon
+
+AT_ONCE = 32
+CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"word "}}]}\n\n'
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+#: What a process may have grown by after its warm-up: pages of the allocator, not streams.
+GROWTH_MAX_MIB = 24
+
+
+async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Stream until whoever listens has gone, a hundred words at most."""
+    try:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD)
+        for _ in range(100):
+            writer.write(CHUNK)
+            await writer.drain()
+            await asyncio.sleep(0.005)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        pass
+    finally:
+        writer.close()
+
+
+async def leave(daemon: Daemon) -> None:
+    """Ask for a stream and hang up behind its first bytes."""
+    port = int(daemon.url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    body = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"Go on."}]}'
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {daemon.client_key}\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await reader.readuntil(b"word ")
+    writer.transport.abort()
+
+
+def resident_mib() -> float:
+    """Return the memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / (1 << 20)
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def soak(streams_count: int, rule: str, state_dir: Path) -> bool:
+    """Run and print; returns whether everything stayed flat."""
+    server = await asyncio.start_server(upstream, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    provider = {
+        "provider_id": "up",
+        "kind": "openai_compatible",
+        "base_url": f"http://127.0.0.1:{port}/v1",
+        "allow_private_base_url": True,
+        "on_client_disconnect": rule,
+        "drain_max_tokens": 20,
+        "health_probe": False,
+        "discovery_mode": "off",
+    }
+    models = [{"model_id": "m", "provider_id": "up"}]
+    config = {"model_provider": {"providers": [provider], "models": models}}
+    async with Daemon(config, state_dir=state_dir) as daemon:
+        before: tuple[float, int, int] = (0.0, 0, 0)
+        for start in range(0, streams_count, AT_ONCE):
+            await asyncio.gather(*(leave(daemon) for _ in range(min(AT_ONCE, streams_count - start))))
+            if start % (AT_ONCE * 32) == 0 or start + AT_ONCE >= streams_count:
+                await daemon.runs.wait_until_idle()
+                await asyncio.sleep(0.1)
+                gc.collect()
+                now = (resident_mib(), open_files(), len(asyncio.all_tasks()))
+                before = now if not start else before
+                figures = f"{now[0]:6.1f} MiB  {now[1]} files  {now[2]} tasks"
+                print(f"{start + AT_ONCE:>7} streams  {figures}", flush=True)
+        counts = daemon.core.state.counts
+        ended = counts.get("run.cancelled", 0)
+        settled = counts.get("usage.recorded", 0)
+        print(f"{ended} cancelled, {settled} with usage, {len(daemon.runs.open)} open")
+    server.close()
+    is_flat = now[0] - before[0] <= GROWTH_MAX_MIB and now[1] <= before[1] + 2 and now[2] <= before[2] + 2
+    return is_flat and ended == settled == streams_count
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--streams", type=int, default=10_000)
+    parser.add_argument("--rule", choices=["cancel", "drain"], default="cancel")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        state_dir = Path(directory) / "state"
+        return 0 if asyncio.run(soak(given.streams, given.rule, state_dir)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
