@@ -94,6 +94,47 @@ def missing(call: Call) -> Answer:
     return asked.answer(show_missing)
 
 
+@pricing.command(
+    "recost",
+    examples=[
+        ("palyra pricing recost", "what the list in force makes of all rows; nothing is written"),
+        ("palyra pricing recost --apply", "write the corrections"),
+    ],
+    exits=(0, 2, 4, 6, 7),
+    is_change=True,
+)
+@click.option("--apply", "is_applied", is_flag=True, help="Write the corrections; the rows stay as they are.")
+def recost(call: Call, is_applied: bool) -> Answer:
+    """Price what was used by the list in force: for a price that was wrong, or came late.
+
+    Budgets count the difference at once.
+    """
+    from palyra.cli.asking import change
+    from palyra.engine.console.pricing import RecostParams
+    from palyra.engine.console.table import PRICING_RECOST
+
+    asked = change(call, PRICING_RECOST, RecostParams(apply=is_applied))
+    found = asked.found
+
+    unpriced = f"{count(found.unpriced_before_count)} before, {count(found.unpriced_after_count)} after"
+
+    def show_recosted(page: Page) -> None:
+        page.fields(
+            [
+                ("rows", count(found.rows_count)),
+                ("corrected" if found.is_applied else "to correct", count(found.corrected_count)),
+                ("cost before", usd(found.cost_before_nanousd)),
+                ("cost after", usd(found.cost_after_nanousd)),
+                ("unpriced", unpriced),
+            ]
+        )
+        if found.corrected_count and not found.is_applied:
+            page.line()
+            page.line("--apply writes it.")
+
+    return asked.answer(show_recosted)
+
+
 def _ask(call: Call) -> Asked[PricingAnswer]:
     from palyra.cli.asking import ask
     from palyra.engine.console.pricing import PricingParams

@@ -53,6 +53,20 @@ async def usage_history(core: Core) -> list[UsageRow]:
     return history
 
 
+async def usage_recorded(core: Core) -> list[Recorded]:
+    """Return all rows of usage and their corrections with their places."""
+    upto = core.state.position
+    await core.durable()
+    history: list[Recorded] = []
+    async for rows in core.journal.read(0, upto):
+        history += await asyncio.to_thread(_recorded_in, rows)
+    return history
+
+
+def _recorded_in(rows: Sequence[Row]) -> list[Recorded]:
+    return [to_known(row) for row in rows if row.name in _NAMES]
+
+
 def _usage_in(rows: Sequence[Row]) -> list[UsageRow]:
     bodies = (to_known(row).body for row in rows if row.name in _NAMES)
     return [body for body in bodies if isinstance(body, (UsageRecorded, UsageCorrected))]

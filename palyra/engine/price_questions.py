@@ -42,6 +42,19 @@ class PricingAnswer(Answer, frozen=True, kw_only=True):
     missing: list[UnpricedModel]
 
 
+class RecostAnswer(Answer, frozen=True, kw_only=True):
+    """What the list in force makes of old rows."""
+
+    rows_count: int
+    corrected_count: int
+    cost_before_nanousd: int
+    cost_after_nanousd: int
+    unpriced_before_count: int
+    unpriced_after_count: int
+    #: The corrections were written.
+    is_applied: bool
+
+
 def pricing_answer(state: State, now_us: int) -> PricingAnswer:
     """Return the entry of each configured model that holds at an instant, and the models that have none."""
     items: list[PriceAnswer] = []

@@ -53,8 +53,9 @@ class UsageRecorded(Fact, tag="usage.recorded", frozen=True, kw_only=True):
 
 
 class UsageCorrected(Fact, tag="usage.corrected", frozen=True, kw_only=True):
-    """A row cost something else than it says; the row itself stays as it is."""
+    """A row cost something else than it says; the row itself stays as it is. Stream `corrections`."""
 
+    run_id: str
     attempt: int
     corrects_position: int
     provider_id: str

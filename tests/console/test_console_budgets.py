@@ -16,6 +16,15 @@ RULE: dict[str, Any] = {
 }
 
 
+#: The built-in provider, written out.
+NAMED: dict[str, Any] = {
+    "model_provider": {
+        "providers": [{"provider_id": "deterministic", "kind": "deterministic"}],
+        "models": [{"model_id": "deterministic", "provider_id": "deterministic"}],
+    }
+}
+
+
 async def put(ask: Operator, name: str = "day", **changes: Any) -> Any:
     return await ask(f"budgets/{name}", method="PUT", body={"rule": {**RULE, **changes}})
 
@@ -81,3 +90,20 @@ async def test_nobody_changes_what_he_has_not_seen(tmp_path: Path) -> None:
     async with open_console(tmp_path, {}) as ask:
         # Gone from the file; the one that was set here is still there.
         assert [one["policy"]["policy_id"] for one in (await ask("budgets")).json["items"]] == ["day"]
+
+
+async def test_a_corrected_price_works_on_history(tmp_path: Path) -> None:
+    """Counted first, written when asked to, once; the rows stay as they are."""
+    free = {"pricing": {"overrides": [{"provider_id": "deterministic", "input_usd_per_mtok": "1.00"}]}}
+    async with open_console(tmp_path) as ask:
+        await ask.say()
+    async with open_console(tmp_path, {**NAMED, **free}) as ask:
+        seen = (await ask("pricing/recost", method="POST", body={})).json
+        assert (seen["rows_count"], seen["is_applied"]) == (1, False)
+        assert ask.daemon.core.state.counts.get("usage.corrected", 0) == 0
+        done = (await ask("pricing/recost", method="POST", body={"apply": True})).json
+        assert done["corrected_count"] == seen["corrected_count"]
+        again = (await ask("pricing/recost", method="POST", body={"apply": True})).json
+        assert again["corrected_count"] == 0
+        assert ask.daemon.core.state.counts.get("usage.corrected", 0) == done["corrected_count"]
+        assert (await ask("pricing")).json["items"][0]["entry"]["input_nanousd_per_mtok"] == 10**9

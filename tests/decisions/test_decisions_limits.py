@@ -539,6 +539,7 @@ def _correct(chance: random.Random) -> Any:
             return Outcome()
         row: Any = chance.choice(rows)
         corrected = UsageCorrected(
+            run_id=row.stream[4:],
             attempt=row.body.attempt,
             corrects_position=row.position,
             cost_before_nanousd=row.body.cost_nanousd,
@@ -558,7 +559,7 @@ def _correct(chance: random.Random) -> Any:
                 )
             },
         )
-        return Outcome(recorded=world.record([Draft("run-corrections", corrected)]))
+        return Outcome(recorded=world.record([Draft("corrections", corrected)]))
 
     return step
 

@@ -24,7 +24,7 @@ from palyra.engine.console import (
 from palyra.engine.history import EventAnswer, RunReport
 from palyra.engine.inspection import FiguresAnswer
 from palyra.engine.model_plans import PlanAnswer
-from palyra.engine.price_questions import PricingAnswer
+from palyra.engine.price_questions import PricingAnswer, RecostAnswer
 from palyra.engine.questions import ModelsAnswer, RunAnswer, StatusAnswer
 
 AUTH_HEALTH = frame.Question(
@@ -213,6 +213,9 @@ MODELS_DISCOVER = changes.Change(
 MODELS_TEST = changes.Change(
     "POST", "models/test", models.ProviderParams, models.TestsAnswer, models.test, needs_daemon=True
 )
+PRICING_RECOST = changes.Change(
+    "POST", "pricing/recost", pricing.RecostParams, RecostAnswer, pricing.recost_usage, scope="usage:write"
+)
 RUN_CANCEL = changes.Change(
     "POST", "runs/{run}/cancel", runs.CancelParams, runs.CancelAnswer, runs.cancel, needs_daemon=True
 )
@@ -252,6 +255,7 @@ CHANGES: tuple[changes.Change[Any, Any], ...] = (
     MODELS_DEFAULT,
     MODELS_DISCOVER,
     MODELS_TEST,
+    PRICING_RECOST,
     RUN_CANCEL,
     VAULT_REKEY,
     VAULT_SECRET_DELETE,
