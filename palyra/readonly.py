@@ -74,6 +74,7 @@ class ReadOnlyDaemon:
                 limits=GatewayLimits(
                     max_request_bytes=config.model_provider.max_request_bytes,
                     max_inflight_bytes=config.model_provider.max_inflight_bytes,
+                    max_audio_bytes=config.model_provider.max_audio_bytes,
                     extra_hosts=hosts_of(config),
                     cors_origins=config.daemon.cors_origins,
                     trusted_proxies=config.daemon.trusted_proxies,

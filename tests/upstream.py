@@ -26,6 +26,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import upstream_audio
 import upstream_messages
 import upstream_responses
 from aiohttp import web
@@ -316,6 +317,8 @@ def render(behaviour: Behaviour, received: Received) -> tuple[str, list[bytes]]:
         answer = {"input_tokens": behaviour.prompt_tokens}
     elif received.path == "/v1/embeddings":
         answer = _embeddings(behaviour, received.json)
+    elif received.path == "/v1/audio/transcriptions":
+        return upstream_audio.answer(behaviour, received)
     else:
         raise web.HTTPNotFound
     body = json.dumps(answer).encode()

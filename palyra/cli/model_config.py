@@ -16,6 +16,7 @@ from palyra.cli.frame import Answer
 from palyra.cli.key_input import key_options, read_key_input
 from palyra.cli.page import Page, Styled
 from palyra.cli.render import counted
+from palyra.cli.words import ROLES
 
 if TYPE_CHECKING:
     from palyra.config.edit import Edit
@@ -40,9 +41,7 @@ _SHOWN_COUNT = 8
     is_change=True,
 )
 @click.argument("model")
-@click.option(
-    "--role", type=click.Choice(["chat", "embeddings"]), default="chat", help="What it is the default for."
-)
+@click.option("--role", type=click.Choice(ROLES), default="chat", help="What it is the default for.")
 def set_model(call: Call, model: str, role: str) -> Answer:
     """Choose the model of requests that name none, in the configuration file.
 
@@ -56,8 +55,8 @@ def set_model(call: Call, model: str, role: str) -> Answer:
 
     names = _names(call, role)
     if model not in names:
-        other = "embeddings" if role == "chat" else "chat"
-        if model in _names(call, other):
+        other = next((one for one in ROLES if one != role and model in _names(call, one)), None)
+        if other is not None:
             message = f"The model '{model}' serves {other}, not {role}."
             raise PalyraError(message, hint=f"palyra models set --role {other} {model}", code="model_role_mismatch")
         raise PalyraError(f"There is no model '{model}' for {role}.", hint=_LIST, code="model_not_found")

@@ -10,7 +10,7 @@ from palyra.cli.command import Call, Command
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled
 from palyra.cli.render import count
-from palyra.cli.words import FAILOVER, READINESS, RESOLVED, VIA, exclusion_words, state_word
+from palyra.cli.words import FAILOVER, READINESS, RESOLVED, ROLES, VIA, exclusion_words, state_word
 
 if TYPE_CHECKING:
     from palyra.engine.model_plans import CandidatePlan, PlanAnswer
@@ -34,7 +34,7 @@ _AROUND_TOKENS = 7
 @click.option("--model", metavar="NAME", default="", help="The name that the request gives; none by default.")
 @click.option("--prompt", metavar="TEXT", default="", help="Its text, of which the size alone is asked about.")
 @click.option("--tokens", type=click.IntRange(0, 1_000_000_000), help="Its size, instead of a text.")
-@click.option("--role", type=click.Choice(["chat", "embeddings"]), default="chat", help="What is asked for.")
+@click.option("--role", type=click.Choice(ROLES), default="chat", help="What is asked for.")
 @click.option("--needs", metavar="ABILITY", multiple=True, help="What its model must be able to do; repeatable.")
 @click.option("--max-output", type=click.IntRange(1, 1_000_000_000), help="The longest answer that it takes.")
 @click.option("--stream", "is_stream", is_flag=True, help="It wants a stream.")

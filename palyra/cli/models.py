@@ -89,6 +89,7 @@ def _show_status(page: Page, answer: ModelsAnswer, now_us: int) -> None:
         [
             ("chat", answer.default_chat_model_id or Styled("no default", "warn")),
             ("embeddings", answer.default_embeddings_model_id or Styled("no default", "dim")),
+            ("transcription", answer.default_audio_transcription_model_id or Styled("no default", "dim")),
             ("failover", FAILOVER.get(answer.failover, answer.failover)),
         ]
     )

@@ -8,6 +8,9 @@ from datetime import tzinfo
 from palyra.cli.page import Piece, Styled
 from palyra.cli.render import ago, clock, count, duration
 
+#: What models do, as options name it.
+ROLES = ("chat", "embeddings", "audio_transcription")
+
 _STYLES: Mapping[str, str] = {
     **dict.fromkeys(("healthy", "closed", "completed", "succeeded", "ready"), "good"),
     **dict.fromkeys(("degraded", "half_open", "cancelled", "cancelling", "refused"), "warn"),

@@ -14,7 +14,7 @@ class CapabilityRow(msgspec.Struct, frozen=True, kw_only=True):
     """Defaults of a model entry."""
 
     capabilities: Capabilities
-    max_context_tokens: int
+    max_context_tokens: int | None
     cost_tier: Literal["low", "standard", "premium"]
     latency_tier: Literal["low", "standard", "high"]
     reasoning: Literal["none", "effort", "budget"] = "none"
@@ -27,6 +27,9 @@ def _can(names: str) -> Capabilities:
 _EMBEDDINGS = CapabilityRow(
     capabilities=Capabilities(), max_context_tokens=8_192, cost_tier="low", latency_tier="low"
 )
+#: No window: a recording is measured in time.
+_TRANSCRIPTION = msgspec.structs.replace(_EMBEDDINGS, max_context_tokens=None)
+_SCRIPTED_TRANSCRIPTION = msgspec.structs.replace(_TRANSCRIPTION, capabilities=_can("streaming"))
 _HOSTED = CapabilityRow(
     capabilities=_can(
         "tools parallel_tools tool_choice json_mode json_schema vision logprobs multi_choice streaming"
@@ -83,4 +86,8 @@ _CHAT = MappingProxyType(
 
 def row_of(flavor: str, role: str) -> CapabilityRow:
     """Return the defaults of a model with this role at a provider of this flavor, or kind where it has none."""
-    return _CHAT[flavor] if role == "chat" else _EMBEDDINGS
+    if role == "chat":
+        return _CHAT[flavor]
+    if role == "embeddings":
+        return _EMBEDDINGS
+    return _SCRIPTED_TRANSCRIPTION if flavor == "deterministic" else _TRANSCRIPTION

@@ -16,7 +16,7 @@ import msgspec
 
 from palyra import limits
 from palyra.config.flavors import FLAVORS
-from palyra.events.registry import Capabilities
+from palyra.events.registry import ROLES, Capabilities
 
 KeyType = Literal["bool", "int", "text", "texts", "path", "paths", "map", "rules"]
 
@@ -214,6 +214,9 @@ _ROOT_KEYS = (
             derived="first enabled chat model", shape="model_ref",
         ),
         _text("default_embeddings_model_id", None, 512, "the same for embeddings", shape="model_ref"),
+        _text(
+            "default_audio_transcription_model_id", None, 512, "the same for transcriptions", shape="model_ref"
+        ),
         _bool("failover_enabled", True, "whether another candidate is tried when one fails"),
         _choice("failover_scope", "compatible", "compatible same_model declared", "which models may stand in"),
         _int("failover_max_candidates", 4, 1, 8, "candidates of a request, the first included"),
@@ -240,6 +243,7 @@ _ROOT_KEYS = (
         ),
         _choice("unknown_model_policy", "refuse", "refuse default", "default: an unknown name means the default"),
         _int("max_request_bytes", 32 * _MIB, _KIB, _GIB, "size of one request's body"),
+        _int("max_audio_bytes", 64 * _MIB, _KIB, _GIB, "the same where it is a recording"),
         _int("max_inflight_bytes", 512 * _MIB, 16 * _MIB, 64 * _GIB, "size of all open requests' bodies together"),
         _int("run_timeout_ms", 900_000, 1_000, 7_200_000, "all attempts of a request together"),
         _int("sse_keepalive_ms", 15_000, 1_000, 60_000, "silence of a stream after which a comment is sent"),
@@ -369,14 +373,17 @@ _MODEL_KEYS = (
         "model_provider.models[]",
         "gateway",
         _text("provider_id", None, 64, "entry that serves it", shape="provider_id", required=True),
-        _choice("role", "chat", "chat embeddings", "what it does"),
+        _choice("role", "chat", " ".join(ROLES), "what it does"),
         _bool("enabled", True, "whether it gets requests"),
         _text("upstream_model", None, 256, "name sent to the provider", derived="model_id", shape="line"),
         _int("priority", 100, 0, 10_000, "among providers of one model the lowest goes first"),
         _texts("aliases", 32, "other names", shape="model_id"),
         _texts("fallbacks", 8, "models that stand in, in order; [] = none", default=None, shape="model_ref"),
         *(
-            _bool(f"capabilities.{name}", None, "what it can do", derived="the flavor's", only="chat")
+            _bool(
+                f"capabilities.{name}", None, "what it can do", derived="the flavor's",
+                only="chat audio_transcription" if name == "streaming" else "chat",
+            )
             for name in Capabilities.__struct_fields__
         ),
         _choice(
@@ -425,6 +432,7 @@ _LIVE = frozenset(
         "daemon.drain_timeout_ms",
         "daemon.trusted_proxies",
         "journal.verify_at_start",
+        "model_provider.max_audio_bytes",
         "model_provider.max_inflight_bytes",
         "model_provider.max_request_bytes",
         "observability.log_requests",
@@ -441,7 +449,7 @@ def _is_live(path: str) -> bool:
 
 
 #: Keys of `[model_provider]` that decisions do not look at.
-_AT_START = frozenset(("max_inflight_bytes", "max_request_bytes", "sse_keepalive_ms"))
+_AT_START = frozenset(("max_audio_bytes", "max_inflight_bytes", "max_request_bytes", "sse_keepalive_ms"))
 
 #: All rows, in the order in which they are listed.
 KEYS: tuple[Key, ...] = tuple(

@@ -152,12 +152,13 @@ def _read_version(reading: Reading, document: Document) -> None:
 
 
 def _check_sizes(reading: Reading) -> None:
-    one, together = "model_provider.max_request_bytes", "model_provider.max_inflight_bytes"
-    root = reading.root
-    if root.get(one) > root.get(together):
-        name = one if root.is_written(one) else together
-        message = f"one request may not be larger than {together} allows for all"
-        reading.refuse("conflicting_keys", root, name, message)
+    together, root = "model_provider.max_inflight_bytes", reading.root
+    for one in ("model_provider.max_request_bytes", "model_provider.max_audio_bytes"):
+        if root.get(one) > root.get(together):
+            name = one if root.is_written(one) else together
+            message = f"one request may not be larger than {together} allows for all"
+            reading.refuse("conflicting_keys", root, name, message)
+            return
 
 
 def _own_listeners(reading: Reading) -> list[tuple[str, int]]:

@@ -10,7 +10,7 @@ from palyra.config.flavors import traits_of
 from palyra.config.problems import Path, nearest, quoted
 from palyra.config.providers import warn_without_effect
 from palyra.config.values import Reading, Sources, Values
-from palyra.events.registry import LISTED_FIGURES, Capabilities, ModelEntry, ProviderEntry
+from palyra.events.registry import LISTED_FIGURES, ROLES, Capabilities, ModelEntry, ProviderEntry
 
 #: Length of a vector of the embeddings that kind deterministic computes, where the entry does not say.
 HASH_EMBEDDING_DIMENSIONS = 64
@@ -61,13 +61,13 @@ def served_as(reading: Reading, provider: ProviderEntry) -> list[ModelEntry]:
     """Return what is taken of models that a provider lists and nobody has configured, one row a role."""
     if provider.discovery_mode != "serve":
         return []
-    rows = {role: row_of(provider.flavor or provider.kind, role) for role in ("chat", "embeddings")}
+    rows = {role: row_of(provider.flavor or provider.kind, role) for role in ROLES}
     traits = traits_of(provider.kind, provider.flavor)
     return [
         ModelEntry(
             model_id="",
             provider_id=provider.provider_id,
-            role=role,  # type: ignore[arg-type]
+            role=role,
             upstream_model="",
             capabilities=row.capabilities,
             reasoning=row.reasoning if role == "chat" else "none",
@@ -117,7 +117,7 @@ class References:
         self._serving = [one.provider_id for one in providers if one.enabled and one.discovers]
         self._enabled = {provider.provider_id for provider in providers if provider.enabled}
         self._ids = {(model.role, model.model_id) for model in models}
-        self._by_ref: dict[str, dict[str, list[ModelEntry]]] = {"chat": {}, "embeddings": {}}
+        self._by_ref: dict[str, dict[str, list[ModelEntry]]] = {role: {} for role in ROLES}
         for model in models:
             for name in (model.model_id, *model.aliases):
                 for ref in (name, f"{model.provider_id}/{name}"):

@@ -12,7 +12,7 @@ from palyra.config.models import References, check_references, resolve_model, se
 from palyra.config.problems import nearest, quoted
 from palyra.config.providers import WITHOUT_EFFECT, Listeners, resolve_provider
 from palyra.config.values import NOT_WRITTEN, Reading, Sources, Values
-from palyra.events.registry import ModelEntry, ProviderEntry, Registry
+from palyra.events.registry import ROLES, ModelEntry, ProviderEntry, Registry
 
 _PREFIX = "model_provider."
 #: What answers when nothing is configured, so that a fresh install does.
@@ -130,7 +130,7 @@ def _resolve_models(
 def _resolve_defaults(reading: Reading, references: References) -> None:
     """Check the default of each role, and choose the one for chat where none is written."""
     root = reading.root
-    for role in ("chat", "embeddings"):
+    for role in ROLES:
         name = f"{_PREFIX}default_{role}_model_id"
         wanted = root.get(name)
         if wanted is None:
@@ -149,7 +149,7 @@ def _resolve_defaults(reading: Reading, references: References) -> None:
     chosen = next(usable, None)
     first = chosen.model_id if chosen else ""
     root.derive({f"{_PREFIX}default_chat_model_id": first}, Sources.derived(MODELS.path))
-    root.derive({f"{_PREFIX}default_embeddings_model_id": ""}, NOT_WRITTEN)
+    root.derive({f"{_PREFIX}default_{role}_model_id": "" for role in ROLES if role != "chat"}, NOT_WRITTEN)
 
 
 def _check_aliases(reading: Reading, references: References) -> None:
@@ -160,10 +160,10 @@ def _check_aliases(reading: Reading, references: References) -> None:
         if not alias or "*" in alias[:-1] or not alias.isprintable() or " " in alias or len(alias) > 256:
             message = f"{quoted(alias)} must be 1 to 256 printable characters without space, with * at its end only"
             reading.refuse("alias_conflict", reading.root, name, message, inside=(alias,))
-        elif any(references.is_model_id(role, alias) for role in ("chat", "embeddings")):
+        elif any(references.is_model_id(role, alias) for role in ROLES):
             message = f"{quoted(alias)} is the name of a model, which goes first"
             reading.warn(WITHOUT_EFFECT, reading.root, name, message, inside=(alias,))
-        if not any(references.find(role, target) for role in ("chat", "embeddings")):
+        if not any(references.find(role, target) for role in ROLES):
             references.refuse(reading, reading.root, name, target, "", (alias,))
 
 

@@ -138,6 +138,7 @@ class ModelProviderConfig(_Table, frozen=True, kw_only=True):
     registry: Registry
     max_model_tokens_per_event: int
     max_request_bytes: int
+    max_audio_bytes: int
     max_inflight_bytes: int
     sse_keepalive_ms: int
 

@@ -19,6 +19,9 @@ from palyra.limits import BODY_READ_MS, OFF_LOOP_BYTES
 from palyra.units import ms_to_s
 from palyra.wire.request import SurfaceRequest
 
+_JSON = "application/json"
+#: What a recording comes in.
+FORM = "multipart/form-data"
 _ENCODINGS = ("", "identity", "gzip", "x-gzip", "deflate")
 #: zlib's names for the two formats: a gzip file, a zlib stream.
 _GZIP, _ZLIB = 31, 15
@@ -27,8 +30,9 @@ _GZIP, _ZLIB = 31, 15
 class Body:
     """A body that was read. It counts against the bound of all bodies until it is released."""
 
-    def __init__(self, bodies: Bodies) -> None:
+    def __init__(self, bodies: Bodies, max_bytes: int) -> None:
         self._bodies = bodies
+        self.max_bytes = max_bytes
         self.held_bytes = 0
         self.data = b""
 
@@ -45,25 +49,35 @@ class Body:
 class Bodies:
     """Reads bodies, and knows how many bytes all open requests hold together."""
 
-    def __init__(self, *, max_request_bytes: int, max_inflight_bytes: int, read_ms: int = BODY_READ_MS) -> None:
-        self._max_request_bytes = max_request_bytes
-        self._max_inflight_bytes = max_inflight_bytes
+    def __init__(
+        self,
+        *,
+        max_request_bytes: int,
+        max_inflight_bytes: int,
+        max_audio_bytes: int = 0,
+        read_ms: int = BODY_READ_MS,
+    ) -> None:
         self._read_ms = read_ms
         self.held_bytes = 0
+        self.bound(
+            max_request_bytes=max_request_bytes,
+            max_inflight_bytes=max_inflight_bytes,
+            max_audio_bytes=max_audio_bytes,
+        )
 
-    def bound(self, *, max_request_bytes: int, max_inflight_bytes: int) -> None:
+    def bound(self, *, max_request_bytes: int, max_inflight_bytes: int, max_audio_bytes: int = 0) -> None:
         """Let these bounds hold for bodies that come from now on."""
-        self._max_request_bytes = max_request_bytes
+        self._max_bytes = {_JSON: max_request_bytes, FORM: max_audio_bytes}
         self._max_inflight_bytes = max_inflight_bytes
 
-    async def read(self, request: web.BaseRequest, headers: Mapping[str, str]) -> Body:
-        """Return a request's body as JSON text that nobody has looked at; raises `Refused`, or `ClientGone`."""
-        encoding = self._check_head(headers)
-        body = Body(self)
+    async def read(self, request: web.BaseRequest, headers: Mapping[str, str], media_type: str = _JSON) -> Body:
+        """Return a request's body, of this type, that nobody has looked at; raises `Refused`, or `ClientGone`."""
+        body = Body(self, self._max_bytes[media_type])
+        encoding = self._check_head(headers, media_type)
         try:
             await self._read(request, headers, body)
             if encoding not in ("", "identity"):
-                body.data = await asyncio.to_thread(_inflate, body.data, encoding, self._max_request_bytes)
+                body.data = await asyncio.to_thread(_inflate, body.data, encoding, body.max_bytes)
                 body.hold(len(body.data))
                 self._check_size(body, len(body.data))
         except BaseException:
@@ -71,16 +85,17 @@ class Bodies:
             raise
         return body
 
-    def _check_head(self, headers: Mapping[str, str]) -> str:
+    def _check_head(self, headers: Mapping[str, str], media_type: str) -> str:
         """Refuse what need not be read; return the encoding."""
-        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != "application/json":
-            raise _refused("unsupported_media_type", "Send JSON, and say so: content-type: application/json.")
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != media_type:
+            what = "JSON" if media_type == _JSON else "a form with a file"
+            raise _refused("unsupported_media_type", f"Send {what}, and say so: content-type: {media_type}.")
         encoding = headers.get("content-encoding", "").strip().lower()
         if encoding not in _ENCODINGS:
             raise _refused("unsupported_media_type", "A body may be encoded with gzip or deflate only.")
-        if int(headers.get("content-length", "0")) > self._max_request_bytes:
-            raise self._too_large()
+        max_bytes = self._max_bytes[media_type]
+        if int(headers.get("content-length", "0")) > max_bytes:
+            raise _too_large(max_bytes)
         return encoding
 
     async def _read(self, request: web.BaseRequest, headers: Mapping[str, str], body: Body) -> None:
@@ -107,17 +122,16 @@ class Bodies:
             raise ClientGone from None
         except web.RequestPayloadError:
             raise _refused("invalid_request", "The body is not framed as its headers say.") from None
-        body.data = b"".join(parts)
+        # Of large pieces the copy is made without the interpreter's lock.
+        is_large = body.held_bytes > OFF_LOOP_BYTES
+        body.data = await asyncio.to_thread(b"".join, parts) if is_large else b"".join(parts)
 
     def _check_size(self, body: Body, size_bytes: int) -> None:
-        if size_bytes > self._max_request_bytes:
-            raise self._too_large()
+        if size_bytes > body.max_bytes:
+            raise _too_large(body.max_bytes)
         if self.held_bytes > self._max_inflight_bytes:
             message = "The bodies of all open requests together are too large right now."
             raise _refused("gateway_busy", message, retry_after_ms=1_000)
-
-    def _too_large(self) -> Refused:
-        return _refused("body_too_large", f"The body is larger than {self._max_request_bytes} bytes.")
 
 
 async def decode_body(decode: Callable[[bytes], SurfaceRequest], data: bytes) -> tuple[SurfaceRequest, str]:
@@ -143,6 +157,10 @@ def _inflate(data: bytes, encoding: str, max_bytes: int) -> bytes:
     if len(text) <= max_bytes and (not engine.eof or engine.unused_data):
         raise _refused("invalid_request", f"The {encoding} body is cut, or goes on behind its end.")
     return text
+
+
+def _too_large(max_bytes: int) -> Refused:
+    return _refused("body_too_large", f"The body is larger than {max_bytes} bytes.")
 
 
 def _refused(code: str, message: str, **more: Any) -> Refused:

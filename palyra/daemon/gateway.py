@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import web
 
 from palyra.daemon.answers import EVERY_ANSWER, JSON, STRICT, refusal_answer
-from palyra.daemon.bodies import Bodies, Body, decode_body
+from palyra.daemon.bodies import FORM, Bodies, Body, decode_body
 from palyra.daemon.caching import with_cache
 from palyra.daemon.console import PREFIX, Console
 from palyra.daemon.health import ALIVE, readiness
@@ -36,6 +36,7 @@ from palyra.engine.runs import Runs
 from palyra.engine.surfaces import EmbeddingsSurface
 from palyra.engine.text_surface import Around, ChatSurface, MessagesSurface, ResponsesSurface, TextSurface
 from palyra.engine.throttle import Passage
+from palyra.engine.transcription_surface import TranscriptionSurface
 from palyra.errors import EngineStopped, JournalUnwritable, Refusal, Refused
 from palyra.events.registry import Registry
 from palyra.projections.runs import summary_of
@@ -47,6 +48,7 @@ from palyra.wire.messages_surface import decode_messages
 from palyra.wire.request import SurfaceRequest, decode_chat, decode_embeddings
 from palyra.wire.responses_surface import decode_responses
 from palyra.wire.target import WAYS
+from palyra.wire.transcription import decode_transcription
 
 _MODEL = "/v1/models/"
 _MESSAGES = "/v1/messages"
@@ -101,6 +103,7 @@ class Gateway:
         self.bodies = Bodies(
             max_request_bytes=limits.max_request_bytes,
             max_inflight_bytes=limits.max_inflight_bytes,
+            max_audio_bytes=limits.max_audio_bytes,
             read_ms=limits.body_read_ms,
         )
         places = [
@@ -109,6 +112,12 @@ class Gateway:
             Route("/v1/messages/count_tokens", "count_tokens", "v1:messages", {"POST": self._count_tokens}),
             Route("/v1/responses", "responses", "v1:responses", {"POST": self._responses}),
             Route("/v1/embeddings", "embeddings", "v1:embeddings", {"POST": self._embeddings}),
+            Route(
+                "/v1/audio/transcriptions",
+                "audio_transcription",
+                "v1:audio",
+                {"POST": self._transcribe},
+            ),
             Route("/v1/models", "models", "v1:models", {"GET": self._list_models}),
             Route("/v1", "service", "", {"GET": self._service, "HEAD": self._service}),
             Route("/", "service", "", {"GET": self._service, "HEAD": self._service}),
@@ -126,7 +135,11 @@ class Gateway:
     def adopt(self, limits: GatewayLimits) -> None:
         """Let these limits hold for requests that come from now on."""
         self.entrance.adopt(limits)
-        self.bodies.bound(max_request_bytes=limits.max_request_bytes, max_inflight_bytes=limits.max_inflight_bytes)
+        self.bodies.bound(
+            max_request_bytes=limits.max_request_bytes,
+            max_inflight_bytes=limits.max_inflight_bytes,
+            max_audio_bytes=limits.max_audio_bytes,
+        )
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; raises nothing but cancellation, which means that its client has gone."""
@@ -251,6 +264,10 @@ class Gateway:
     async def _embeddings(self, visit: Visit) -> web.StreamResponse:
         return await self._run(visit, decode_embeddings, EmbeddingsSurface)
 
+    async def _transcribe(self, visit: Visit) -> web.StreamResponse:
+        decode = functools.partial(decode_transcription, visit.headers.get("content-type", ""))
+        return await self._run(visit, decode, TranscriptionSurface, media_type=FORM)
+
     def _translates_chat(self) -> bool:
         """Return whether a chat request may have to be read in full: some model is asked otherwise, or is picky."""
         registry = self._core.state.catalog.registry
@@ -273,17 +290,19 @@ class Gateway:
         self,
         visit: Visit,
         decode: Callable[[bytes], SurfaceRequest],
-        surface: type[TextSurface] | type[EmbeddingsSurface],
+        surface: type[TextSurface] | type[EmbeddingsSurface] | type[TranscriptionSurface],
+        *,
+        media_type: str = JSON["content-type"],
     ) -> web.StreamResponse:
         """Start a run and wait for its end; the run goes on if its client does not wait."""
-        body = await self.bodies.read(visit.request, visit.headers)
+        body = await self.bodies.read(visit.request, visit.headers, media_type)
         try:
             request, digest = await decode_body(decode, body.data)
             if request.stream:
                 visit.client = StreamClient(visit.request, stall_ms=self._stall_ms, headers=visit.more)
             self._charge(visit, request)
             command = _admission(visit, request, body, digest)
-            if self._core.state.catalog.registry.response_cache_enabled:
+            if self._core.state.catalog.registry.response_cache_enabled and request.recording is None:
                 command = await with_cache(command, visit.attribution, request)
             around = Around(
                 run_id=visit.run_id,
@@ -449,6 +468,7 @@ def _admission(visit: Visit, request: SurfaceRequest, body: Body, digest: str) -
         dimensions=request.dimensions,
         body_digest=digest,
         body_bytes=len(body.data),
+        audio_ms=0 if request.recording is None else request.recording.length_ms,
         timeout_ms=attribution.timeout_ms,
         failover=attribution.failover,
         max_cost_nanousd=attribution.max_cost_nanousd,

@@ -8,15 +8,13 @@ from typing import Any
 from palyra.decisions.keys import is_permitted
 from palyra.decisions.naming import VIRTUAL_NAMES, resolve
 from palyra.errors import Refusal
-from palyra.events.registry import ModelEntry
+from palyra.events.registry import ROLES, ModelEntry
 from palyra.projections.catalog import provider_entry
 from palyra.projections.health import health_of
 from palyra.projections.state import State
 from palyra.units import US_PER_S
 from palyra.wire.messages_models import messages_model, messages_models_page
 from palyra.wire.openai_models import model_object, models_list, single_model
-
-_ROLES = ("chat", "embeddings")
 
 
 def list_models(
@@ -37,7 +35,7 @@ def find_model(
     """Return the model that a request with this name would get."""
     write = messages_model if is_anthropic else dict
     refusals = []
-    for role in _ROLES:
+    for role in ROLES:
         found = resolve(state, role, name)
         if not isinstance(found, Refusal):
             permitted = _permitted(found.entries, models)
@@ -55,13 +53,13 @@ def _permitted(entries: Sequence[ModelEntry], models: Sequence[str]) -> list[Mod
 def _objects(state: State, models: Sequence[str], now_us: int) -> Iterator[dict[str, Any]]:
     registry = state.catalog.registry
     seen: set[str] = set()
-    for role in _ROLES:
+    for role in ROLES:
         names = state.catalog.names.get(role, {})
         ids = sorted({entry.model_id for entry in registry.models if entry.role == role})
         aliases = sorted({*names, *(alias for alias in registry.model_aliases if "*" not in alias)} - {*ids})
         for name in [*ids, *aliases, *VIRTUAL_NAMES]:
             found = resolve(state, role, name)
-            # A name that leads to models of both roles is told once, for the role that comes first.
+            # A name that leads to models of two roles is told once, for the role that comes first.
             if name not in seen and not isinstance(found, Refusal) and (own := _permitted(found.entries, models)):
                 seen.add(name)
                 yield _object(state, name, own, now_us)

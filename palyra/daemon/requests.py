@@ -39,6 +39,7 @@ class GatewayLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     max_request_bytes: int
     max_inflight_bytes: int
+    max_audio_bytes: int = 0
     #: More names that a Host header may hold.
     extra_hosts: Collection[str] = ()
     #: Origins of the web pages that may call.

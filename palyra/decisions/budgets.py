@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from palyra.decisions.pricing import cost_ceiling
+from palyra.decisions.pricing import cost_ceiling, usage_of_recording
 from palyra.decisions.windows import Window, counted_window, rolling_start_us
 from palyra.events.base import Draft
 from palyra.events.budgets import (
@@ -50,6 +50,8 @@ from palyra.usage import TokenUsage
 _GRACE_US = 60 * US_PER_S
 #: An answer is not kept shorter than this to make it fit.
 _SHORTEST_OUTPUT_TOKENS = 256
+#: The longest transcript of a recording: ten tokens a second and something for its form.
+_TRANSCRIPT_TOKENS, _MS_PER_TRANSCRIPT_TOKEN = 256, 100
 
 Status = Literal["ok", "soft_limit", "hard_limit", "would_block", "unpriced", "blocked"]
 BlockedBy = Literal["", "request", "settled", "reserved"]
@@ -68,6 +70,8 @@ class Size(NamedTuple):
     output_tokens: int
     choices_count: int
     price: PriceEntry | None
+    #: Length of a recording.
+    audio_ms: int = 0
 
     def with_output(self, tokens: int) -> Size:
         """Return the size with another maximum of each choice."""
@@ -140,6 +144,8 @@ def output_bound_tokens(run: Run, entry: ModelEntry | None, default_tokens: int)
     """Return the most output that one choice can have: the smallest maximum that anybody names."""
     if run.endpoint == "embeddings":
         return 0
+    if run.audio_ms:
+        default_tokens = _TRANSCRIPT_TOKENS + run.audio_ms // _MS_PER_TRANSCRIPT_TOKEN
     named = [run.output_requested_tokens, entry.max_output_tokens if entry is not None else None]
     bounds = [bound for bound in named if bound is not None] or [default_tokens]
     if entry is not None:
@@ -159,6 +165,7 @@ def size_of(state: State, run: Run, where: Where, upstream_model: str, at_us: in
         output_tokens=run.choices_count * output,
         choices_count=run.choices_count,
         price=price_at(state, where.provider_id, where.model_id, at_us),
+        audio_ms=run.audio_ms,
     )
 
 
@@ -169,15 +176,16 @@ def requested_of(record: UsageBudgetPolicyRecord, size: Size) -> int | None:
         return size.output_tokens
     if record.meter != "usd_cost":
         return tokens_in + size.output_tokens
-    return worst_nanousd(size.price, tokens_in, size.output_tokens)
+    return worst_nanousd(size.price, tokens_in, size.output_tokens, size.audio_ms)
 
 
-def worst_nanousd(price: PriceEntry | None, tokens_in: int, tokens_out: int) -> int | None:
+def worst_nanousd(price: PriceEntry | None, tokens_in: int, tokens_out: int, audio_ms: int = 0) -> int | None:
     """Return the dearest way in which so many tokens can be billed, rounded up; None where it is not known."""
     if price is None:
         return None
     dearest: int | None = None
-    for usage in _ways(price, tokens_in, tokens_out):
+    ways = [usage_of_recording(price, tokens_in, tokens_out, audio_ms)] if audio_ms else []
+    for usage in ways or _ways(price, tokens_in, tokens_out):
         cost = cost_ceiling(usage, price).nanousd
         if cost is None:
             return None
@@ -361,7 +369,7 @@ def plan_start(state: State, run: Run, where: Where, upstream_model: str, now_us
         )
 
     judgement = judge(size)
-    if run.endpoint == "embeddings" or not _has_hard(state, judgement):
+    if run.endpoint != "chat" or not _has_hard(state, judgement):
         return Start(size, None, judgement)
     cap = size.output_tokens // size.choices_count
     stopping = [one for one in judgement.evaluations if one.stops]

@@ -45,6 +45,7 @@ def request_of(
         max_cost_nanousd=asked.max_cost_nanousd,
         body_digest="",
         body_bytes=asked.body_bytes,
+        audio_ms=asked.audio_ms,
     )
     if decided is not None:
         absent = dict.fromkeys(one.credential_ref for one in decided.verdicts if one.verdict == "missing")

@@ -89,8 +89,7 @@ def _discovered(state: State, role: str, name: str) -> Resolution | None:
 
 
 def _default(state: State, role: str, resolved_by: str, name: str) -> Resolution | Refusal:
-    registry = state.catalog.registry
-    default = registry.default_chat_model_id if role == "chat" else registry.default_embeddings_model_id
+    default = state.catalog.registry.default_of(role)
     found = None
     if default:
         found = _lookup(state, role, default) or _pinned(state, role, default) or _discovered(state, role, default)

@@ -115,6 +115,16 @@ def _first(rate: int | None, fallback: int | None) -> int | None:
     return fallback if rate is None else rate
 
 
+def usage_of_recording(price: PriceEntry | None, tokens_in: int, tokens_out: int, audio_ms: int) -> TokenUsage:
+    """Return what a recording is taken to use where no provider tells: by its length where that has a rate."""
+    if price is not None and price.state != "free":
+        if price.audio_nanousd_per_minute is not None:
+            return TokenUsage(audio_ms=audio_ms)
+        heard = tokens_in if price.input_audio_nanousd_per_mtok is not None else 0
+        return TokenUsage(input_tokens=tokens_in, input_audio_tokens=heard, output_tokens=tokens_out)
+    return TokenUsage(input_tokens=tokens_in, output_tokens=tokens_out, audio_ms=audio_ms)
+
+
 def variant_of(service_tier: str) -> str:
     """Return the variant that a provider's service tier means; what is not known stays as it is, unpriced."""
     return "standard" if service_tier in _STANDARD else service_tier

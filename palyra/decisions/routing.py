@@ -97,7 +97,12 @@ def _failover_of(state: State, resolution: Resolution, wanted: Wanted) -> str:
         return "pinned"
     if not registry.failover_enabled or not wanted.failover:
         return "off"
-    return "same_model" if wanted.role == "embeddings" else registry.failover_scope
+    if wanted.role == "embeddings":
+        return "same_model"
+    # A transcript by a model that nobody has named is another transcript.
+    return (
+        "declared" if wanted.role != "chat" and registry.failover_scope == "compatible" else registry.failover_scope
+    )
 
 
 def _chain(state: State, resolution: Resolution, wanted: Wanted, failover: str) -> list[tuple[str, ModelEntry]]:
@@ -153,7 +158,7 @@ def unfit(state: State, entry: ModelEntry, wanted: Wanted) -> Exclusion | None:
     _, estimated, _ = calibrate(state, entry.provider_id, entry.upstream_model, wanted.raw_tokens)
     if estimated > entry.max_tokens_per_event:
         return excluded("event_limit", estimated_tokens=estimated, limit_tokens=entry.max_tokens_per_event)
-    needed = estimated + (0 if wanted.role == "embeddings" else wanted.output_max_tokens or FIT_OUTPUT_TOKENS)
+    needed = estimated + (0 if wanted.role != "chat" else wanted.output_max_tokens or FIT_OUTPUT_TOKENS)
     if entry.max_context_tokens is not None and needed > entry.max_context_tokens:
         return excluded("context_too_small", needed_tokens=needed, window_tokens=entry.max_context_tokens)
     return None

@@ -67,6 +67,8 @@ class AdmitRun(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: int | None = None
     body_digest: str
     body_bytes: int
+    #: Length of a recording.
+    audio_ms: int = 0
     #: Credentials whose secret cannot be read right now.
     absent: Sequence[str] = ()
     #: The client may only shorten the configured time.
@@ -168,6 +170,7 @@ def _admission(state: State, command: AdmitRun, provider_id: str, upstream_model
         config_generation=state.config.generation,
         body_digest=command.body_digest,
         body_bytes=command.body_bytes,
+        audio_ms=command.audio_ms,
         deadline_us=now_us + run_timeout_ms * US_PER_MS,
         tokens=TokenEstimate(raw=command.raw_tokens, ratio_bp=ratio_bp, estimated=estimated, upper=upper),
         max_cost_nanousd=command.max_cost_nanousd,
@@ -222,6 +225,7 @@ def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:
         agent_id=command.agent_id,
         choices_count=command.choices_count,
         body_bytes=command.body_bytes,
+        audio_ms=command.audio_ms,
         max_cost_nanousd=command.max_cost_nanousd,
     )
     return Draft(f"run-{command.run_id}", refused)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from palyra.decisions.pricing import Cost, cost_of
+from palyra.decisions.pricing import Cost, cost_of, usage_of_recording
 from palyra.events.usage import UsageRecorded
 from palyra.projections.budgets import Hold
 from palyra.projections.catalog import provider_entry
@@ -45,7 +45,7 @@ def row_of_answer(
     """Return the row of a complete answer."""
     usage = metered.reported
     if usage is None:
-        usage = TokenUsage(input_tokens=estimated_input_tokens, output_tokens=metered.output_estimate_tokens)
+        usage = _estimate(state, run, attempt, estimated_input_tokens, metered.output_estimate_tokens)
         return _row(state, run, attempt, usage, "estimated", "yes", metered)
     provider = provider_entry(state, attempt.provider_id)
     if _ZERO in metered.anomalies and provider is not None and provider.zero_usage == "estimate":
@@ -82,7 +82,7 @@ def row_of_cut(
         )
         return _row(state, run, attempt, usage, "partial", "yes", metered)
     if metered.output_estimate_tokens:
-        usage = TokenUsage(input_tokens=estimated_input_tokens, output_tokens=metered.output_estimate_tokens)
+        usage = _estimate(state, run, attempt, estimated_input_tokens, metered.output_estimate_tokens)
         return _row(state, run, attempt, usage, "estimated", "yes", metered)
     rule = "input" if is_answered else state.config.accounting.unknown_outcome
     return _row_of_unknown(state, run, attempt, hold, rule, estimated_input_tokens)
@@ -100,10 +100,17 @@ def _row_of_unknown(
 ) -> UsageRecorded | None:
     if rule == "zero":
         return None
-    usage = TokenUsage(input_tokens=estimated_input_tokens)
+    usage = _estimate(state, run, attempt, estimated_input_tokens, 0)
     if rule == "reserved" and hold is not None:
-        usage = TokenUsage(input_tokens=hold.input_tokens, output_tokens=hold.output_tokens)
+        usage = _estimate(state, run, attempt, hold.input_tokens, hold.output_tokens)
     return _row(state, run, attempt, usage, "estimated", "unknown", Metered())
+
+
+def _estimate(state: State, run: Run, attempt: Attempt, input_tokens: int, output_tokens: int) -> TokenUsage:
+    """Return what an attempt is taken to have used; of a recording that is its length, where that is what costs."""
+    if run.audio_ms:
+        return usage_of_recording(entry_of(state, attempt.price_id), input_tokens, output_tokens, run.audio_ms)
+    return TokenUsage(input_tokens=input_tokens, output_tokens=output_tokens)
 
 
 def may_have_cost(*, phase: str, status: int, saw_output: bool, failure_class: str = "") -> bool:

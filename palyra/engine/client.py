@@ -169,7 +169,7 @@ class ClientSide:
         headers, body = self._headers(), None
         if not self._surface.request.stream:
             headers.update(_what_came(self._last))
-            headers["content-type"] = "application/json"
+            headers["content-type"] = self._surface.content_type
             body = await self._surface.public_reply()
         else:
             await self._close_stream(self._surface.stream_end(self._last))
@@ -204,7 +204,7 @@ class ClientSide:
         assert self._last is not None
         if self._client is not None:
             return self._kept_stream(self._surface.stream_end(self._last))
-        headers = {**self._headers(), **_what_came(self._last), "content-type": "application/json"}
+        headers = {**self._headers(), **_what_came(self._last), "content-type": self._surface.content_type}
         return KeptAnswer(status=200, headers=headers, body=await self._surface.public_reply(), is_stream=False)
 
     def _kept_stream(self, end: bytes) -> KeptAnswer | None:

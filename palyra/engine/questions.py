@@ -125,6 +125,7 @@ class ModelsAnswer(Answer, frozen=True, kw_only=True):
 
     default_chat_model_id: str
     default_embeddings_model_id: str
+    default_audio_transcription_model_id: str = ""
     failover: str
     providers: list[ProviderAnswer]
     models: list[ModelAnswer]
@@ -344,6 +345,7 @@ def models_answer(state: State, now_us: int) -> ModelsAnswer:
     answer = ModelsAnswer(
         default_chat_model_id=_default_of(state, "chat"),
         default_embeddings_model_id=_default_of(state, "embeddings"),
+        default_audio_transcription_model_id=_default_of(state, "audio_transcription"),
         failover=registry.failover_scope if registry.failover_enabled else "off",
         providers=provider_answers(state, now_us),
         models=[_model(state, entry, now_us) for entry in registry.models],
@@ -356,7 +358,7 @@ def models_answer(state: State, now_us: int) -> ModelsAnswer:
 def _default_of(state: State, role: str) -> str:
     """Return the default that is configured, or the first listed model where nothing is; "" for none."""
     registry = state.catalog.registry
-    configured = registry.default_chat_model_id if role == "chat" else registry.default_embeddings_model_id
+    configured = registry.default_of(role)
     if configured or not state.catalog.discovered:
         return configured
     found = resolve(state, role, "")

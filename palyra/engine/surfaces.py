@@ -17,6 +17,7 @@ from palyra.events.registry import ModelEntry, ProviderEntry
 from palyra.limits import OFF_LOOP_BYTES
 from palyra.wire.openai_embeddings import (
     convert_encoding,
+    items_of,
     join_embeddings,
     prepare_embeddings,
     public_embeddings_reply,
@@ -58,6 +59,11 @@ class Surface(Protocol):
     @property
     def keepalive(self) -> bytes:
         """A sign of life for the client of a silent stream."""
+        ...
+
+    @property
+    def content_type(self) -> str:
+        """What a whole answer is."""
         ...
 
     def parts(self, entry: ModelEntry) -> list[Part]:
@@ -136,11 +142,14 @@ class EmbeddingsSurface:
     """`POST /v1/embeddings`."""
 
     keepalive = b""
+    content_type = "application/json"
 
     def __init__(self, request: SurfaceRequest, headers: Mapping[str, str], around: object = None) -> None:
         self.request = request
         self._headers = headers
         self._parts: list[Part] = []
+        #: Those of a request that takes more than one call.
+        self._items: list[msgspec.Raw] | None = None
 
     def parts(self, entry: ModelEntry) -> list[Part]:
         if not self._parts:
@@ -158,12 +167,16 @@ class EmbeddingsSurface:
     def prepare(
         self, part: Part, provider: ProviderEntry, entry: ModelEntry, output_cap_tokens: int | None
     ) -> None:
-        prepared = prepare_embeddings(self.request, upstream_model=entry.upstream_model, items=part.items)
+        items = None
+        if part.items is not None:
+            self._items = self._items or items_of(self.request)
+            items = self._items[part.items]
+        prepared = prepare_embeddings(self.request, upstream_model=entry.upstream_model, items=items)
         part.api, part.path = "embeddings", "/embeddings"
         part.body, part.edits = prepared.body, prepared.edits
 
     def is_heavy(self, entry: ModelEntry) -> bool:
-        return False
+        return len(self.request.body) > OFF_LOOP_BYTES
 
     def read(self, part: Part, entry: ModelEntry, body: bytes) -> ReplyFacts:
         facts = read_embeddings_reply(body, expected_count=part.items_count, dimensions=self.request.dimensions)

@@ -6,7 +6,7 @@ looks a default up in a newer program. Sources: the gateway specification, secti
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -15,7 +15,8 @@ ProviderKind = Literal["deterministic", "openai_compatible", "anthropic"]
 LISTED_FIGURES = ("max_context_tokens", "max_output_tokens")
 #: How text is asked for: OpenAI's chat completions or responses, Anthropic's messages.
 Dialect = Literal["chat", "messages", "responses"]
-ModelRole = Literal["chat", "embeddings"]
+ModelRole = Literal["chat", "embeddings", "audio_transcription"]
+ROLES: tuple[ModelRole, ...] = get_args(ModelRole)
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -152,6 +153,7 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     default_chat_model_id: str = ""
     default_embeddings_model_id: str = ""
+    default_audio_transcription_model_id: str = ""
     failover_enabled: bool = True
     failover_scope: Literal["compatible", "same_model", "declared"] = "compatible"
     failover_max_candidates: int = 4
@@ -170,3 +172,8 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     model_aliases: dict[str, str] = {}
     providers: list[ProviderEntry] = []
     models: list[ModelEntry] = []
+
+    def default_of(self, role: str) -> str:
+        """Return the default model of a role, "" where none is configured."""
+        default: str = getattr(self, f"default_{role}_model_id")
+        return default

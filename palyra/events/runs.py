@@ -41,6 +41,8 @@ class RunAdmitted(Fact, tag="run.admitted", frozen=True, kw_only=True):
     #: SHA-256 of the body as received, hex.
     body_digest: str
     body_bytes: int
+    #: Length of a recording.
+    audio_ms: int = 0
     deadline_us: int
     tokens: TokenEstimate
     #: What the client allows all attempts of the run to cost together.
@@ -67,6 +69,7 @@ class RunRefused(Fact, tag="run.refused", frozen=True, kw_only=True):
     agent_id: str = ""
     choices_count: int = 1
     body_bytes: int = 0
+    audio_ms: int = 0
     max_cost_nanousd: int | None = None
 
 

@@ -58,6 +58,7 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     plan: list[PlanStep] = []
     choices_count: int = 1
     body_bytes: int = 0
+    audio_ms: int = 0
     max_cost_nanousd: int | None = None
     output_requested_tokens: int | None = None
     attempts_count: int = 0
@@ -150,6 +151,7 @@ def run_of(run_id: str, body: runs.RunAdmitted, at_us: int) -> Run:
         tokens=body.tokens,
         choices_count=body.choices_count,
         body_bytes=body.body_bytes,
+        audio_ms=body.audio_ms,
         max_cost_nanousd=body.max_cost_nanousd,
     )
 

@@ -13,17 +13,24 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from palyra.errors import CODES, TransportFailed
-from palyra.limits import SSE_LINE_MAX_BYTES, UPSTREAM_BODY_MAX_BYTES
+from palyra.limits import OFF_LOOP_BYTES, SSE_LINE_MAX_BYTES, UPSTREAM_BODY_MAX_BYTES
 from palyra.providers.port import Answer, Call
 from palyra.providers.script_match import Asked, RuleBook
 from palyra.providers.script_play import Break, Patience, ScriptedAnswer, Sleep, Step, Wait
-from palyra.providers.script_reply import compose_chat, compose_embeddings, cut_text
+from palyra.providers.script_reply import (
+    compose_chat,
+    compose_embeddings,
+    compose_transcript,
+    cut_text,
+    transcript_events,
+)
 from palyra.redaction import Secret
 from palyra.wire.errors import WireError
 from palyra.wire.openai_errors import openai_error_type
 from palyra.wire.openai_reply import chat_completion, chat_events
 from palyra.wire.script import AfterChunks, Chunk, Fault, Pace, Reply, Rule
 from palyra.wire.sse import encode_event
+from palyra.wire.transcripts import CONTENT_TYPES, write_transcript
 
 _FILLER = b"x" * (64 << 10)
 _HTML = b"<!doctype html><title>Not an API</title>"
@@ -53,7 +60,8 @@ class DeterministicProvider:
         """See `palyra.providers.port.Provider.send`; a secret is not used."""
         patience = Patience(call, self._sleep)
         try:
-            asked = Asked(call)
+            is_large = len(call.body) > OFF_LOOP_BYTES
+            asked = await asyncio.to_thread(Asked, call) if is_large else Asked(call)
         except WireError as exc:
             status = CODES[exc.code].http_status
             return _error_answer(status, exc.code, exc.message, patience)
@@ -77,7 +85,7 @@ async def _perform(asked: Asked, rule: Rule, patience: Patience) -> Answer:
             return _error_answer(fault.status, fault.code, "The script says so.", patience, headers)
     if fault is not None and fault.wrong_content_type:
         return ScriptedAnswer(200, {"content-type": "text/html"}, [_HTML], patience)
-    content_type = "text/event-stream" if asked.view.stream else "application/json"
+    content_type = "text/event-stream" if asked.view.stream else _content_type(asked)
     steps = _stream(asked, rule, pace) if asked.view.stream else _unary(asked, rule, pace)
     return ScriptedAnswer(200, {"content-type": content_type}, steps, patience)
 
@@ -130,7 +138,15 @@ def _unary(asked: Asked, rule: Rule, pace: Pace) -> Iterator[Step]:
     yield body[half:]
 
 
+def _content_type(asked: Asked) -> str:
+    recording = asked.view.recording
+    return CONTENT_TYPES.get(recording.response_format if recording else "", "application/json")
+
+
 def _whole_body(asked: Asked, reply: Reply) -> bytes:
+    if asked.view.recording is not None:
+        transcript, usage = compose_transcript(asked, reply)
+        return write_transcript(transcript, asked.view.recording.response_format, usage)
     if asked.view.surface == "embeddings":
         return compose_embeddings(asked, reply)
     return chat_completion(compose_chat(asked, reply))
@@ -138,13 +154,9 @@ def _whole_body(asked: Asked, reply: Reply) -> bytes:
 
 def _stream(asked: Asked, rule: Rule, pace: Pace) -> Iterator[Step]:
     """Yield the events of a stream, cut and paced as the rule says, up to where its fault strikes."""
-    answer = compose_chat(asked, rule.reply or Reply())
-    pieces = cut_text(answer.text, pace.chunk)
-    events = list(chat_events(answer, pieces=pieces, include_usage=asked.view.wants_usage))
     fault = rule.error
-    if fault is not None:
-        # Each choice has its own role event and its own event for each piece of content.
-        events = events[: answer.choices_count * (1 + _content_before(fault, rule))]
+    content_count = None if fault is None else _content_before(fault, rule)
+    events = _events(asked, rule.reply or Reply(), pace.chunk, content_count)
     yield from _paced(events, pace.chunk)
     if fault is not None and fault.status is not None:
         yield encode_event(_error_body(fault.status, fault.code, "The script says so."))
@@ -152,6 +164,17 @@ def _stream(asked: Asked, rule: Rule, pace: Pace) -> Iterator[Step]:
         if fault.malformed_json:
             yield encode_event(b'{"choices":[{"delta":')
         yield from _fail_in_body(fault, SSE_LINE_MAX_BYTES)
+
+
+def _events(asked: Asked, reply: Reply, chunk: Chunk | None, content_count: int | None) -> list[bytes]:
+    """Return the events of a stream: all, or those up to so many pieces of content."""
+    if asked.view.recording is not None:
+        return transcript_events(asked, reply, chunk)[:content_count]
+    answer = compose_chat(asked, reply)
+    pieces = cut_text(answer.text, chunk)
+    events = list(chat_events(answer, pieces=pieces, include_usage=asked.view.wants_usage))
+    # Each choice has its own role event and its own event for each piece of content.
+    return events if content_count is None else events[: answer.choices_count * (1 + content_count)]
 
 
 def _content_before(fault: Fault, rule: Rule) -> int:

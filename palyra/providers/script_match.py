@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from palyra.providers.port import Call
 from palyra.wire.errors import WireError
 from palyra.wire.request import SurfaceRequest, decode_chat, decode_embeddings
 from palyra.wire.script import Match, Rule
+from palyra.wire.transcription import decode_transcription
 
 _REGEX_SEEN_CHARS = 65_536
 _DIMENSIONS_MAX = 16_384
@@ -26,17 +27,22 @@ class Asked:
 
     def __init__(self, call: Call) -> None:
         """Read a call; raises `WireError` for one that no provider would take."""
-        readers = {"/chat/completions": decode_chat, "/embeddings": decode_embeddings}
+        headers = {name.lower(): value for name, value in call.headers.items()}
+        readers: dict[str, Callable[[bytes], SurfaceRequest]] = {
+            "/chat/completions": decode_chat,
+            "/embeddings": decode_embeddings,
+            "/audio/transcriptions": partial(decode_transcription, headers.get("content-type", "")),
+        }
         reader = readers.get(call.path)
         if reader is None:
             raise WireError("route_not_found", f"There is no {call.path} here.")
         self.view: SurfaceRequest = reader(call.body)
         if (self.view.dimensions or 0) > _DIMENSIONS_MAX:
             raise WireError("invalid_request", f"dimensions must be at most {_DIMENSIONS_MAX}.", "dimensions")
-        self.plain: dict[str, Any] = _decode(call.body)
+        self.plain: dict[str, Any] = _decode(call.body) if self.view.recording is None else {}
         #: Of the body: what ids are made of.
         self.digest = hashlib.sha256(call.body).hexdigest()
-        self.session = next((v for name, v in call.headers.items() if name.lower() == _SESSION_HEADER), "")
+        self.session = headers.get(_SESSION_HEADER, "")
 
     @property
     def _messages(self) -> list[dict[str, Any]]:
@@ -44,7 +50,9 @@ class Asked:
 
     @cached_property
     def user_text(self) -> str:
-        """The text of the last user message, or what is to be embedded."""
+        """The text of the last user message, what is to be embedded, or the hint that goes with a recording."""
+        if self.view.recording is not None:
+            return self.view.recording.form.text("prompt") or ""
         if self.view.surface == "embeddings":
             return "\n".join(self.inputs)
         for message in reversed(self._messages):

@@ -15,8 +15,10 @@ from palyra.providers.schema_instance import smallest_instance
 from palyra.providers.script_match import Asked
 from palyra.usage import TokenUsage
 from palyra.wire.openai_reply import ChatAnswer, ToolCallReply, embeddings_reply
-from palyra.wire.script import Chunk, Reply, ToolCall
+from palyra.wire.script import Chunk, Reply, ToolCall, TranscriptReply
 from palyra.wire.tokens import estimate_token_count
+from palyra.wire.transcription import recording_of
+from palyra.wire.transcripts import Segment, Transcript, transcript_delta, transcript_done, transcript_segment
 
 #: Answers name a time, but none may be read: 2026-01-01.
 _CREATED_S = 1_767_225_600
@@ -145,6 +147,37 @@ def compose_embeddings(asked: Asked, reply: Reply) -> bytes:
         input_tokens=(reply.usage or {}).get("input_tokens", asked.view.raw_tokens),
         encoding_format=asked.view.encoding_format,
     )
+
+
+def compose_transcript(asked: Asked, reply: Reply) -> tuple[Transcript, dict[str, Any]]:
+    """Return the transcript that answers a recording, and its usage: the reply's tokens, or the length."""
+    recording = recording_of(asked.view)
+    said = reply.transcript or TranscriptReply(text=reply.text or asked.user_text.strip() or "ok")
+    length_ms = recording.length_ms if said.duration_ms is None else said.duration_ms
+    segments = tuple(
+        Segment(start_ms=one.start_ms, end_ms=one.end_ms, text=one.text, speaker=one.speaker)
+        for one in said.segments
+    )
+    transcript = Transcript(text=said.text, language=said.language, duration_ms=length_ms, segments=segments)
+    if reply.usage is None:
+        return transcript, {"type": "duration", "seconds": length_ms / 1_000}
+    tokens = TokenUsage(**reply.usage)
+    return transcript, {
+        "type": "tokens",
+        "input_tokens": tokens.input_tokens,
+        "input_token_details": {"audio_tokens": tokens.input_audio_tokens},
+        "output_tokens": tokens.output_tokens,
+        "total_tokens": tokens.total_tokens,
+    }
+
+
+def transcript_events(asked: Asked, reply: Reply, chunk: Chunk | None) -> list[bytes]:
+    """Return the events of a streamed transcript: its text in pieces, what each speaker says, and the end."""
+    transcript, usage = compose_transcript(asked, reply)
+    events = [transcript_delta(piece) for piece in cut_text(transcript.text, chunk)]
+    if recording_of(asked.view).response_format == "diarized_json":
+        events += [transcript_segment(index, one) for index, one in enumerate(transcript.segments)]
+    return [*events, transcript_done(transcript.text, usage)]
 
 
 _WORDS = re.compile(r"\s*\S+\s*|\s+")

@@ -58,15 +58,21 @@ _VECTOR = msgspec.json.Decoder(list[float] | str)
 _FLOAT_BYTES = 4
 
 
-def prepare_embeddings(request: SurfaceRequest, *, upstream_model: str, items: slice | None = None) -> Prepared:
-    """Return the body for one attempt; `items` selects a part of `input` where it is too long for a batch."""
+def prepare_embeddings(
+    request: SurfaceRequest, *, upstream_model: str, items: Sequence[msgspec.Raw] | None = None
+) -> Prepared:
+    """Return the body for one attempt; `items` is the part of `input` that it takes where it does not take all."""
     edits = Edits(request)
     edits.set_model(upstream_model)
-    if items is not None and request.inputs_count > 1:
-        span = request.spans["input"]
-        inputs = _RAW_LIST.decode(request.body[span.start : span.end])
-        edits.set("input", b"[" + b",".join(bytes(item) for item in inputs[items]) + b"]")
+    if items is not None:
+        edits.set("input", b"[" + b",".join(map(bytes, items)) + b"]")
     return edits.prepared()
+
+
+def items_of(request: SurfaceRequest) -> list[msgspec.Raw]:
+    """Return the items of an input that has more than one, as they are spelled."""
+    span = request.spans["input"]
+    return _RAW_LIST.decode(request.body[span.start : span.end])
 
 
 def read_embeddings_reply(body: bytes, *, expected_count: int, dimensions: int | None) -> EmbeddingsFacts:

@@ -16,14 +16,26 @@ from palyra.wire.chat_content import Message, Tally, tally_format, tally_message
 from palyra.wire.decoding import NULL, decode, read_or_none
 from palyra.wire.errors import WireError
 from palyra.wire.jsonscan import Span, check_depth, scan_object
+from palyra.wire.multipart import Form
 from palyra.wire.neutral import NeutralRequest
 from palyra.wire.tokens import estimate_token_count
+
+
+class Recording(msgspec.Struct, frozen=True, kw_only=True):
+    """What a transcription request brings: its form with one file, and what is known of that file."""
+
+    form: Form
+    #: As the client wants the transcript (`transcripts.TranscriptFormat`).
+    response_format: str
+    #: By its container's header, or guessed by its size.
+    length_ms: int
+    is_guessed: bool
 
 
 class SurfaceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request of a client, in the terms in which it is admitted, routed and sent."""
 
-    surface: Literal["chat", "embeddings", "messages", "responses"]
+    surface: Literal["chat", "embeddings", "messages", "responses", "audio_transcription"]
     #: As received; what goes upstream is spliced from it.
     body: bytes
     #: Of the body's top-level members.
@@ -50,6 +62,8 @@ class SurfaceRequest(msgspec.Struct, frozen=True, kw_only=True):
     encoding_format: str = "float"
     #: The request in no dialect, where it was read into one.
     neutral: NeutralRequest | None = None
+    #: Of a transcription.
+    recording: Recording | None = None
     #: By dialect, or by `flavor:NAME`: what keeps the request from being sent there.
     losses: Mapping[str, tuple[str, ...]] = {}
 

@@ -26,7 +26,7 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Match(_Part, frozen=True, kw_only=True):
     """Which requests a rule answers; everything that is said must hold."""
 
-    surface: Literal["chat", "embeddings"] | None = None
+    surface: Literal["chat", "embeddings", "audio_transcription"] | None = None
     #: Model as it is named upstream.
     model: str | None = None
     #: Part of the last user text.
@@ -51,6 +51,25 @@ class ToolCall(_Part, frozen=True, kw_only=True):
     arguments: dict[str, Any] | str = {}
 
 
+class Passage(_Part, frozen=True, kw_only=True):
+    """A passage of a transcript."""
+
+    start_ms: Annotated[int, Meta(ge=0)]
+    end_ms: Annotated[int, Meta(ge=0)]
+    text: str
+    speaker: str = ""
+
+
+class TranscriptReply(_Part, frozen=True, kw_only=True):
+    """What a recording is said to hold."""
+
+    text: str
+    language: str = "english"
+    segments: list[Passage] = []
+    #: None: as long as the recording is.
+    duration_ms: Annotated[int, Meta(ge=0)] | None = None
+
+
 class Reply(_Part, frozen=True, kw_only=True):
     """The answer. At most one of `text`, `json` and `echo` is its text."""
 
@@ -67,6 +86,8 @@ class Reply(_Part, frozen=True, kw_only=True):
     #: Fields of `TokenUsage`; None: estimated.
     usage: dict[str, Annotated[int, Meta(ge=0)]] | None = None
     embedding: list[float] | None = None
+    #: Of a transcription; without one the text is all that is said.
+    transcript: TranscriptReply | None = None
 
 
 class Chunk(_Part, frozen=True, kw_only=True):

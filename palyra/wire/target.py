@@ -30,6 +30,8 @@ class Ways(msgspec.Struct, frozen=True, kw_only=True):
     refuses: tuple[str, ...] = ()
     #: Members of messages that it refuses; they are dropped and named.
     drops_in_messages: tuple[str, ...] = ()
+    #: Formats in which it writes transcripts; others are made here.
+    transcripts: tuple[str, ...] = ("json", "text", "srt", "verbose_json", "vtt", "diarized_json")
 
     @property
     def is_picky(self) -> bool:
@@ -40,8 +42,12 @@ class Ways(msgspec.Struct, frozen=True, kw_only=True):
 WAYS: Mapping[str, Ways] = MappingProxyType(
     {
         "openai": Ways(cap_field="max_completion_tokens", takes_developer=True, takes_freeform=True),
-        "groq": Ways(refuses=("logit_bias", "logprobs", "top_logprobs", "n"), drops_in_messages=("name",)),
-        "together": Ways(),
+        "groq": Ways(
+            refuses=("logit_bias", "logprobs", "top_logprobs", "n"),
+            drops_in_messages=("name",),
+            transcripts=("json", "text", "verbose_json"),
+        ),
+        "together": Ways(transcripts=("json", "verbose_json")),
         "ollama": Ways(refuses=("image_url",)),
         "localai": Ways(),
         "generic": Ways(),

@@ -14,7 +14,8 @@ from freezegun import freeze_time
 from story import T0_US, World, record
 
 from palyra.cli.progress import Progress
-from palyra.cli.words import circuit_words, exclusion_words, state_word
+from palyra.cli.words import ROLES, circuit_words, exclusion_words, state_word
+from palyra.events import registry
 from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
 from palyra.events.base import Fact
 from palyra.events.budgets import BudgetReleased, BudgetReserved
@@ -22,6 +23,11 @@ from palyra.events.routing import Exclusion, PlanStep, RoutingDecided, RoutingFa
 from palyra.events.runs import RunAdmitted, RunCancelled, RunCompleted, RunFailed, TokenEstimate
 from palyra.events.usage import UsageRecorded
 from palyra.usage import TokenUsage
+
+
+def test_options_know_every_role() -> None:
+    """The list is a copy, so that the command line starts without the registry."""
+    assert registry.ROLES == ROLES
 
 
 @pytest.mark.parametrize(

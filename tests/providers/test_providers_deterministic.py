@@ -199,7 +199,8 @@ async def test_a_stream_says_what_the_unary_answer_says() -> None:
 @pytest.mark.parametrize(
     ("path", "body", "status", "code"),
     [
-        ("/audio/transcriptions", b"{}", 404, "route_not_found"),
+        ("/images/generations", b"{}", 404, "route_not_found"),
+        ("/audio/transcriptions", b"{}", 400, "invalid_request"),
         ("/chat/completions", b'{"messages":[]}', 400, "invalid_request"),
         ("/chat/completions", b'{"messages":[{"role":"user","content":"a"}],"x":1e999}', 400, "invalid_json"),
         ("/embeddings", b'{"input":"a","dimensions":1000000}', 400, "invalid_request"),

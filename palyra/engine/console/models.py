@@ -17,7 +17,7 @@ from palyra.engine.questions import Answer, ModelsAnswer, models_answer
 from palyra.errors import PalyraError
 from palyra.events.base import Draft
 from palyra.events.models import DefaultModelSet
-from palyra.events.registry import ProviderEntry
+from palyra.events.registry import ModelRole, ProviderEntry
 from palyra.projections.catalog import list_of, provider_entry
 from palyra.projections.circuits import circuit_of
 from palyra.projections.health import health_of
@@ -40,7 +40,7 @@ class PlanParams(Params, frozen=True, kw_only=True):
     """A request as far as a plan depends on it; its text stays with whoever asks."""
 
     model: Annotated[str, msgspec.Meta(max_length=512)] = ""
-    endpoint: Literal["chat", "embeddings"] = "chat"
+    endpoint: ModelRole = "chat"
     #: The uncalibrated estimate of its input.
     tokens: Annotated[int, msgspec.Meta(ge=0, le=_TOKENS_MAX)] = 0
     needs: list[str] = []
@@ -219,7 +219,7 @@ async def circuit(order: Order, params: CircuitParams) -> CircuitAnswer:
 class DefaultParams(Params, frozen=True, kw_only=True):
     """The model of requests of a role that name none."""
 
-    role: Literal["chat", "embeddings"] = "chat"
+    role: ModelRole = "chat"
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 
 
@@ -233,7 +233,7 @@ class DefaultAnswer(Answer, frozen=True, kw_only=True):
 async def note_default(order: Order, params: DefaultParams) -> DefaultAnswer:
     """Record who chose a default that the configuration in force has."""
     registry = order.core.state.catalog.registry
-    found = registry.default_chat_model_id if params.role == "chat" else registry.default_embeddings_model_id
+    found = registry.default_of(params.role)
     if found != params.model:
         message = f"The configuration in force has another default for {params.role}."
         raise PalyraError(message, hint="palyra models set writes it", code="conflict")
