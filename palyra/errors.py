@@ -38,6 +38,7 @@ class Code(NamedTuple):
 _CODES: dict[tuple[int, int], str] = {
     (400, 2): (
         "invalid_json invalid_request invalid_header unknown_palyra_header unsupported_parameter"
+        " previous_response_unknown"
         " conflicting_credentials context_window_exceeded max_model_tokens_per_event_exceeded"
         " content_policy_blocked image_url_unsupported tool_arguments_not_json"
         " unsupported_feature capability_missing model_role_mismatch as_of_in_future bad_path"

@@ -25,6 +25,7 @@ from palyra.daemon.requests import NOWHERE, Entrance, GatewayLimits, Route, Visi
 from palyra.daemon.stream import StreamClient, write_watched
 from palyra.decisions.arrivals import session_of
 from palyra.decisions.keys import Caller
+from palyra.decisions.naming import resolve
 from palyra.decisions.repeats import command_name
 from palyra.decisions.runs import AdmitRun
 from palyra.engine.access import Access
@@ -244,6 +245,21 @@ class Gateway:
     async def _messages(self, visit: Visit) -> web.StreamResponse:
         return await self._run_text(visit, decode_messages, MessagesSurface)
 
+    def _continued(self, command: AdmitRun, request: SurfaceRequest) -> AdmitRun:
+        """Return a request that goes on from a response, asked of whoever made that one."""
+        previous = request.previous_response_id
+        if not previous:
+            return command
+        resolution = resolve(self._core.state, command.endpoint, command.model)
+        if isinstance(resolution, Refusal) or "responses" not in resolution.entries[0].upstream_apis:
+            return command  # refused for another reason
+        provider_id = self._runs.memory.provider_of(command.principal_id, previous)
+        if provider_id is None:
+            message = "This response is not known here, or not any more; send the whole input instead."
+            refusal = Refusal(code="previous_response_unknown", message=message, param="previous_response_id")
+            raise Refused(refusal)
+        return msgspec.structs.replace(command, model=f"{provider_id}/{resolution.model_id}")
+
     async def _count_tokens(self, visit: Visit) -> web.StreamResponse:
         """Tell how long a message is: by its provider where that can tell for free, else by our estimate."""
         body = await self.bodies.read(visit.request, visit.headers)
@@ -301,7 +317,7 @@ class Gateway:
             if request.stream:
                 visit.client = StreamClient(visit.request, stall_ms=self._stall_ms, headers=visit.more)
             self._charge(visit, request)
-            command = _admission(visit, request, body, digest)
+            command = self._continued(_admission(visit, request, body, digest), request)
             if self._core.state.catalog.registry.response_cache_enabled and request.recording is None:
                 command = await with_cache(command, visit.attribution, request)
             around = Around(

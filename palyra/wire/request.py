@@ -60,6 +60,8 @@ class SurfaceRequest(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: int | None = None
     #: How vectors are to be written: "float" or "base64".
     encoding_format: str = "float"
+    #: The response that this one goes on from, which only its provider knows; "" for none.
+    previous_response_id: str = ""
     #: The request in no dialect, where it was read into one.
     neutral: NeutralRequest | None = None
     #: Of a transcription.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from palyra.wire.decoding import read_or_none
 from palyra.wire.jsonscan import check_depth, scan_object
 from palyra.wire.request import TEXT, TOKENS_MAX, SurfaceRequest
@@ -26,6 +28,11 @@ def decode_responses(body: bytes) -> SurfaceRequest:
         output_max_tokens=None if limit is None else min(limit, TOKENS_MAX),
         needs=needs_of(neutral, view),
         raw_tokens=view.tokens,
-        prompt_cache_key=read_or_none(TEXT, neutral.params.get("prompt_cache_key", b"null")) or "",
+        prompt_cache_key=_text(neutral.params, "prompt_cache_key"),
+        previous_response_id=_text(neutral.params, "previous_response_id"),
         neutral=neutral,
     )
+
+
+def _text(params: Mapping[str, bytes], name: str) -> str:
+    return read_or_none(TEXT, params.get(name, b"null")) or ""

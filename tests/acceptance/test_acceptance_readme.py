@@ -127,7 +127,12 @@ async def _run_shell(home: Path) -> None:
 
 
 async def _run_program(home: Path, block: Block, daemon: Served) -> None:
-    environ = {"OPENAI_BASE_URL": f"{daemon.url}/v1", "OPENAI_API_KEY": daemon.key}
+    environ = {
+        "OPENAI_BASE_URL": f"{daemon.url}/v1",
+        "OPENAI_API_KEY": daemon.key,
+        "ANTHROPIC_BASE_URL": daemon.url,
+        "ANTHROPIC_API_KEY": daemon.key,
+    }
     ran = await spawn(home, program=("-c", block.text), environ=environ)
     out, err = await ran.communicate()
     assert (ran.returncode, err) == (0, b"")

@@ -10,6 +10,7 @@ import openai
 import pytest
 from daemon_house import chat, open_house, raw_client
 from dialect_house import APIS, DIALECTS, MODELS, PATHS
+from registries import model, provider, registry
 from upstream import CUT, Behaviour
 from upstream_responses import ENCRYPTED
 
@@ -177,3 +178,24 @@ async def test_freeform_and_grouped_tools_come_back_as_they_were_declared(tmp_pa
             shell, opened = (item.model_dump() for item in output)
             assert (shell["type"], shell["name"], shell["input"]) == ("custom_tool_call", "shell", "ls -l")
             assert (opened["type"], opened["namespace"], opened["name"]) == ("function_call", "files", "open")
+
+
+async def test_a_response_goes_on_where_it_was_made(tmp_path: Path) -> None:
+    """The provider that made it is asked, and no other; what nobody remembers is refused before it is sent."""
+    two = registry(
+        provider("up", max_retries=0, credential_ref="", auth_scheme="none"),
+        provider("other", max_retries=0, credential_ref="", auth_scheme="none"),
+        model("oai", "up", upstream_model="oai-x", upstream_apis=["responses"]),
+        model("oai", "other", upstream_model="oai-y", upstream_apis=["responses"], priority=200),
+        default_chat_model_id="oai",
+    )
+    async with open_house(tmp_path, offer=two) as house, house.sdk() as sdk:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await sdk.responses.create(model="oai", input="x", previous_response_id="resp_upstream")
+        assert caught.value.code == "previous_response_unknown"
+        house.upstream.reply_with(Behaviour.error(500))
+        first = await sdk.responses.create(model="oai", input="x", store=True)
+        assert house.upstream.requests[-1].json["model"] == "oai-y"
+        await sdk.responses.create(model="oai", input="y", previous_response_id=first.id)
+        assert house.upstream.requests[-1].json["model"] == "oai-y"
+        assert house.upstream.requests[-1].json["previous_response_id"] == "resp_upstream"

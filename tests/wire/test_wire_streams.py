@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from dialect_cases import (
     CASES,
@@ -14,14 +16,25 @@ from dialect_cases import (
     through,
     upstream_reply,
 )
+from golden_streams import path_of, stream_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palyra.errors import CODES
 from palyra.wire.answer_writer import written
 from palyra.wire.dialects import DIALECT_ROWS
+from palyra.wire.errors import Malformed, WireError
 from palyra.wire.neutral import Dialect
 from palyra.wire.neutral_answer import Answer, Fold, events_of
+from palyra.wire.target import Target
+from palyra.wire.upstream_errors import UpstreamErrorInBody
 
+#: Members that readers look for.
+KEYS = (
+    "type role content messages input model tools tool_choice text image_url url function name arguments id call_id"
+    " choices delta message finish_reason index usage error response item part output output_index stop_reason"
+    " content_block thinking signature system reasoning include summary encrypted_content tool_calls"
+).split()
 PAIRS = [(client, upstream) for client in DIALECTS for upstream in DIALECTS]
 cuts = st.lists(st.integers(0, 100_000), max_size=12)
 
@@ -71,3 +84,72 @@ def test_events_fold_to_their_answer(said: Answer) -> None:
     for event in events_of(said):
         folded.add(event)
     assert folded.answer() == said
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_golden_stream_is_written_and_read(dialect: Dialect, name: str) -> None:
+    """Byte for byte what clients have been given so far; read as a provider's, it says what it said."""
+    golden = path_of(dialect, name).read_bytes()
+    assert stream_of(dialect, name) == golden
+    body = upstream_reply(dialect, CASES[name]).replace(b'"up-model"', b'"public"')
+    if (dialect, name) != ("messages", "length_in_a_call"):
+        assert client_fold(dialect, golden) == client_read(dialect, body)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@settings(max_examples=150, deadline=None)
+@given(noise=st.binary(max_size=200), place=st.integers(0, 3_000), name=st.sampled_from(sorted(CASES)))
+def test_noise_in_a_stream_breaks_nothing(dialect: Dialect, noise: bytes, place: int, name: str) -> None:
+    """Whatever arrives: events, an error of the provider's, or a refusal to read on; never anything else."""
+    stream = path_of(dialect, name).read_bytes()
+    place %= len(stream)
+    for client in DIALECTS:
+        meter = channel(client, dialect).meter(None)
+        try:
+            meter.feed(stream[:place] + noise + stream[place:])
+            meter.end()
+        except Malformed:
+            continue
+        meter.facts()
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@settings(max_examples=300, deadline=None)
+@given(value=values)
+def test_any_json_is_an_answer_or_is_malformed(dialect: Dialect, value: object) -> None:
+    """Members of the right names with anything in them, as a whole answer and as an event."""
+    body = json.dumps(value).encode()
+    for read in (
+        lambda reader: reader.read_whole(body),
+        lambda reader: reader.read("", body) + reader.finish(),
+    ):
+        reader = DIALECT_ROWS[dialect].reader(vendor="v", seed="s")
+        try:
+            list(read(reader))
+        except (Malformed, UpstreamErrorInBody):
+            continue
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@settings(max_examples=300, deadline=None)
+@given(value=st.dictionaries(st.sampled_from(KEYS), values, max_size=6), url=st.text(max_size=30))
+def test_any_json_is_a_request_or_is_refused(dialect: Dialect, value: dict[str, object], url: str) -> None:
+    """And what was read can be written in every dialect, or is refused by name."""
+    said = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": f"data:{url}"}}]}
+    base = {"input": "x"} if dialect == "responses" else {"messages": [said]}
+    codes = []
+    try:
+        request = DIALECT_ROWS[dialect].read_request(json.dumps({**base, **value}).encode())
+        for target in DIALECTS:
+            DIALECT_ROWS[target].write_call(request, Target(dialect=target, model="m"))
+    except WireError as error:
+        codes.append(error.code)
+    assert set(codes) <= set(CODES)
