@@ -102,9 +102,9 @@ class ChatWriter:
                 return self._chunk({"reasoning_details": [_opaque(vendor, raw)]}) if is_cargo else b""
             case Usage(usage=usage):
                 self._usage = usage
+                return b""
             case Finish(stop=stop):
                 return self._finish(finish_reason(stop))
-        return b""
 
     def end(self) -> bytes:
         """See `StreamWriter.end`."""
@@ -135,10 +135,8 @@ class ChatWriter:
                 return self._chunk({"reasoning_content": text})
             case "refusal":
                 return self._chunk({"refusal": text})
-            case "call":
-                more = {"custom": {"input": text}} if start.is_freeform else {"function": {"arguments": text}}
-                return self._chunk({"tool_calls": [{"index": self._calls[index], **more}]})
-        return b""
+        more = {"custom": {"input": text}} if start.is_freeform else {"function": {"arguments": text}}
+        return self._chunk({"tool_calls": [{"index": self._calls[index], **more}]})
 
     def _finish(self, reason: str) -> bytes:
         last = self._chunk({}, reason)

@@ -125,7 +125,7 @@ class Fold:
                 self.start = event
             case Usage():
                 self._usage = event
-            case Finish():
+            case _:
                 self.finish = event
 
     @property
@@ -156,7 +156,7 @@ def _part(start: PartStart, text: str, end: PartEnd) -> Part:
             return Reasoning(text=text, vendor=end.vendor, raw=end.raw)
         case "call":
             return Call(call_id=start.call_id, name=start.name, arguments=text, is_freeform=start.is_freeform)
-        case "foreign":
+        case _:
             return Foreign(label=end.label, raw=end.raw)
 
 

@@ -129,6 +129,7 @@ def _item(part: Part, target: Target, changes: Changes) -> list[Any]:
             return [msgspec.Raw(raw)]
         case Reasoning():
             changes.drop("reasoning")
+            return []
         case Foreign(label=label):
             changes.drop(f"content.{label}")
     return []

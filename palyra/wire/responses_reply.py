@@ -168,9 +168,10 @@ class ResponsesWriter:
                 return self._end(self._open.pop(index), event)
             case Usage(usage=usage):
                 self._usage = usage
+                return b""
             case Finish(stop=stop):
                 self._stop = stop
-        return b""
+                return b""
 
     def end(self) -> bytes:
         """See `StreamWriter.end`."""
@@ -273,7 +274,7 @@ class ResponsesWriter:
                     out += self._event("response.reasoning_summary_text.done", **at, text=text)
                     done = {"type": "summary_text", "text": text}
                     out += self._event("response.reasoning_summary_part.done", **at, part=done)
-            case "foreign":
+            case _:
                 part = Foreign(label=end.label, raw=end.raw)
         self._items[opened.index] = item = _item(part, opened.index, self._reply)
         return out + self._event("response.output_item.done", output_index=opened.index, item=item)

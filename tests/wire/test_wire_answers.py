@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from dialect_cases import CASES, DIALECTS, THINKING, answer, call, channel, client_fold, reply, through
+from dialect_cases import CASES, DIALECTS, THINKING, answer, call, channel, client_fold, client_read, reply, through
 
 from palyra.errors import Refusal
 from palyra.usage import TokenUsage
@@ -36,7 +36,7 @@ from palyra.wire.neutral_answer import Delta, Finish, PartEnd, PartStart, Start,
 from palyra.wire.recall import with_recalled
 from palyra.wire.reply_facts import facts_of
 from palyra.wire.responses_answer import read_responses_answer
-from palyra.wire.upstream_errors import UpstreamErrorInBody
+from palyra.wire.upstream_errors import UpstreamErrorInBody, read_upstream_error
 from palyra.wire.usage import read_messages_usage
 
 ENVELOPE: dict[str, Any] = {
@@ -588,3 +588,60 @@ def test_facts_count_what_was_said() -> None:
     said = answer(Text(text="a"), Refused(text="b"), Reasoning(text="c"), call(1), Foreign(label="x", raw=b"d"))
     assert facts_of(said).output_tokens_estimate > 5
     assert PartEnd(index=0).raw == b""
+
+
+def test_ends_that_only_the_envelope_knows() -> None:
+    """A provider's code one level down reaches the client there; a thread that is kept nowhere has a code too."""
+    told = Refusal(code="invalid_request", message="x", details={"upstream_code": "thread_not_found"})
+    error = messages_error_envelope(told, run_id="01R")["error"]
+    assert error["details"] == {"error_code": "thread_not_found"}
+    thread = Refusal(code="unsupported_parameter", message="x", param="thread")
+    details = messages_error_envelope(thread, run_id="01R")["error"]["details"]
+    assert details == {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    body = b'{"type":"error","error":{"type":"rate_limit_error","message":"x","details":{"error_code":"odd"}}}'
+    read = read_upstream_error(500, body)
+    assert (read.status, read.code) == (429, "odd")
+    assert read_upstream_error(413, body.replace(b"rate_limit_error", b"invalid_request_error")).status == 413
+
+
+def test_unwrapping_in_a_stream_waits_for_the_whole_input() -> None:
+    """The text is said when it is known."""
+    reader = Unwrapping(ChatReader(), frozenset({"sh"}))
+    events = reader.read(
+        "",
+        json.dumps(
+            chunk({"tool_calls": [{"id": "a", "function": {"name": "sh", "arguments": '{"input":"l'}}]})
+        ).encode(),
+    )
+    assert [type(one).__name__ for one in events] == ["Start", "PartStart"]
+    assert reader.read("", json.dumps(chunk({"tool_calls": [{"function": {"arguments": 's"}'}}]})).encode()) == []
+    ends = reader.read("", b"[DONE]")
+    assert ends[0] == Delta(index=0, text="ls")
+
+
+def test_empty_texts_are_no_items() -> None:
+    """A text that nobody filled is not written; one of nothing else is an empty answer."""
+    hollow = answer(Text(text=""), call())
+    for dialect in ("messages", "responses"):
+        stream = written(DIALECT_ROWS[dialect].writer(reply()), events_of(hollow))
+        whole = DIALECT_ROWS[dialect].write_reply(hollow, reply())
+        assert client_fold(dialect, stream).parts == client_read(dialect, whole).parts  # type: ignore[arg-type]
+        assert len(client_fold(dialect, stream).parts) == 1  # type: ignore[arg-type]
+
+
+def test_thoughts_without_words_and_freeform_calls_are_cut_well() -> None:
+    """What has no text ends all the same, and an item that is cut keeps what it had."""
+    silent = answer(
+        Reasoning(vendor="v", raw=b"{}"), Call(call_id="c", name="sh", arguments="ls", is_freeform=True)
+    )
+    writer = DIALECT_ROWS["responses"].writer(reply())
+    events = [*events_of(silent)]
+    out = b"".join(map(writer.write, events[:5])) + writer.cut()
+    assert out.count(b"event: response.output_item.done") == 2
+    assert b"reasoning_summary_part" not in out
+    assert b'"input":"ls"' in out
+    same = channel("responses", "responses")._replace(reply=reply(model="up-model")).meter(None)
+    stream = written(DIALECT_ROWS["responses"].writer(reply(model="up-model")), events_of(silent))
+    assert same.feed(stream) + same.closing(is_cut=False) == stream
+    picture = answer(Image(blob=Blob(url="x")), Text(text="y"))
+    assert facts_of(picture).output_tokens_estimate == 1

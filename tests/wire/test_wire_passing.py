@@ -117,6 +117,9 @@ def test_a_server_that_knows_no_developer_gets_a_system() -> None:
     body = b'{"model":"m","messages":[{"role":"developer","content":"a"},' + user + b"]}"
     assert passed("chat", body).body == body.replace(b'"role":"developer"', b'"role":"system"')
     assert passed("chat", body, ways=Ways(takes_developer=True)).body == body
+    strange = b'{"model":"m","messages":[{"role":"developer","content":"a"},"developer"]}'
+    with pytest.raises(WireError):
+        passed("chat", strange)
     named = b'{"model":"m","messages":[{"role":"user","content":"x","name":"ada"},' + user + b"]}"
     prepared = passed("chat", named, ways=Ways(drops_in_messages=("name",)))
     assert prepared.body == named.replace(b',"name":"ada"', b"")

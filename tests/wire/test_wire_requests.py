@@ -15,7 +15,8 @@ from palyra.wire.messages_surface import decode_messages
 from palyra.wire.neutral import Dialect, NeutralRequest
 from palyra.wire.request import decode_chat
 from palyra.wire.responses_surface import decode_responses
-from palyra.wire.target import Prepared, Target, Ways
+from palyra.wire.target import WAYS, Prepared, Target, Ways
+from palyra.wire.view import needs_of, view_of
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 PNG = "iVBORw0KGgo="
@@ -767,3 +768,92 @@ def test_blank_names_mean_the_default() -> None:
         assert (request.model, request.output_max_tokens) == ("", None)
     hinted = decode_responses(json.dumps({"input": "x", "prompt_cache_key": "k"}).encode())
     assert hinted.prompt_cache_key == "k"
+
+
+def test_what_is_rare() -> None:
+    """Calls inside results, stops, a server that is not asked for usage, files and images by id, and tools of old."""
+    inner = [{"type": "tool_use", "id": "z", "name": "f", "input": {}}, {"type": "text", "text": "t"}]
+    body = {
+        "model": "m",
+        "max_tokens": 5,
+        "stop_sequences": ["x"],
+        "messages": [
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": {}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": inner}]},
+        ],
+    }
+    prepared = write(read("messages", body), "chat", stream=True, ask_usage=False)
+    assert prepared.dropped == ("content.call",)
+    assert said(prepared)["stop"] == ["x"]
+    assert "stream_options" not in said(prepared)
+    assert write(read("messages", body), "responses").dropped == ("stop", "content.call")
+    image = {"type": "image", "source": {"type": "file", "file_id": "f"}}
+    seen = read("messages", {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": [image]}]})
+    assert seen.marks == ("file_id",)
+    bare = read("responses", {"model": "m", "input": "x", "tools": [{"type": "custom", "name": "sh"}]})
+    assert said(write(bare, "chat", ways=Ways(takes_freeform=True)))["tools"] == [
+        {"type": "custom", "custom": {"name": "sh"}}
+    ]
+    strict = read("chat", chat(USER, tools=[{"type": "function", "function": {"name": "f", "strict": True}}]))
+    assert said(write(strict, "messages"))["tools"][0]["strict"] is True
+    odd = chat(USER, {"role": "assistant", "content": "y", "tool_calls": [{"id": "a"}]}, tools=[{"type": "web"}, 3])
+    odd["messages"].append(
+        {"role": "user", "name": "ada", "content": [{"type": "file", "file": {"file_data": "AA"}}]}
+    )
+    asked = read("chat", odd)
+    assert asked.foreign_tools == ("web", "unknown")
+    assert asked.marks == ("messages.name",)
+    assert (
+        read("chat", chat(USER, {"role": "assistant", "reasoning_content": "Hm."})).messages[1].parts[0].text
+        == "Hm."
+    )  # type: ignore[union-attr]
+
+
+def test_instructions_and_choices_of_responses() -> None:
+    """Messages of system and developer are instructions; a choice among allowed tools is its mode."""
+    items = [
+        {"role": "system", "content": "One."},
+        {"role": "developer", "content": [{"type": "input_text", "text": "Two."}]},
+        {"role": "user", "content": []},
+        {"role": "user", "content": [{"type": "input_image", "image_url": "https://x.example/a.png"}]},
+        {"role": "user", "content": [{"type": "input_file", "file_url": "https://x.example/a.pdf"}]},
+    ]
+    choice = {"type": "allowed_tools", "mode": "required", "tools": []}
+    request = read("responses", {"model": "m", "input": items, "tool_choice": choice})
+    assert request.instructions == ("One.", "Two.")
+    assert request.choice is not None
+    assert request.choice.mode == "required"
+    assert request.marks == ("image_url", "document_url")
+    assert read("responses", {"model": "m", "input": "x", "tool_choice": {"type": "web_search"}}).choice is None
+
+
+def test_sizes_of_what_is_no_text() -> None:
+    """Documents, sounds, thoughts, schemas and unknown blocks count as well."""
+    sealed = {"type": "thinking", "thinking": "Hm.", "signature": "x"}
+    blocks = [
+        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "one two"}},
+        {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AA"}},
+        {"type": "search_result", "x": 1},
+    ]
+    messages = [{"role": "user", "content": blocks}, {"role": "assistant", "content": [sealed]}]
+    config = {"format": {"type": "json_schema", "schema": SCHEMA}}
+    body = {"model": "m", "max_tokens": 5, "messages": messages, "output_config": config}
+    request = decode_messages(json.dumps(body).encode())
+    assert request.needs == ("documents", "json_schema")
+    assert 1_500 < request.raw_tokens < 1_600
+    sound = chat(
+        {
+            "role": "user",
+            "content": [{"type": "input_audio", "input_audio": {"data": "A" * 8_000, "format": "wav"}}],
+        }
+    )
+    neutral = read("chat", sound)
+    view = view_of(neutral)
+    assert needs_of(neutral, view) == ("audio_input",)
+    assert view.tokens == 9
+
+
+def test_ways_say_who_is_picky() -> None:
+    """A server that refuses or drops something has its requests read before they can go there."""
+    assert WAYS["groq"].is_picky
+    assert not WAYS["generic"].is_picky
