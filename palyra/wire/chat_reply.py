@@ -10,7 +10,7 @@ from palyra.usage import TokenUsage
 from palyra.wire.answer_writer import Reply
 from palyra.wire.cargo import OPAQUE, fit_id, pack
 from palyra.wire.neutral import Call, Reasoning, Refused, Text
-from palyra.wire.neutral_answer import Answer, Delta, Event, Finish, PartEnd, PartStart, Start, Usage
+from palyra.wire.neutral_answer import Answer, Delta, Event, PartEnd, PartStart, Start, Usage
 from palyra.wire.sse import encode_event
 from palyra.wire.usage_written import chat_usage
 
@@ -103,8 +103,8 @@ class ChatWriter:
             case Usage(usage=usage):
                 self._usage = usage
                 return b""
-            case Finish(stop=stop):
-                return self._finish(finish_reason(stop))
+            case _:
+                return self._finish(finish_reason(event.stop))
 
     def end(self) -> bytes:
         """See `StreamWriter.end`."""

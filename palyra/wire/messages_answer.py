@@ -185,16 +185,16 @@ class MessagesReader:
         opened = self._open.get(index)
         if opened is None:
             raise Malformed("The provider's stream goes on with a block that it has not begun.")
-        match delta.type:
-            case "text_delta":
+        match (opened.block.type, delta.type):
+            case ("text", "text_delta"):
                 return _delta(opened.part, delta.text)
-            case "input_json_delta":
+            case ("tool_use", "input_json_delta"):
                 opened.has_arguments = opened.has_arguments or bool(delta.partial_json)
                 return _delta(opened.part, delta.partial_json)
-            case "thinking_delta":
+            case ("thinking", "thinking_delta"):
                 opened.thinking.append(delta.thinking)
                 return _delta(opened.part, delta.thinking)
-            case "signature_delta":
+            case ("thinking", "signature_delta"):
                 opened.signature.append(delta.signature)
         return []
 

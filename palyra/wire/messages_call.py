@@ -181,9 +181,8 @@ def _block(part: Part) -> Any:
             }
         case Result():
             return _result(part)
-        case Reasoning(raw=raw):
-            return msgspec.Raw(raw)
-    raise TypeError(f"{type(part).__name__} was not taken out")
+    assert isinstance(part, Reasoning), "everything else was taken out"
+    return msgspec.Raw(part.raw)
 
 
 def _source(blob: Blob) -> dict[str, str]:

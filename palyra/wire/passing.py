@@ -81,9 +81,7 @@ class Passage:
             self._edits.set(member, b"[" + b",".join(map(bytes, kept)) + b"]")
 
     def _chat_message(self, raw: msgspec.Raw) -> msgspec.Raw | None:
-        message = read_or_none(_MEMBERS, raw)
-        if message is None:
-            return raw
+        message = _MEMBERS.decode(raw)
         ways, before = self._target.ways, dict(message)
         if not ways.takes_developer and bytes(message.get("role", NULL)) == bytes(_DEVELOPER):
             message["role"] = _SYSTEM
@@ -103,9 +101,9 @@ class Passage:
         return raw if message == before else msgspec.Raw(msgspec.json.encode(message))
 
     def _message(self, raw: msgspec.Raw) -> msgspec.Raw | None:
-        message = read_or_none(_MEMBERS, raw)
-        blocks = None if message is None else read_or_none(_LIST, message.get("content", NULL))
-        if message is None or blocks is None:
+        message = _MEMBERS.decode(raw)
+        blocks = read_or_none(_LIST, message.get("content", NULL))
+        if blocks is None:
             return raw
         kept = [one for block in blocks if (one := self._sealed(block)) is not None]
         if not kept:

@@ -87,6 +87,7 @@ class _Open(msgspec.Struct):
     """A part that is being read."""
 
     part: int
+    kind: PartKind
     has_text: bool = False
     #: Of reasoning: the summary that is being read.
     summary_index: int = 0
@@ -186,7 +187,7 @@ class ResponsesReader:
     def _begin(self, key: _Key, kind: PartKind, item: _Item | None = None) -> list[Event]:
         part = self._next_part
         self._next_part += 1
-        self._open[key] = _Open(part=part)
+        self._open[key] = _Open(part=part, kind=kind)
         if kind == "refusal":
             self._has_refusal = True
         if kind != "call":
@@ -200,9 +201,9 @@ class ResponsesReader:
 
     def _more(self, key: _Key, kind: PartKind, text: str) -> list[Event]:
         events = [] if key in self._open else self._begin(key, kind)
-        if not text:
-            return events
         opened = self._open[key]
+        if not text or opened.kind != kind:
+            return events
         opened.has_text = True
         return [*events, Delta(index=opened.part, text=text)]
 
@@ -226,8 +227,9 @@ class ResponsesReader:
             if not text:
                 return []
             events = self._begin(key, "refusal" if said.refusal else "text")
-        if not self._open[key].has_text:
-            events += self._more(key, "text", text)
+        opened = self._open[key]
+        if not opened.has_text:
+            events += self._more(key, opened.kind, text)
         return [*events, PartEnd(index=self._open.pop(key).part)]
 
     def _begin_item(self, output_index: int, item: _Item) -> list[Event]:
@@ -245,7 +247,7 @@ class ResponsesReader:
         key = (output_index, -1)
         events = [] if key in self._open else self._begin_item(output_index, item)
         opened = self._open[key]
-        kind = _KINDS.get(item.type, "foreign")
+        kind = opened.kind
         if kind == "call" and not opened.has_text:
             events += self._more(key, "call", item.input or item.arguments)
         if kind == "reasoning" and not opened.has_text:

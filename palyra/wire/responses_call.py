@@ -76,6 +76,9 @@ def _input(request: NeutralRequest, target: Target, changes: Changes) -> list[An
             if isinstance(part, Text | Refused | Image | Document | Audio):
                 content += _content(part, turn.role, changes)
                 continue
+            if isinstance(part, Foreign):
+                changes.drop(f"content.{part.label}")
+                continue
             _flush(items, turn.role, content)
             items += _item(part, target, changes)
         _flush(items, turn.role, content)
@@ -116,7 +119,7 @@ def _document(part: Document, changes: Changes) -> dict[str, Any]:
     return {"type": "input_file", "filename": part.name or "document", "file_data": part.blob.data_url}
 
 
-def _item(part: Part, target: Target, changes: Changes) -> list[Any]:
+def _item(part: Call | Result | Reasoning, target: Target, changes: Changes) -> list[Any]:
     match part:
         case Call(call_id=call_id, name=name, arguments=arguments):
             head = {"call_id": fit_id("responses", call_id), "name": name}
@@ -127,12 +130,9 @@ def _item(part: Part, target: Target, changes: Changes) -> list[Any]:
             return [_result(part, changes)]
         case Reasoning(vendor=vendor, raw=raw) if vendor == target.vendor and raw:
             return [msgspec.Raw(raw)]
-        case Reasoning():
+        case _:
             changes.drop("reasoning")
             return []
-        case Foreign(label=label):
-            changes.drop(f"content.{label}")
-    return []
 
 
 def _result(part: Result, changes: Changes) -> dict[str, Any]:

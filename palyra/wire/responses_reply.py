@@ -13,7 +13,7 @@ from palyra.usage import TokenUsage
 from palyra.wire.answer_writer import Reply
 from palyra.wire.cargo import fit_id, seal
 from palyra.wire.neutral import Call, Foreign, Part, Reasoning, Refused, Text
-from palyra.wire.neutral_answer import Answer, Delta, Event, Finish, PartEnd, PartStart, Start, Usage
+from palyra.wire.neutral_answer import Answer, Delta, Event, PartEnd, PartStart, Start, Usage
 from palyra.wire.responses_request import VENDOR
 from palyra.wire.sse import encode_event
 from palyra.wire.usage_written import responses_usage
@@ -169,8 +169,8 @@ class ResponsesWriter:
             case Usage(usage=usage):
                 self._usage = usage
                 return b""
-            case Finish(stop=stop):
-                self._stop = stop
+            case _:
+                self._stop = event.stop
                 return b""
 
     def end(self) -> bytes:

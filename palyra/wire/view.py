@@ -9,7 +9,6 @@ from palyra.wire.neutral import (
     Audio,
     Call,
     Document,
-    Foreign,
     Image,
     NeutralRequest,
     Part,
@@ -92,8 +91,8 @@ def _add(view: View, part: Part) -> None:
             view.tokens += estimate_audio_tokens(data)
         case Reasoning(text=text, raw=raw):
             view.tokens += estimate_token_count(text or raw.decode("utf-8", "replace"))
-        case Foreign(raw=raw):
-            view.tokens += _json_tokens(raw)
+        case _:
+            view.tokens += _json_tokens(part.raw)
 
 
 def _tool_tokens(tool: Tool) -> int:

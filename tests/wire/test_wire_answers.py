@@ -645,3 +645,22 @@ def test_thoughts_without_words_and_freeform_calls_are_cut_well() -> None:
     assert same.feed(stream) + same.closing(is_cut=False) == stream
     picture = answer(Image(blob=Blob(url="x")), Text(text="y"))
     assert facts_of(picture).output_tokens_estimate == 1
+
+
+def test_thoughts_that_come_in_pieces() -> None:
+    """One summary, however many deltas."""
+    pieces = [Start(), PartStart(index=0, kind="reasoning"), Delta(index=0, text="a"), Delta(index=0, text="b")]
+    events = [*pieces, PartEnd(index=0, vendor="v", raw=b"{}"), Finish(stop="end_turn")]
+    stream = written(DIALECT_ROWS["responses"].writer(reply()), events)
+    assert stream.count(b"event: response.reasoning_summary_part.added") == 1
+    assert client_fold("responses", stream).parts == (Reasoning(text="ab", vendor="v", raw=b"{}"),)
+
+
+def test_deltas_that_do_not_fit_their_part_are_nothing() -> None:
+    """Text for a tool, arguments for a thought: nobody could say what they mean."""
+    reader = DIALECT_ROWS["messages"].reader(vendor="", seed="s")
+    reader.read("", b'{"type":"content_block_start","index":0,"content_block":{"type":"odd"}}')
+    assert reader.read("", b'{"type":"content_block_delta","delta":{"type":"text_delta","text":"x"}}') == []
+    other = DIALECT_ROWS["responses"].reader(vendor="", seed="s")
+    other.read("", b'{"type":"response.output_item.added","item":{"type":"odd"}}')
+    assert other.read("", b'{"type":"response.function_call_arguments.delta","delta":"x"}') == []

@@ -771,7 +771,7 @@ def test_blank_names_mean_the_default() -> None:
 
 
 def test_what_is_rare() -> None:
-    """Calls inside results, stops, a server that is not asked for usage, files and images by id, and tools of old."""
+    """Calls inside results, stops, a server that is not asked for usage, images by id, tools of old."""
     inner = [{"type": "tool_use", "id": "z", "name": "f", "input": {}}, {"type": "text", "text": "t"}]
     body = {
         "model": "m",
@@ -857,3 +857,9 @@ def test_ways_say_who_is_picky() -> None:
     """A server that refuses or drops something has its requests read before they can go there."""
     assert WAYS["groq"].is_picky
     assert not WAYS["generic"].is_picky
+
+
+def test_a_model_may_think_where_no_tools_are_at_work() -> None:
+    """Thoughts of turns that are over are not missed."""
+    body = chat(USER, {"role": "assistant", "content": "y"}, USER, reasoning_effort="low")
+    assert "thinking" in said(write(read("chat", body), "messages"))
