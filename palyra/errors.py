@@ -44,7 +44,7 @@ _CODES: dict[tuple[int, int], str] = {
         " unsupported_feature capability_missing model_role_mismatch as_of_in_future bad_path"
         " invalid_query invalid_policy unknown_field usage_error import_damaged import_partial"
         " invalid_vault_ref own_key_as_upstream_credential config_not_editable"
-        " invalid_api_key_format"
+        " invalid_api_key_format oauth_state_mismatch"
     ),
     (400, 3): "invalid_credential",
     (400, 6): "address_refused",
@@ -54,13 +54,13 @@ _CODES: dict[tuple[int, int], str] = {
     (402, 6): "budget_request_too_large budget_unpriced",
     (403, 6): (
         "managed_secret missing_scope binding_violation origin_refused"
-        " scope_escalation model_not_permitted peer_not_allowed csrf_refused insecure_login"
+        " scope_escalation model_not_permitted peer_not_allowed csrf_refused insecure_login oauth_session_mismatch"
     ),
     (404, 8): (
         "model_not_found model_disabled route_not_found run_not_found config_not_found position_not_found"
         " budget_policy_not_found"
         " secret_not_found"
-        " key_not_found session_not_found profile_not_found provider_not_found"
+        " key_not_found session_not_found profile_not_found provider_not_found attempt_not_found"
     ),
     (405, 5): "method_not_allowed",
     (409, 7): (
@@ -72,14 +72,18 @@ _CODES: dict[tuple[int, int], str] = {
         " config_changed_meanwhile stale_revision too_many_secrets vault_backend_mismatch vault_busy"
         " last_admin_key"
         " validation_not_permitted unverifiable profile_exists profile_provider_mismatch profile_revoked"
-        " too_many_profiles credentials_ill"
+        " too_many_profiles credentials_ill oauth_not_configured oauth_in_progress not_refreshable"
+        " reauth_required login_failed"
     ),
     (412, 7): "position_not_reached",
     (413, 2): "body_too_large value_too_large",
     (415, 2): "unsupported_media_type",
     (421, 7): "bad_host",
     (422, 2): "idempotency_key_reused config_invalid principal_reserved unsafe_bind",
-    (429, 4): "all_credentials_cooling client_rate_limited login_locked rate_limited too_many_streams",
+    (429, 4): (
+        "all_credentials_cooling client_rate_limited login_locked rate_limited too_many_streams"
+        " too_many_attempts"
+    ),
     (429, 6): "budget_blocked",
     (499, 4): "client_disconnected cancelled",
     (500, 1): "internal secret_in_event",
@@ -93,7 +97,7 @@ _CODES: dict[tuple[int, int], str] = {
     (503, 4): (
         "all_circuits_open no_candidate provider_queue_full concurrency_timeout"
         " gateway_busy draining too_many_connections overloaded engine_stopped missing_credential interrupted"
-        " bridge_full bridge_closed no_usable_credential provider_unavailable"
+        " bridge_full bridge_closed no_usable_credential provider_unavailable refresh_failed"
     ),
     (503, 7): "journal_unwritable journal_unreadable journal_damaged secret_damaged vault_locked vault_unreadable",
     (504, 4): (

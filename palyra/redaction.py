@@ -244,6 +244,12 @@ class KnownSecrets:
         self.forms = tuple(sorted(every, key=len, reverse=True))
         self._guarded = tuple(form.encode() for form in self.forms if len(form) >= _GUARDED_MIN_CHARS)
 
+    def let_go(self, prefix: str) -> None:
+        """Know no more what is held under names that begin so: the secrets are gone."""
+        for name in [one for one in self._by_name if one.startswith(prefix)]:
+            self.hold(name)
+            del self._by_name[name]
+
     def are_in(self, data: bytes) -> bool:
         """Return whether bytes hold a known secret, or something of the shape of a vendor's key."""
         for form in self._guarded:

@@ -29,6 +29,7 @@ STREAMS = {
     "client_key": ("key-a", "key-b"),
     "vault": ("vault",),
     "console_session": ("session-a", "session-b"),
+    "oauth_attempt": ("oauth-a", "oauth-b"),
     "auth_profile": ("credential-a", "credential-b", "credential-config:a", "credentials"),
 }
 STRAY = ["", "x", "config", "daemon", "journal", *(name for names in STREAMS.values() for name in names)]

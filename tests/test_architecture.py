@@ -57,6 +57,7 @@ PLACES: dict[str, dict[str, str]] = {
     "random": {"engine.ids": "rolls dice"},
     "secrets": {
         "engine.ids": "makes ids",
+        "auth.oauth": "makes the verifier, state, nonce and cookie of a login",
         "auth.keys": "a key's secret part is made where keys are",
         "auth.keyfiles": "so is the vault key",
         "auth.sealing": "makes nonces",
@@ -81,7 +82,9 @@ MAY_REVEAL = {
     "auth.keyfiles": "writes and reads key files",
     "auth.keys": "digests a key to recognise it",
     "auth.keysource": "keeps the vault's key",
+    "auth.oauth": "writes forms of a token endpoint and digests what comes back",
     "auth.references": "reads what a reference leads to",
+    "engine.token_endpoint": "writes the body of a form",
     "engine.credential_checks": "takes a key out of what a provider says about it",
     "auth.sealing": "derives keys from the vault's",
     "auth.sealed": "seals what it is given",

@@ -38,6 +38,7 @@ from palyra.auth.vaultdb import Meta, VaultDb, VaultUnreadable
 from palyra.auth.vaultlock import VaultLock
 from palyra.decisions.vault import DamageCode, VaultRef
 from palyra.errors import StateError, VaultError
+from palyra.redaction import Secret
 
 #: Older revisions that stay open in memory, for attempts that have pinned one.
 _KEPT_OPEN_COUNT = 2
@@ -190,6 +191,11 @@ class Vault:
         """Return a revision that is open in memory already; reads no file and waits for nobody."""
         known = self._open.get(ref)
         return None if known is None else known.get(revision)
+
+    def fingerprint(self, value: Secret) -> str:
+        """Return a keyed digest of any text: it tells two apart to those who know neither. Raises `VaultError`."""
+        with self._guard:
+            return self._need_open().fingerprint(value)
 
     def exists(self, ref: VaultRef) -> bool:
         """Return whether there is such a secret; opens nothing."""

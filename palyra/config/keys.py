@@ -162,6 +162,36 @@ _ROOT_KEYS = (
         _int("max_profiles_per_candidate", 3, 1, 16, "credentials that a model of a provider is tried with"),
     ),
     *_table(
+        "auth.oauth.openai",
+        "auth",
+        *(
+            _text(
+                f"{name}_url", f"https://auth.openai.com/oauth/{name}", 2_048, meaning, shape="endpoint",
+                env=f"PALYRA_OPENAI_OAUTH_{name.upper()}_URL",
+            )
+            for name, meaning in (
+                ("authorize", "page of the provider where people log in"),
+                ("token", "where codes and refresh tokens are turned into tokens"),
+            )
+        ),
+        Key(
+            path="revoke_url", type="text", default="https://auth.openai.com/oauth/revoke", low=0, high=2_048,
+            meaning="where tokens are given back; empty: nowhere", shape="endpoint_or_none",
+            env="PALYRA_OPENAI_OAUTH_REVOKE_URL",
+        ),
+        _text("client_id", "", 256, "whom the provider knows you as; empty: nobody logs in by OAuth", shape="line"),
+        _text("client_secret_vault_ref", "", 400, "secret of the vault that goes with it", shape="vault_ref"),
+        _texts("scopes", 32, "what is asked for", default=["openid", "profile", "offline_access"], shape="scope"),
+        _text(
+            "redirect_uri", "", 2_048, "where people come back to; empty: a place of the console", shape="endpoint",
+        ),
+        Key(
+            path="extra_authorize_params", type="map", default={}, high=16, shape="header_value",
+            meaning="more that the page is told; none of OAuth's own",
+        ),
+        _int("attempt_ttl_ms", 600_000, 60_000, 1_800_000, "how long somebody may take to log in"),
+    ),
+    *_table(
         "vault",
         "vault",
         _choice("key_source", "key_file", "key_file os_keychain", "where the key that seals secrets is kept"),
@@ -422,6 +452,7 @@ _LIVE = frozenset(
     (
         "auth.anonymous_client",
         "auth.extra_hosts",
+        *(key.path for key in _ROOT_KEYS if key.path.startswith("auth.oauth.")),
         "budgets.default_output_cap_tokens",
         "budgets.policies",
         "budgets.timezone",

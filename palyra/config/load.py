@@ -19,6 +19,7 @@ from palyra.config.document import SYSTEM_FILE, Document, given_document, home_o
 from palyra.config.effective import config_digest
 from palyra.config.layers import read_environment, read_file, read_flags
 from palyra.config.listening import check_listening
+from palyra.config.logins import check_logins
 from palyra.config.money import resolve_money
 from palyra.config.problems import ConfigProblems, Findings, Problem, Source
 from palyra.config.registry import resolve_registry
@@ -127,6 +128,7 @@ def _resolve(reading: Reading, document: Document | None) -> LoadedConfig:
     reading.require()
     _check_sizes(reading)
     check_listening(reading)
+    check_logins(reading)
     registry, scripts = resolve_registry(reading, _own_listeners(reading))
     resolve_money(reading)
     if reading.findings.has_errors:

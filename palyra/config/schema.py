@@ -12,7 +12,7 @@ from palyra.config.keys import Key
 from palyra.config.problems import Path, nearest
 from palyra.decisions.vault import VaultRef, read_vault_ref
 from palyra.redaction import has_secret_shape
-from palyra.wire.netguard import canonical_host, is_literal
+from palyra.wire.netguard import BaseUrl, canonical_host, endpoint_url, is_literal
 
 
 class Fault(NamedTuple):
@@ -52,6 +52,10 @@ def _is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_endpoint(text: str) -> bool:
+    return isinstance(endpoint_url(text), BaseUrl)
 
 
 def _is_origin(text: str, schemes: Sequence[str] = ("http", "https")) -> bool:
@@ -108,6 +112,12 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
             "must be a host name in lower-case ASCII, without scheme and port",
         ),
         "vault_ref": Shape(_is_vault_ref, "must be <scope>/<key>, such as global/openai", "invalid_vault_ref"),
+        "endpoint": Shape(_is_endpoint, "must be https://HOST/PLACE, or http:// on this machine, without a query"),
+        "endpoint_or_none": Shape(
+            lambda text: text == "" or _is_endpoint(text),
+            "must be https://HOST/PLACE, or http:// on this machine, without a query; or empty",
+        ),
+        "scope": Shape(_pattern(r"[!#-\[\]-~]{1,256}"), "must be ASCII without blanks and quotes"),
         "timezone": Shape(is_zone, "must be local or an IANA name such as Europe/Prague"),
         "zone": Shape(lambda text: text != "local" and is_zone(text), "must be an IANA name such as Europe/Prague"),
         "listener": Shape(_is_listener, "must be an address, or localhost"),

@@ -68,6 +68,30 @@ class ObservabilityConfig(_Table, frozen=True, kw_only=True):
     log_requests: Literal["all", "errors", "off"]
 
 
+class OAuthConfig(_Table, frozen=True, kw_only=True):
+    """`[auth.oauth.openai]`."""
+
+    authorize_url: str
+    token_url: str
+    #: "": tokens cannot be given back.
+    revoke_url: str
+    #: "": nobody logs in by OAuth.
+    client_id: str
+    #: "": the client has none.
+    client_secret_vault_ref: str
+    scopes: list[str]
+    #: "": a place of the console.
+    redirect_uri: str
+    extra_authorize_params: dict[str, str]
+    attempt_ttl_ms: int
+
+
+class OAuthsConfig(_Table, frozen=True, kw_only=True):
+    """`[auth.oauth]`: by provider."""
+
+    openai: OAuthConfig
+
+
 class AuthConfig(_Table, frozen=True, kw_only=True):
     """`[auth]`."""
 
@@ -75,6 +99,7 @@ class AuthConfig(_Table, frozen=True, kw_only=True):
     extra_hosts: list[str]
     expiring_window_ms: int
     max_profiles_per_candidate: int
+    oauth: OAuthsConfig
 
 
 class VaultConfig(_Table, frozen=True, kw_only=True):

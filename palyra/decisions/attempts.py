@@ -229,6 +229,8 @@ def _next_credential(state: State, run: Run, end: FailureEnd, opened: CircuitOpe
     is_closed = opened is None or opened.until_us <= now_us
     if now_us >= run.deadline_us or not is_closed:
         return ""
+    if credentials.is_renewed_for(state, attempt, failure, now_us):
+        return attempt.credential_ref
     step = run.plan[attempt.candidate]
     return credentials.next_after(state, step, attempt.credential_ref, agent_id=run.agent_id, now_us=now_us)
 

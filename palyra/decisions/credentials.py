@@ -139,8 +139,11 @@ def verdict_of(
         return Verdict("failed")
     if credential_ref in absent:
         return Verdict("missing")
-    if needs_refresh and profile is not None and not can_refresh(profile):
-        return Verdict("expired_no_refresh")
+    if needs_refresh and profile is not None:
+        if not can_refresh(profile):
+            return Verdict("expired_no_refresh")
+        if profile.refresh is not None and profile.refresh.next_allowed_us > now_us:
+            return Verdict("expired_no_refresh", profile.refresh.next_allowed_us)
     until_us = cooling_until_us(state, credential_ref, model_id, now_us)
     if until_us:
         return Verdict("cooling_down", until_us)
@@ -243,6 +246,21 @@ def next_after(state: State, step: PlanStep, credential_ref: str, *, agent_id: s
         return ""
     picked = pick(state, step, wanted=rest[0].credential_ref, agent_id=agent_id, now_us=now_us)
     return picked.credential_ref if isinstance(picked, PlannedCredential) else ""
+
+
+def is_renewed_for(state: State, attempt: Attempt, failure: Failure, now_us: int) -> bool:
+    """Return whether the same credential is tried once more after a 401, with a new token.
+
+    Once: a 401 that the new token gets as well is a failure of the credential.
+    """
+    ref = attempt.credential_ref
+    profile = state.auth.profiles.get(ref)
+    if failure.failure_class != "auth_invalid" or profile is None or profile.credential_kind != "oauth2":
+        return False
+    if profile.status != "active" or not can_refresh(profile) or failure_of(state, ref) is not None:
+        return False
+    befell = at_failure(state, attempt, failure, now_us=now_us, jitter_bp=0)
+    return not isinstance(befell, AuthProfileFailed)
 
 
 def at_failure(

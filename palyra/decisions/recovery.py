@@ -6,7 +6,7 @@ that had started nothing bills nothing. Deciding twice changes nothing: what is 
 
 from __future__ import annotations
 
-from palyra.decisions import budgets, circuits, usage
+from palyra.decisions import budgets, circuits, oauth, usage
 from palyra.events.attempts import AttemptAbandoned
 from palyra.events.base import Draft
 from palyra.events.heartbeats import HeartbeatCleared
@@ -64,7 +64,7 @@ def _abandon(state: State, run: Run, *, boot_id: str, now_us: int) -> list[Draft
 
 
 def clear_old_boot(state: State, now_us: int) -> list[Draft]:
-    """Take the old process's work off the heartbeat board and resolve the incidents that were about it."""
+    """Take the old process's work off the board, end its logins, resolve the incidents that were about it."""
     drafts = [
         Draft(
             beat_stream(beat.work_kind, beat.work_id),
@@ -72,6 +72,7 @@ def clear_old_boot(state: State, now_us: int) -> list[Draft]:
         )
         for beat in state.heartbeats.board.values()
     ]
+    drafts += oauth.interrupt(state)
     for incident in open_incidents(state):
         if incident.kind in _OF_THE_OLD_BOOT:
             open_for_ms = us_to_ms(max(0, now_us - incident.opened_us))

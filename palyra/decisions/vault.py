@@ -7,12 +7,13 @@ that nobody has to guess; nothing is folded or corrected, because two spellings 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, cast
 
 import msgspec
 
 from palyra.errors import Refusal
+from palyra.events.auth import AuthProfileRefreshed
 from palyra.events.base import Draft, Fact
 from palyra.events.vault import VaultCreated, VaultDamageFound, VaultRekeyed, VaultSecretDeleted, VaultSecretStored
 from palyra.projections.state import State
@@ -98,6 +99,8 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     value_bytes: int
     purpose: str
     audience: str = ""
+    #: When it was sealed.
+    created_us: int = 0
 
 
 class VaultLook(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,6 +146,7 @@ def reconcile(state: State, look: VaultLook) -> Reconciliation:
         drafts += _missed_rekey(state, look)
     adopted, leftovers = _sort_out(state, look.held, keeps_all=is_new or known.is_behind)
     drafts += [_of_vault(stored_fact(held, "adopted")) for held in adopted.values()]
+    drafts += _renewed(state, adopted)
     in_use = {name: secret.revision for name, secret in known.secrets.items()}
     in_use.update({name: held.revision for name, held in adopted.items()})
     drafts += [
@@ -156,6 +160,24 @@ def reconcile(state: State, look: VaultLook) -> Reconciliation:
         ("dangling_ref", name) for name, rev in in_use.items() if (name, rev) not in found and name not in broken
     ]
     return Reconciliation(drafts + _damage_drafts(state, [*damage, *dangling]), leftovers)
+
+
+def _renewed(state: State, adopted: Mapping[str, Held]) -> list[Draft]:
+    """Return the facts of tokens that were renewed right before a crash. Each lives as long as the one before."""
+    drafts = []
+    for profile in state.auth.profiles.values():
+        held = adopted.get(profile.vault_ref)
+        if held is None or held.purpose != "refresh" or held.revision <= profile.vault_revision:
+            continue
+        life_us = None if profile.expires_us is None else profile.expires_us - profile.issued_us
+        refreshed = AuthProfileRefreshed(
+            vault_revision=held.revision,
+            key_fingerprint=held.key_fingerprint,
+            expires_us=None if life_us is None else held.created_us + life_us,
+            recovered=True,
+        )
+        drafts.append(Draft(f"credential-{profile.profile_id}", refreshed))
+    return drafts
 
 
 def _missed_rekey(state: State, look: VaultLook) -> list[Draft]:

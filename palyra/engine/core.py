@@ -34,7 +34,7 @@ from palyra.redaction import KnownSecrets
 SYSTEM = "system:daemon"
 #: Facts that hold words which people wrote. They are folded as they will be read back: a word that equals a default
 #: is written where the default itself is left out, and the live state must not be told from a replayed one by that.
-_FROM_OUTSIDE = ("auth_profile.", "budget_policy.", "config.", "price_list.")
+_FROM_OUTSIDE = ("auth_profile.", "budget_policy.", "config.", "oauth_attempt.", "price_list.")
 #: Facts of each request that hold nothing but our own words, names of the configuration and numbers: nobody could
 #: have put a secret into them, and looking would cost each request as much as all the others together.
 _OWN_WORDS = frozenset(

@@ -29,10 +29,11 @@ from palyra.decisions.vault import (
     stored_fact,
 )
 from palyra.engine.core import Core
-from palyra.errors import Refusal, Refused, VaultError
+from palyra.errors import JournalUnwritable, Refusal, Refused, VaultError
 from palyra.events.base import Draft
 from palyra.events.vault import VaultCreated, VaultRekeyed, VaultSecretDeleted
 from palyra.limits import COMMIT_MAX_COUNT
+from palyra.redaction import Secret
 
 T = TypeVar("T")
 STREAM = "vault"
@@ -124,12 +125,15 @@ class VaultKeeper:
             fact = stored_fact(_held(stored.info, stored.key_fingerprint), reason)
             drafts = [*self._made(), Draft(STREAM, fact), *then(stored)]
             await record(drafts)
-        except BaseException:
-            await asyncio.to_thread(self.vault.delete_revision, ref, stored.info.revision)
+        except BaseException as error:
+            # The token that a new one was had for is spent: what cannot be recorded now is found later.
+            if not (reason == "refresh" and isinstance(error, JournalUnwritable)):
+                await asyncio.to_thread(self.vault.delete_revision, ref, stored.info.revision)
             raise
         self._know(self.vault.cached(ref, stored.info.revision))
         below = kept_below(stored.info.ref, stored.info.revision)
-        await asyncio.to_thread(self.vault.delete, ref, below=below)
+        for revision in await asyncio.to_thread(self.vault.delete, ref, below=below):
+            self._core.known.let_go(f"{ref}@{revision}")
         return stored
 
     async def delete(
@@ -153,7 +157,12 @@ class VaultKeeper:
             deleted = Draft(STREAM, VaultSecretDeleted(ref=name, revision=secret.revision, reason=reason))
             await record([deleted, *then])
         gone = await asyncio.to_thread(self.vault.delete, ref)
+        self._core.known.let_go(f"{name}@")
         return secret is not None or bool(gone)
+
+    def fingerprint(self, value: Secret) -> str:
+        """Return a keyed digest of any text; raises `VaultError`."""
+        return self.vault.fingerprint(value)
 
     async def drop_older(self, ref: VaultRef, revision: int) -> None:
         """Delete every revision of a secret before this one; nothing names them any more."""
@@ -247,4 +256,5 @@ def _held(info: SecretInfo, key_fingerprint: str) -> Held:
         value_bytes=info.value_bytes,
         purpose=info.purpose,
         audience=info.audience,
+        created_us=info.created_us,
     )

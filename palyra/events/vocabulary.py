@@ -29,6 +29,7 @@ from palyra.events import (
     keys,
     loops,
     models,
+    oauth,
     pricing,
     routing,
     runs,
@@ -132,6 +133,12 @@ AnyFact = (
     | auth.AuthProfileRefreshStarted
     | auth.AuthProfileRefreshed
     | auth.AuthProfileRefreshFailed
+    | oauth.OauthAttemptStarted
+    | oauth.OauthAttemptCallbackReceived
+    | oauth.OauthAttemptCompleted
+    | oauth.OauthAttemptFailed
+    | oauth.OauthAttemptExpired
+    | oauth.OauthAttemptCancelled
 )
 
 _RETENTION: dict[str, Retention] = {
@@ -163,6 +170,7 @@ _RETENTION: dict[str, Retention] = {
     "request": "pulse",
     "vault": "audit",
     "auth_profile": "audit",
+    "oauth_attempt": "audit",
 }
 
 

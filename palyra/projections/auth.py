@@ -69,6 +69,8 @@ class Refresh(msgspec.Struct, kw_only=True):
     last_attempt_us: int = 0
     last_success_us: int = 0
     next_allowed_us: int = 0
+    #: Refusals of an unknown kind in a row.
+    rejected_count: int = 0
 
 
 class AuthProfile(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -89,6 +91,8 @@ class AuthProfile(msgspec.Struct, kw_only=True, omit_defaults=True):
     #: None where there is nothing to refresh.
     refresh: Refresh | None = None
     status: Status
+    #: When it was revoked; 0 while it is not.
+    revoked_us: int = 0
     models_count: int = 0
     validated_us: int = 0
     created_us: int
@@ -323,6 +327,7 @@ def _revoked(state: State, recorded: Recorded, body: auth.AuthProfileRevoked) ->
     if profile is None:
         return
     profile.status = "revoking" if body.remote == "pending" else "revoked"
+    profile.revoked_us = recorded.recorded_at_us
     state.auth.standings.pop(profile.profile_id, None)
     for order in state.auth.orders.values():
         order.profile_ids = [one for one in order.profile_ids if one != profile.profile_id]
@@ -428,7 +433,11 @@ def _refresh_failed(state: State, recorded: Recorded, body: auth.AuthProfileRefr
     if profile is None or profile.refresh is None:
         return
     refresh = profile.refresh
+    if body.error_code == "superseded":
+        refresh.state = "idle" if refresh.state == "in_flight" else refresh.state
+        return
     refresh.state = "terminal" if body.terminal else "backing_off"
+    refresh.rejected_count = refresh.rejected_count + 1 if body.error_code == "rejected" else 0
     refresh.streak_count, refresh.last_error_code = body.streak_count, body.error_code
     refresh.last_attempt_us = recorded.recorded_at_us
     refresh.next_allowed_us = body.next_allowed_us or 0
@@ -474,5 +483,8 @@ def _clock_stepped(state: State, recorded: Recorded, body: daemon.DaemonClockSte
     for profile in state.auth.profiles.values():
         if profile.expires_us is not None:
             profile.expires_us += body.step_us
+            profile.issued_us += body.step_us
+        if profile.revoked_us:
+            profile.revoked_us += body.step_us
         if profile.refresh is not None and profile.refresh.next_allowed_us:
             profile.refresh.next_allowed_us += body.step_us

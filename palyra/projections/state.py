@@ -28,6 +28,7 @@ from palyra.projections import (
     incidents,
     journal,
     keys,
+    oauth,
     pricing,
     runs,
     usage,
@@ -65,6 +66,7 @@ class State(msgspec.Struct, kw_only=True):
         default_factory=console_sessions.ConsoleSessionsState
     )
     auth: auth.AuthState = msgspec.field(default_factory=auth.AuthState)
+    oauth: oauth.OAuthState = msgspec.field(default_factory=oauth.OAuthState)
 
 
 #: Chapters that look at the run an attempt belongs to stand before `runs`, which lets go of it.
@@ -87,6 +89,7 @@ _CHAPTERS = (
     keys,
     vault,
     console_sessions,
+    oauth,
 )
 
 

@@ -189,6 +189,19 @@ def validate_base_url_network_policy(
     return problem or parsed
 
 
+def endpoint_url(url: str) -> BaseUrl | UrlProblem:
+    """Judge the address of one place of a server, which has a path: https, or http on this very machine."""
+    parsed = _parse(url)
+    if isinstance(parsed, UrlProblem):
+        return parsed
+    if url.partition("://")[2].partition("/")[2] in ("", "/") or url.endswith("/"):
+        return _bad("must name a place of its server, and not end in a slash")
+    is_here = _class_of_host(parsed.host) == "loopback"
+    if parsed.scheme == "http" and not is_here:
+        return UrlProblem(code="insecure_scheme", message="must be https://; http:// is for this machine only")
+    return _judge_host(parsed.host, allow_private=is_here) or parsed
+
+
 def _parse(url: str) -> BaseUrl | UrlProblem:
     match = _URL.fullmatch(url) if len(url) <= _URL_MAX_CHARS else None
     if match is None or not _PATH.fullmatch(match["path"]):

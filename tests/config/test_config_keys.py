@@ -56,6 +56,12 @@ SHAPED: dict[str, tuple[list[str], list[str]]] = {
         ["global/openai", "agent:a.b/x-1"],
         ["", "openai", "Global/x", "global/X", " global/x", "agent:../x"],
     ),
+    "endpoint": (
+        ["https://a.example/token", "http://127.0.0.1:8080/cb", "http://localhost:1455/auth/callback"],
+        ["", "https://a.example", "https://a.example/x?y=1", "http://a.example/x", "https://u@a.example/x", "ftp://a/x"],
+    ),
+    "endpoint_or_none": (["", "https://a.example/revoke"], ["http://a.example/x", "https://10.0.0.1/x"]),
+    "scope": (["openid", "a:b/c"], ["", "a b", 'a"']),
     "header_value": (["x", "a b"], ["", "a\nb", " a", "x" * 1025]),
 }
 

@@ -1,0 +1,494 @@
+"""Logging in at a provider: an attempt is started, somebody comes back with a code, and tokens are kept or nothing.
+
+What an attempt has to keep secret is sealed, so it outlives a restart; who comes back is judged in the loop, so
+that of any number that come at once one goes on. A code is sent once. Whoever hangs up meanwhile stops nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from palyra.auth.keys import digest_of, random_token
+from palyra.auth.oauth import (
+    BadTokenAnswer,
+    NoCode,
+    Redirect,
+    Tokens,
+    authorize_url,
+    code_of,
+    exchange_body,
+    new_attempt,
+    subject_of,
+)
+from palyra.auth.sealed import Stored
+from palyra.config.tree import OAuthConfig
+from palyra.decisions.oauth import (
+    Claim,
+    cancel,
+    claim_browser,
+    claim_paste,
+    of_attempt,
+    refuse_start,
+    sealed_ref,
+)
+from palyra.decisions.profiles import Wish, find_profile, profile_id_for
+from palyra.decisions.tokens import TokenRefusal
+from palyra.engine.console.changes import Order
+from palyra.engine.core import Core
+from palyra.engine.credential_checks import check_credential, find_target
+from palyra.engine.token_endpoint import ask_tokens
+from palyra.engine.tokens import TokenKeeper, expiry_of, parts_of
+from palyra.engine.vault import VaultKeeper, ref_of
+from palyra.errors import PalyraError, Refusal, Refused, VaultError
+from palyra.events.auth import AuthProfileConnected, AuthProfileDefaultSet, AuthProfileRotated, OAuthGrant
+from palyra.events.base import Draft, Fact
+from palyra.events.oauth import OauthAttemptCompleted, OauthAttemptFailed, OauthAttemptStarted, OAuthMode
+from palyra.projections.auth import AuthProfile, vault_ref
+from palyra.projections.oauth import OAuthAttempt, attempt_of, open_attempts
+from palyra.redaction import Secret
+from palyra.units import US_PER_S, ms_to_us
+from palyra.wire.netguard import BaseUrl, classify_address, endpoint_url, is_literal, is_local_name
+
+PROVIDER = "openai"
+#: Where people come back to, below the daemon's own address, unless configuration says otherwise.
+OPENAI_OAUTH_CALLBACK_PATH = f"/console/v1/auth/providers/{PROVIDER}/callback"
+LAUNCH_LIFE_US = 60 * US_PER_S
+_LAUNCHES_MAX_COUNT = 64
+#: What a refused model list says about the token that it was asked with.
+_TOKEN_REJECTED = ("invalid_credential", "validation_not_permitted", "unverifiable")
+
+
+class Callbacks(Protocol):
+    """Where browsers come back to, beside the daemon's own address."""
+
+    @property
+    def own_url(self) -> str:
+        """The daemon's own address, without a path."""
+        ...
+
+    async def open(self, redirect_uri: str) -> None:
+        """See to it that somebody listens there; raises `StateError`."""
+        ...
+
+    async def close_all_but(self, redirect_uris: list[str]) -> None:
+        """Stop listening for those that nobody waits for."""
+        ...
+
+
+class Started(NamedTuple):
+    """An attempt that was just started."""
+
+    attempt: OAuthAttempt
+    #: Where a person has to go; for an attempt that is finished by pasting.
+    authorize_url: Secret | None
+    #: Where a browser has to go first, once: it gets its cookie there.
+    launch_url: Secret | None
+
+
+class Launch(NamedTuple):
+    """What a browser is given on its way to the provider."""
+
+    attempt: OAuthAttempt
+    cookie: Secret
+    authorize_url: Secret
+
+
+class OAuthDesk:
+    """The logins of an engine."""
+
+    def __init__(
+        self,
+        core: Core,
+        vault: VaultKeeper,
+        tokens: TokenKeeper,
+        settings: Callable[[], OAuthConfig],
+        *,
+        public_url: Callable[[], str] = lambda: "",
+        callbacks: Callbacks | None = None,
+    ) -> None:
+        """Without `callbacks` there is no daemon, and no browser can come back."""
+        self._core = core
+        self._vault = vault
+        self._tokens = tokens
+        self._settings = settings
+        self._public_url = public_url
+        self._callbacks = callbacks
+        #: By digest of the code: attempt, until when.
+        self._launches: dict[str, tuple[str, int]] = {}
+        self._exchanges: dict[str, asyncio.Task[None]] = {}
+
+    # -- the start
+
+    async def start(
+        self,
+        order: Order,
+        *,
+        mode: OAuthMode,
+        wish: Wish | None = None,
+        set_default: bool = False,
+        scopes: list[str] | None = None,
+        for_profile: AuthProfile | None = None,
+    ) -> Started:
+        """Start an attempt for a new profile, or for new tokens of one that is there; raises `PalyraError`."""
+        core, settings = self._core, self._settings()
+        if not settings.client_id:
+            hint = f"set auth.oauth.{PROVIDER}.client_id to the id that the provider has given your program"
+            message = f"Nobody can log in at {PROVIDER}: there is no client id."
+            raise PalyraError(message, hint=hint, code="oauth_not_configured")
+        refusal = refuse_start(core.state, order.actor, core.clock.now_us())
+        if refusal is not None:
+            raise Refused(refusal)
+        redirect_uri = self._redirect_uri(settings, mode)
+        if mode == "browser" and self._callbacks is not None:
+            await self._callbacks.open(redirect_uri)
+        profile_id = "" if wish is None else _or_refuse(profile_id_for(core.state, wish))
+        made, attempt_id = new_attempt(), core.ids.ulid(core.clock.now_us()).lower()
+        state_digest, challenge_digest, cookie_digest = made.digests
+        asked = sorted(dict.fromkeys(settings.scopes if scopes is None else scopes))
+        started = OauthAttemptStarted(
+            provider=PROVIDER,
+            mode=mode,
+            issuer=_origin(settings.authorize_url),
+            redirect_uri=redirect_uri,
+            grant=OAuthGrant(
+                token_url=settings.token_url,
+                revoke_url=settings.revoke_url,
+                client_id=settings.client_id,
+                scopes=asked,
+            ),
+            state_digest=state_digest,
+            challenge_digest=challenge_digest,
+            cookie_digest=cookie_digest if mode == "browser" else "",
+            expires_us=core.clock.now_us() + ms_to_us(settings.attempt_ttl_ms),
+            for_profile_id="" if for_profile is None else for_profile.profile_id,
+            profile_id=profile_id,
+            profile_name="" if wish is None else wish.profile_name,
+            agent_id="" if wish is None else wish.agent_id,
+            set_default=set_default,
+        )
+        parts = made.parts
+        url = authorize_url(
+            settings.authorize_url,
+            parts,
+            client_id=settings.client_id,
+            redirect_uri=redirect_uri,
+            scopes=asked,
+            extra=settings.extra_authorize_params,
+        )
+        if settings.client_secret_vault_ref:
+            parts["client_secret"] = self._client_secret(settings.client_secret_vault_ref)
+        parts["authorize_url"] = url
+        await self._vault.put(
+            ref_of(sealed_ref(attempt_id)),
+            parts,
+            reason="oauth",
+            record=order.record,
+            then=lambda stored: self._started(order, of_attempt(attempt_id, started)),
+        )
+        attempt = core.state.oauth.attempts[attempt_id]
+        launch_url = self._launch_url(attempt) if mode == "browser" else None
+        return Started(attempt, url if mode == "paste" else None, launch_url)
+
+    def _started(self, order: Order, drafts: list[Draft]) -> list[Draft]:
+        refusal = refuse_start(self._core.state, order.actor, self._core.clock.now_us())
+        if refusal is not None:
+            raise Refused(refusal)
+        return drafts
+
+    def _client_secret(self, reference: str) -> Secret:
+        secret = self._core.state.vault.secrets.get(reference)
+        opened = self._vault.opened(ref_of(reference), 0 if secret is None else secret.revision)
+        if opened.secret is None:
+            raise VaultError(f"{reference} holds no text that could be a client secret.", code="secret_not_found")
+        return opened.secret
+
+    def _redirect_uri(self, settings: OAuthConfig, mode: OAuthMode) -> str:
+        """Return where people come back to; raises `PalyraError` where nobody would be there."""
+        own_url = "" if self._callbacks is None else self._callbacks.own_url
+        if not settings.redirect_uri:
+            return f"{own_url or 'http://127.0.0.1:7142'}{OPENAI_OAUTH_CALLBACK_PATH}"
+        if mode == "paste" or is_here(settings.redirect_uri):
+            return settings.redirect_uri
+        if settings.redirect_uri == f"{self._public_url()}{OPENAI_OAUTH_CALLBACK_PATH}":
+            return settings.redirect_uri
+        message = (
+            f"auth.oauth.{PROVIDER}.redirect_uri is neither on this machine nor daemon.public_url with"
+            f" {OPENAI_OAUTH_CALLBACK_PATH}, so nobody would come back here."
+        )
+        raise PalyraError(message, hint="correct it, or log in with --paste", code="oauth_not_configured")
+
+    def _launch_url(self, attempt: OAuthAttempt) -> Secret:
+        """Return where a browser gets its cookie: on the very host that it comes back to."""
+        now_us = self._core.clock.now_us()
+        self._launches = {digest: found for digest, found in self._launches.items() if now_us < found[1]}
+        while len(self._launches) >= _LAUNCHES_MAX_COUNT:
+            del self._launches[next(iter(self._launches))]
+        code = random_token()
+        self._launches[digest_of(code.reveal())] = (attempt.attempt_id, now_us + LAUNCH_LIFE_US)
+        return Secret(f"{attempt.redirect_uri.removesuffix('/callback')}/launch/{code.reveal()}")
+
+    def launch(self, code: str) -> Launch | Refusal:
+        """Return what a browser gets that shows a launch code; each is good once."""
+        attempt_id, until_us = self._launches.pop(digest_of(code), ("", 0))
+        attempt = attempt_of(self._core.state, attempt_id, self._core.clock.now_us())
+        if attempt is None or attempt.state != "pending" or until_us <= self._core.clock.now_us():
+            return Refusal(code="attempt_not_found", message="This link was used before, or is too old.")
+        parts = self._sealed(attempt)
+        return Launch(attempt, parts["cookie"], parts["authorize_url"])
+
+    # -- the way back
+
+    async def arrive(self, redirect: Redirect, cookies: dict[str, str]) -> OAuthAttempt | Refusal:
+        """Take a browser that came back, and return how its login ended; raises `PalyraError`."""
+        attempt = next(
+            (one for one in self._core.state.oauth.attempts.values() if one.state_digest == redirect.state_digest),
+            None,
+        )
+        cookie = "" if attempt is None else cookies.get(cookie_name(attempt), "")
+        return await self._come_back(
+            lambda now_us: claim_browser(self._core.state, redirect.state_digest, digest_of(cookie), now_us),
+            redirect,
+        )
+
+    async def complete(self, order: Order, attempt_id: str, redirect: Redirect) -> OAuthAttempt:
+        """Take the address that somebody pasted, and return how the login ended; raises `PalyraError`."""
+        ended = await self._come_back(
+            lambda now_us: claim_paste(self._core.state, attempt_id, redirect.state_digest, order.actor, now_us),
+            redirect,
+        )
+        if isinstance(ended, Refusal):
+            raise Refused(ended)
+        return ended
+
+    async def _come_back(self, claim_at: Callable[[int], Claim], redirect: Redirect) -> OAuthAttempt | Refusal:
+        with self._core.batch() as batch:
+            claim = claim_at(batch.now_us)
+            if claim.attempt is not None and claim.is_won:
+                self._sealed(claim.attempt)  # a vault that cannot be read leaves the attempt as it is
+            batch.add(claim.drafts)
+        if claim.refusal is not None or claim.attempt is None:
+            assert claim.refusal is not None
+            return claim.refusal
+        if claim.is_won:
+            attempt_id = claim.attempt.attempt_id
+            task = asyncio.create_task(self._finish(claim.attempt, redirect, batch.durable()))
+            self._exchanges[attempt_id] = task
+            task.add_done_callback(lambda done: self._exchanges.pop(attempt_id, None))
+            await asyncio.shield(task)
+        else:
+            await batch.durable()
+        return self._core.state.oauth.attempts[claim.attempt.attempt_id]
+
+    async def _finish(self, attempt: OAuthAttempt, redirect: Redirect, claimed: Coroutine[Any, Any, None]) -> None:
+        """See a claimed attempt through, whatever happens on the way."""
+        await claimed
+        parts = self._sealed(attempt)
+        try:
+            tokens = await self._exchange(attempt, parts, redirect)
+            if tokens is not None:
+                await self._keep(attempt, parts, tokens)
+        except _Failed as failed:
+            fact = OauthAttemptFailed(failure_code=failed.code, http_status=failed.http_status)
+            await self._core.record(of_attempt(attempt.attempt_id, fact))
+            if failed.tokens is not None:
+                own = {name: parts[name] for name in ("client_secret",) if name in parts}
+                self._tokens.drop(attempt.grant, parts_of(failed.tokens) | own)
+        await self._vault.delete(ref_of(sealed_ref(attempt.attempt_id)), reason="attempt_over")
+
+    async def _exchange(self, attempt: OAuthAttempt, parts: dict[str, Secret], redirect: Redirect) -> Tokens:
+        """Return the tokens that a code is good for; raises `_Failed`."""
+        if redirect.issuer and _origin(redirect.issuer) != attempt.issuer:
+            raise _Failed("issuer_mismatch")
+        try:
+            code = code_of(redirect)
+        except NoCode as no:
+            raise _Failed(str(no)) from None
+        grant = attempt.grant
+        body = exchange_body(
+            code,
+            parts["verifier"],
+            client_id=grant.client_id,
+            redirect_uri=attempt.redirect_uri,
+            client_secret=parts.get("client_secret"),
+        )
+        answer = await ask_tokens(grant.token_url, body, self._core.clock.now_us())
+        if isinstance(answer, TokenRefusal):
+            if answer.status == 200:
+                raise _Failed("invalid_token_response", http_status=200)
+            is_taken = 400 <= answer.status < 500
+            code_word = "exchange_rejected" if is_taken else "exchange_unreachable"
+            raise _Failed(code_word, http_status=answer.status)
+        if answer.refresh_token is None and "offline_access" in grant.scopes:
+            raise _Failed("invalid_token_response", http_status=200, tokens=answer)
+        return answer
+
+    async def _keep(self, attempt: OAuthAttempt, parts: dict[str, Secret], tokens: Tokens) -> None:
+        """Check tokens at the provider and keep them as a profile; raises `_Failed`, and then nothing is kept."""
+        core = self._core
+        now_us = core.clock.now_us()
+        try:
+            account = self._account_of(attempt, parts, tokens)
+            target = find_target(core.state.catalog.registry, attempt.provider)
+            checked = await check_credential(target, tokens.access_token, now_us)
+        except BadTokenAnswer:
+            raise _Failed("id_token_mismatch", tokens=tokens) from None
+        except PalyraError:
+            raise _Failed("provider_unavailable", tokens=tokens) from None
+        if not checked.is_good:
+            code = "token_rejected" if checked.code in _TOKEN_REJECTED else "provider_unavailable"
+            raise _Failed(code, http_status=checked.http_status, tokens=tokens)
+        can_refresh = tokens.refresh_token is not None
+        grant = msgspec.structs.replace(attempt.grant, account_fingerprint=account, can_refresh=can_refresh)
+        expires_us = expiry_of(tokens, now_us)
+        profile_id = attempt.for_profile_id or attempt.profile_id
+
+        def facts(stored: Stored) -> list[Draft]:
+            more = {
+                "vault_revision": stored.info.revision,
+                "key_fingerprint": stored.key_fingerprint,
+                "models_count": checked.models_count,
+                "expires_us": expires_us,
+                "oauth": grant,
+            }
+            told = _end_of(core, attempt, target.audience, more)
+            completed = of_attempt(attempt.attempt_id, OauthAttemptCompleted(profile_id=profile_id))
+            return [*(Draft(f"credential-{profile_id}", fact) for fact in told), *completed]
+
+        own = {name: parts[name] for name in ("client_secret",) if name in parts}
+        try:
+            await self._vault.put(
+                ref_of(_ref_for(core, attempt)),
+                {**parts_of(tokens), **own},
+                reason="rotate" if attempt.for_profile_id else "connect",
+                record=_recorder(core, attempt.actor),
+                audience=target.audience,
+                profile_id=profile_id,
+                then=facts,
+            )
+        except (VaultError, Refused):
+            raise _Failed("not_stored", tokens=tokens) from None
+
+    def _account_of(self, attempt: OAuthAttempt, parts: dict[str, Secret], tokens: Tokens) -> str:
+        if tokens.id_token is None:
+            return ""
+        subject = subject_of(
+            tokens.id_token,
+            nonce=parts["nonce"],
+            client_id=attempt.grant.client_id,
+            now_s=self._core.clock.now_us() // US_PER_S,
+        )
+        return self._vault.fingerprint(subject)
+
+    # -- while it lasts, and otherwise
+
+    async def cancel(self, order: Order, attempt_id: str) -> OAuthAttempt:
+        """End an attempt that waits; one that is over stays as it is."""
+        attempt = self.find(attempt_id)
+        await order.record(cancel(attempt))
+        if attempt.state == "cancelled":
+            await self._vault.delete(ref_of(sealed_ref(attempt_id)), reason="attempt_over")
+        return attempt
+
+    def find(self, attempt_id: str) -> OAuthAttempt:
+        """Return an attempt as long as it is shown; raises `Refused`."""
+        attempt = attempt_of(self._core.state, attempt_id, self._core.clock.now_us())
+        if attempt is None:
+            message = "There is no such login, or not any more; palyra auth attempts shows them."
+            raise Refused(Refusal(code="attempt_not_found", message=message))
+        return attempt
+
+    async def listen(self) -> None:
+        """Listen where the open attempts of browsers come back to, and nowhere else."""
+        if self._callbacks is not None:
+            wanted = [one.redirect_uri for one in open_attempts(self._core.state) if one.mode == "browser"]
+            for redirect_uri in dict.fromkeys(wanted):
+                await self._callbacks.open(redirect_uri)
+
+    async def settle(self) -> None:
+        """Wait for the codes that are being exchanged."""
+        if self._exchanges:
+            await asyncio.wait(list(self._exchanges.values()))
+
+    def _sealed(self, attempt: OAuthAttempt) -> dict[str, Secret]:
+        """Return what an attempt keeps secret; raises `VaultError`."""
+        reference = sealed_ref(attempt.attempt_id)
+        secret = self._core.state.vault.secrets.get(reference)
+        return dict(self._vault.opened(ref_of(reference), 0 if secret is None else secret.revision).parts)
+
+
+class _Failed(Exception):
+    """A claimed attempt that came to nothing."""
+
+    def __init__(self, code: str, *, http_status: int = 0, tokens: Tokens | None = None) -> None:
+        super().__init__(code)
+        self.code = code
+        self.http_status = http_status
+        #: What the provider gave for it, and takes back.
+        self.tokens = tokens
+
+
+def cookie_name(attempt: OAuthAttempt) -> str:
+    """Return the name of the cookie that binds an attempt to a browser: one for each, so that two do not meet."""
+    return f"palyra_oauth_{attempt.attempt_id[-6:]}"
+
+
+def is_here(url: str) -> bool:
+    """Return whether an address is on this very machine."""
+    host = urlsplit(url).hostname or ""
+    return is_local_name(host) or (is_literal(host) and classify_address(host) == "loopback")
+
+
+def _origin(url: str) -> str:
+    """Return scheme, host and port of an address, "" for none."""
+    parsed = endpoint_url(url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/-")
+    return parsed.origin if isinstance(parsed, BaseUrl) else ""
+
+
+def _ref_for(core: Core, attempt: OAuthAttempt) -> str:
+    if not attempt.for_profile_id:
+        return vault_ref(attempt.profile_id, attempt.agent_id)
+    profile = core.state.auth.profiles[attempt.for_profile_id]
+    return profile.vault_ref
+
+
+def _end_of(core: Core, attempt: OAuthAttempt, audience: str, more: dict[str, Any]) -> list[Fact]:
+    """Return what becomes of a profile whose tokens are sealed; raises `Refused` where it cannot be any more."""
+    if attempt.state != "exchanging":
+        raise Refused(Refusal(code="conflict", message="The login is over."))
+    if attempt.for_profile_id:
+        profile = _or_refuse(find_profile(core.state, attempt.for_profile_id))
+        before = "" if profile.oauth is None else profile.oauth.account_fingerprint
+        after = more["oauth"].account_fingerprint
+        return [AuthProfileRotated(account_changed=bool(before and after and before != after), **more)]
+    wish = Wish(
+        provider=attempt.provider,
+        profile_name=attempt.profile_name,
+        profile_id=attempt.profile_id,
+        agent_id=attempt.agent_id,
+        suffix="",
+    )
+    _or_refuse(profile_id_for(core.state, wish))
+    connected = AuthProfileConnected(
+        provider=attempt.provider,
+        profile_name=attempt.profile_name,
+        agent_id=attempt.agent_id,
+        credential_kind="oauth2",
+        audience=audience,
+        **more,
+    )
+    return [connected, *([AuthProfileDefaultSet()] if attempt.set_default else [])]
+
+
+def _recorder(core: Core, actor: str) -> Callable[[Any], Awaitable[None]]:
+    return lambda drafts: core.record(drafts, actor)
+
+
+def _or_refuse(found: Any) -> Any:
+    if isinstance(found, Refusal):
+        raise Refused(found)
+    return found
