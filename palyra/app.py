@@ -23,10 +23,12 @@ from palyra.auth.references import ReferenceSource
 from palyra.config.load import LoadedConfig, load_given
 from palyra.config.state import StatePaths, find_state_dir
 from palyra.config.tree import Config
+from palyra.daemon.callbacks import CallbackListeners
 from palyra.daemon.console import Console
 from palyra.daemon.doorkeeper import Doorkeeper
 from palyra.daemon.feeds import Feed
 from palyra.daemon.gateway import Gateway, RequestLine
+from palyra.daemon.login_pages import LoginPages
 from palyra.daemon.logs import Log
 from palyra.daemon.operators import LOCAL_OPERATOR
 from palyra.daemon.requests import GatewayLimits
@@ -44,9 +46,11 @@ from palyra.engine.ids import SystemIds
 from palyra.engine.listing import ModelLists
 from palyra.engine.logins import Logins
 from palyra.engine.machine import MachineChore
+from palyra.engine.oauth import OAuthDesk
 from palyra.engine.rechecks import RecheckChore
 from palyra.engine.run import RunSettings
 from palyra.engine.runs import Runs
+from palyra.engine.tokens import TokenKeeper
 from palyra.engine.upgrade import Upgraded
 from palyra.engine.vault import VaultKeeper
 from palyra.engine.watching import DiscoveryChore, HealthChore, Watchers, watched
@@ -264,6 +268,7 @@ class Daemon:
             await self._close_books(forced_count=0)  # a port that is taken is not a crash
             raise
         self._stack.push_async_callback(self.server.stop)
+        await self.oauth.listen()
         self._home.announce(self.url, self.server.socket_path)
         self.took_ms = us_to_ms(self._clock.now_us() - self._started_us)
         ready = DaemonReady(boot_id=self.boot_id, recovered=self.recovered, took_ms=self.took_ms)
@@ -296,6 +301,8 @@ class Daemon:
         entries = config.model_provider.registry.providers
         outside = Outside(entries, ReferenceSource(self.environ), self.vault, self.core)
         self._stack.push_async_callback(outside.close)
+        self.tokens = TokenKeeper(self.core, self.vault)
+        self._stack.push_async_callback(self.tokens.settle)
         lists, ground = ModelLists(outside, lambda: self.core.state, self._clock), watched(self.core)
         self.health = HealthChore(ground, lambda provider: lists.ask(provider, pages_count=1))
         self.discovery = DiscoveryChore(ground, lists.ask)
@@ -303,6 +310,7 @@ class Daemon:
             self.core,
             outside,
             settings=RunSettings(sse_keepalive_ms=config.model_provider.sse_keepalive_ms),
+            tokens=self.tokens,
             on_bug=self._on_bug,
         )
         self._adoption = Adoption(config, self._reads, outside=outside, runs=self.runs, obey=self._obey)
@@ -350,6 +358,18 @@ class Daemon:
     def _console(self) -> Console:
         past = self._home.past()
         self._stack.push_async_callback(past.close)
+        self._callbacks = CallbackListeners(lambda: self.url)
+        self._stack.push_async_callback(self._callbacks.close)
+        self.oauth = OAuthDesk(
+            self.core,
+            self.vault,
+            self.tokens,
+            lambda: self.config.auth.oauth.openai,
+            public_url=lambda: self.config.daemon.public_url,
+            callbacks=self._callbacks,
+        )
+        self._callbacks.pages = pages = LoginPages(self.oauth, self._clock.now_us)
+        self._stack.push_async_callback(self.oauth.settle)
         self._sights = LiveSights(
             self.core,
             past,
@@ -366,6 +386,8 @@ class Daemon:
             reload=self._adoption.reload,
             key_files=self._home.key_files,
             watchers=Watchers(self.health, self.discovery),
+            oauth=self.oauth,
+            tokens=self.tokens,
         )
         changer = Changer(self._desk)
         self._stack.push_async_callback(changer.settle)
@@ -379,6 +401,7 @@ class Daemon:
             doorkeeper=Doorkeeper(self.core, logins, lambda: self.config.daemon.public_url or self.url),
             entrance=self.gateway.entrance,
             feed=self._feed,
+            login_pages=pages,
             is_draining=lambda: self.gateway.is_draining,
             on_bug=self._on_bug,
         )
@@ -399,6 +422,7 @@ class Daemon:
             health=CrossingChore(self.guest, self.health),
             discovery=CrossingChore(self.guest, self.discovery),
             credentials=CrossingChore(self.guest, RecheckChore(self.core, self.runs.outward)),
+            tokens=CrossingChore(self.guest, self.tokens),
         )
         self.tree = Tree(loop_table(ports), self._clock, log)
         self.guest.start_soon(self.tree.run)

@@ -81,8 +81,7 @@ _CODES: dict[tuple[int, int], str] = {
     (421, 7): "bad_host",
     (422, 2): "idempotency_key_reused config_invalid principal_reserved unsafe_bind",
     (429, 4): (
-        "all_credentials_cooling client_rate_limited login_locked rate_limited too_many_streams"
-        " too_many_attempts"
+        "all_credentials_cooling client_rate_limited login_locked rate_limited too_many_streams too_many_attempts"
     ),
     (429, 6): "budget_blocked",
     (499, 4): "client_disconnected cancelled",

@@ -117,7 +117,7 @@ def change(call: Call, change: Change[ParamsT, FoundT], params: ParamsT) -> Aske
     file_of_journal(call.paths)
     from palyra.engine.offline import change_offline
 
-    told = change_offline(call.paths, call.loaded.config.vault, change, params)
+    told = change_offline(call.paths, call.loaded.config, change, params)
     return _asked(call, change, told, "journal_file", origin_of(lock), now_us)
 
 

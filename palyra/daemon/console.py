@@ -19,6 +19,7 @@ from palyra.daemon.bodies import Bodies
 from palyra.daemon.doorkeeper import Door, Doorkeeper
 from palyra.daemon.doorkeeper import Told as DoorTold
 from palyra.daemon.feeds import Feed
+from palyra.daemon.login_pages import LoginPages, PageAnswer
 from palyra.daemon.operators import Operator, authorize
 from palyra.daemon.requests import NOWHERE, Entrance, Route, Visit
 from palyra.engine.access import Access
@@ -29,6 +30,7 @@ from palyra.engine.console.live import LiveSights
 from palyra.engine.console.table import CHANGES, QUESTIONS
 from palyra.engine.exchange import ClientGone
 from palyra.engine.logins import Logins
+from palyra.engine.oauth import OPENAI_OAUTH_CALLBACK_PATH
 from palyra.errors import CODES, PalyraError, Refusal, Refused
 from palyra.units import ms_to_s
 
@@ -42,8 +44,16 @@ _KEY_MAX_CHARS = 200
 _FRAME = ("at", "at_least", "zone")
 
 Answer = tuple[int, dict[str, str], bytes]
+
+
+class Page(NamedTuple):
+    """A page that a browser sees of whom nobody knows who it is."""
+
+    show: Callable[[Visit, str], Awaitable[PageAnswer]]
+
+
 #: What stands behind a path and a method.
-Thing = Question[Any, Any] | Change[Any, Any] | Door | Feed
+Thing = Question[Any, Any] | Change[Any, Any] | Door | Feed | Page
 
 
 class _Found(NamedTuple):
@@ -67,6 +77,7 @@ class Console:
         doorkeeper: Doorkeeper,
         entrance: Entrance,
         feed: Feed,
+        login_pages: LoginPages,
         is_draining: Callable[[], bool],
         on_bug: Callable[[str], None],
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -83,6 +94,7 @@ class Console:
         self._bodies = Bodies(max_request_bytes=_BODY_MAX_BYTES, max_inflight_bytes=16 * _BODY_MAX_BYTES)
         self._places: dict[str, dict[str, Thing]] = {path: dict(doors) for path, doors in doorkeeper.places.items()}
         self._places["events"] = {"GET": feed}
+        self._places |= {path: {"GET": page} for path, page in _pages(login_pages).items()}
         for question in QUESTIONS:
             self._places.setdefault(question.path, {})["GET"] = question
         for change in CHANGES:
@@ -102,6 +114,8 @@ class Console:
             if thing is None:
                 message = f"{found.template} takes {' and '.join(found.methods)} only."
                 raise Refused(Refusal(code="method_not_allowed", message=message))
+            if isinstance(thing, Page):
+                return await self._show(visit, thing, found.place.get("id", ""))
             is_change = thing.is_change if isinstance(thing, Door) else isinstance(thing, Change)
             known = authorize(visit, self._access, self._logins, thing.scope, is_change=is_change)
             if isinstance(known, Refusal):
@@ -132,6 +146,15 @@ class Console:
             if delay_ms:
                 await self._pause(ms_to_s(delay_ms))
         return _error(refusal, hint, visit)
+
+    async def _show(self, visit: Visit, page: Page, place: str) -> Answer:
+        """Answer a browser with a page; those that are turned away are counted, and slowed down as others are."""
+        told = await page.show(visit, place)
+        if told.code:
+            delay_ms = self._access.deny("console", told.code, visit.peer.address)
+            if delay_ms:
+                await self._pause(ms_to_s(delay_ms))
+        return told.status, dict(told.headers), told.body
 
     def _is_welcome(self, visit: Visit, scope: str) -> bool:
         """Return whether whoever was let in would be let in again: a login ends, a key is revoked."""
@@ -187,6 +210,24 @@ class Console:
         body = await self._bodies.read(visit.request, visit.headers)
         body.release()
         return body.data
+
+
+def _pages(pages: LoginPages) -> dict[str, Page]:
+    async def launch(visit: Visit, place: str) -> PageAnswer:
+        return await pages.launch(place)
+
+    async def callback(visit: Visit, place: str) -> PageAnswer:
+        return await pages.callback(visit.request.rel_url.raw_query_string, visit.request.cookies)
+
+    async def done(visit: Visit, place: str) -> PageAnswer:
+        return await pages.done(place)
+
+    beside = OPENAI_OAUTH_CALLBACK_PATH.removeprefix(PREFIX).removesuffix("callback")
+    return {
+        f"{beside}launch/{{id}}": Page(launch),
+        f"{beside}callback": Page(callback),
+        f"{beside}done/{{id}}": Page(done),
+    }
 
 
 def _match(template: list[str], parts: list[str]) -> dict[str, str] | None:

@@ -53,8 +53,10 @@ def refresh_due_us(profile: AuthProfile) -> int | None:
         return 0  # nobody is at it: the process that was has gone, and the old token is tried once
     if profile.expires_us is None:
         return None
-    lead_us = min(max((profile.expires_us - profile.issued_us) // 10, _LEAD_MIN_US), _LEAD_MAX_US)
-    return max(profile.expires_us - lead_us - _spread_us(profile), refresh.next_allowed_us)
+    life_us = max(0, profile.expires_us - profile.issued_us)
+    lead_us = min(max(life_us // 10, _LEAD_MIN_US), _LEAD_MAX_US) + _spread_us(profile)
+    # A token that lives for a minute or two is not renewed as soon as it is there.
+    return max(profile.expires_us - min(lead_us, life_us // 2), refresh.next_allowed_us)
 
 
 def _spread_us(profile: AuthProfile) -> int:

@@ -7,7 +7,8 @@ that of any number that come at once one goes on. A code is sent once. Whoever h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -51,7 +52,7 @@ from palyra.events.oauth import OauthAttemptCompleted, OauthAttemptFailed, Oauth
 from palyra.projections.auth import AuthProfile, vault_ref
 from palyra.projections.oauth import OAuthAttempt, attempt_of, open_attempts
 from palyra.redaction import Secret
-from palyra.units import US_PER_S, ms_to_us
+from palyra.units import US_PER_S, ms_to_s, ms_to_us
 from palyra.wire.netguard import BaseUrl, classify_address, endpoint_url, is_literal, is_local_name
 
 PROVIDER = "openai"
@@ -59,6 +60,8 @@ PROVIDER = "openai"
 OPENAI_OAUTH_CALLBACK_PATH = f"/console/v1/auth/providers/{PROVIDER}/callback"
 LAUNCH_LIFE_US = 60 * US_PER_S
 _LAUNCHES_MAX_COUNT = 64
+#: How long a page is still there that says how a login ended.
+_LINGER_S = 10.0
 #: What a refused model list says about the token that it was asked with.
 _TOKEN_REJECTED = ("invalid_credential", "validation_not_permitted", "unverifiable")
 
@@ -71,12 +74,8 @@ class Callbacks(Protocol):
         """The daemon's own address, without a path."""
         ...
 
-    async def open(self, redirect_uri: str) -> None:
-        """See to it that somebody listens there; raises `StateError`."""
-        ...
-
-    async def close_all_but(self, redirect_uris: list[str]) -> None:
-        """Stop listening for those that nobody waits for."""
+    async def open(self, redirect_uri: str, for_s: float) -> None:
+        """See to it that somebody listens there for so long from now; raises `StateError`."""
         ...
 
 
@@ -145,7 +144,7 @@ class OAuthDesk:
             raise Refused(refusal)
         redirect_uri = self._redirect_uri(settings, mode)
         if mode == "browser" and self._callbacks is not None:
-            await self._callbacks.open(redirect_uri)
+            await self._callbacks.open(redirect_uri, ms_to_s(settings.attempt_ttl_ms) + _LINGER_S)
         profile_id = "" if wish is None else _or_refuse(profile_id_for(core.state, wish))
         made, attempt_id = new_attempt(), core.ids.ulid(core.clock.now_us()).lower()
         state_digest, challenge_digest, cookie_digest = made.digests
@@ -243,7 +242,7 @@ class OAuthDesk:
 
     # -- the way back
 
-    async def arrive(self, redirect: Redirect, cookies: dict[str, str]) -> OAuthAttempt | Refusal:
+    async def arrive(self, redirect: Redirect, cookies: Mapping[str, str]) -> OAuthAttempt | Refusal:
         """Take a browser that came back, and return how its login ended; raises `PalyraError`."""
         attempt = next(
             (one for one in self._core.state.oauth.attempts.values() if one.state_digest == redirect.state_digest),
@@ -298,6 +297,7 @@ class OAuthDesk:
             if failed.tokens is not None:
                 own = {name: parts[name] for name in ("client_secret",) if name in parts}
                 self._tokens.drop(attempt.grant, parts_of(failed.tokens) | own)
+        await self._stop_listening(attempt)
         await self._vault.delete(ref_of(sealed_ref(attempt.attempt_id)), reason="attempt_over")
 
     async def _exchange(self, attempt: OAuthAttempt, parts: dict[str, Secret], redirect: Redirect) -> Tokens:
@@ -391,6 +391,7 @@ class OAuthDesk:
         attempt = self.find(attempt_id)
         await order.record(cancel(attempt))
         if attempt.state == "cancelled":
+            await self._stop_listening(attempt)
             await self._vault.delete(ref_of(sealed_ref(attempt_id)), reason="attempt_over")
         return attempt
 
@@ -403,11 +404,22 @@ class OAuthDesk:
         return attempt
 
     async def listen(self) -> None:
-        """Listen where the open attempts of browsers come back to, and nowhere else."""
-        if self._callbacks is not None:
-            wanted = [one.redirect_uri for one in open_attempts(self._core.state) if one.mode == "browser"]
-            for redirect_uri in dict.fromkeys(wanted):
-                await self._callbacks.open(redirect_uri)
+        """Listen where the open attempts of browsers come back to: those that a restart has left pending.
+
+        A place that cannot be had leaves the attempt to expire.
+        """
+        now_us = self._core.clock.now_us()
+        for one in open_attempts(self._core.state):
+            if self._callbacks is not None and one.mode == "browser" and one.expires_us > now_us:
+                with contextlib.suppress(PalyraError):
+                    for_s = (one.expires_us - now_us) / US_PER_S + _LINGER_S
+                    await self._callbacks.open(one.redirect_uri, for_s)
+
+    async def _stop_listening(self, attempt: OAuthAttempt) -> None:
+        """Listen no longer than the last page takes, unless somebody else comes back to the same place."""
+        is_shared = any(one.redirect_uri == attempt.redirect_uri for one in open_attempts(self._core.state))
+        if self._callbacks is not None and attempt.mode == "browser" and not is_shared:
+            await self._callbacks.open(attempt.redirect_uri, _LINGER_S)
 
     async def settle(self) -> None:
         """Wait for the codes that are being exchanged."""

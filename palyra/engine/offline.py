@@ -17,12 +17,14 @@ import msgspec
 import palyra
 from palyra.auth.keyfiles import witness_key
 from palyra.config.state import StatePaths
-from palyra.config.tree import VaultConfig
+from palyra.config.tree import Config
 from palyra.engine.clock import SystemClock
 from palyra.engine.console.changes import Change, Changer, ChangeT, Desk
 from palyra.engine.console.frame import AnswerT, Told
 from palyra.engine.core import Core, load_state
 from palyra.engine.ids import SystemIds
+from palyra.engine.oauth import OAuthDesk
+from palyra.engine.tokens import TokenKeeper
 from palyra.engine.vault import VaultKeeper, open_vault
 from palyra.errors import PalyraError
 from palyra.events.base import Draft
@@ -79,9 +81,7 @@ async def record_held(paths: StatePaths, drafts: Sequence[Draft], actor: str = O
         return core.journal.head
 
 
-def change_offline(
-    paths: StatePaths, settings: VaultConfig, change: Change[ChangeT, AnswerT], params: ChangeT
-) -> Told:
+def change_offline(paths: StatePaths, config: Config, change: Change[ChangeT, AnswerT], params: ChangeT) -> Told:
     """Make a change in a journal that exists and that nobody writes, and in its vault, as the daemon would.
 
     Raises `JournalLocked` while a daemon runs, and `VaultError` (`vault_busy`). Not for use inside a running loop.
@@ -92,10 +92,15 @@ def change_offline(
             keeper = VaultKeeper(core, vault)
             await keeper.reconcile()
             key_files = {path.name: path for path in (paths.admin_token, paths.client_key)}
-            desk = Desk(core, keeper, key_files=key_files)
-            return await Changer(desk).change(change, params, actor=OPERATOR)
+            tokens = TokenKeeper(core, keeper)
+            logins = OAuthDesk(core, keeper, tokens, lambda: config.auth.oauth.openai)
+            desk = Desk(core, keeper, key_files=key_files, oauth=logins, tokens=tokens)
+            try:
+                return await Changer(desk).change(change, params, actor=OPERATOR)
+            finally:
+                await tokens.settle()
 
-    with take_lock(paths), contextlib.closing(open_vault(paths, settings)) as vault:
+    with take_lock(paths), contextlib.closing(open_vault(paths, config.vault)) as vault:
         return asyncio.run(make())
 
 

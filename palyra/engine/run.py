@@ -28,7 +28,7 @@ from palyra.engine.settlement import Following, Settlement, Storing
 from palyra.engine.slots import SlotRefused
 from palyra.engine.surfaces import Part, Surface
 from palyra.errors import EngineStopped, JournalUnwritable, PalyraError, Refusal, SecretInEvent
-from palyra.events.routing import Exclusion, PlannedCredential
+from palyra.events.routing import Exclusion, PlannedCredential, RoutingDecided
 from palyra.events.runs import CancelReason
 from palyra.limits import REPEAT_MAX_BYTES
 from palyra.projections.budgets import Where
@@ -56,6 +56,33 @@ class Outward(Protocol):
     def secret(self, provider_id: str, credential_ref: str, revision: int) -> Secret | None:
         """Return a credential's secret, for this provider; raises `PalyraError` where it cannot be had."""
         ...
+
+
+class Renewals(Protocol):
+    """Who renews access tokens that end."""
+
+    def is_about_to_end(self, credential_ref: str) -> bool:
+        """Return whether a request with this credential has to wait for a new token."""
+        ...
+
+    async def renew_in_time(self, credential_refs: Sequence[str]) -> None:
+        """Renew what is about to end, if that takes no longer than a request may wait."""
+        ...
+
+    async def renew_after_401(self, credential_ref: str, seen_revision: int) -> None:
+        """Renew a token that its provider did not take, unless it is another one by now."""
+        ...
+
+
+class NoRenewals:
+    """For an engine whose credentials are all keys."""
+
+    def is_about_to_end(self, credential_ref: str) -> bool:
+        return False
+
+    async def renew_in_time(self, credential_refs: Sequence[str]) -> None: ...
+
+    async def renew_after_401(self, credential_ref: str, seen_revision: int) -> None: ...
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +214,9 @@ class RunTask:
 
     async def _serve(self) -> Refusal | None:
         """Be admitted and have every part of the request answered; return why not."""
+        ending = [name for name in self._core.state.auth.profiles if self._runs.tokens.is_about_to_end(name)]
+        if ending:
+            await self._renew_first(ending)
         refusal = await self._admit()
         if refusal is not None or self._at_once is not None:
             return refusal
@@ -196,6 +226,15 @@ class RunTask:
             if refusal is not None:
                 break
         return refusal
+
+    async def _renew_first(self, ending: Sequence[str]) -> None:
+        """Renew the token that the plan would begin with, if it is one that ends."""
+        command = msgspec.structs.replace(self._command, absent=self._runs.outward.absent)
+        decided = admit(self._core.state, command, self._core.clock.now_us())
+        for draft in decided.drafts:
+            if isinstance(draft.body, RoutingDecided) and draft.body.plan:
+                first = [one.credential_ref for one in draft.body.plan[0].credentials[:1]]
+                await self._runs.tokens.renew_in_time([ref for ref in first if ref in ending])
 
     async def _admit(self) -> Refusal | None:
         """Record admission and plan, together with the first start when there is nothing to wait for."""
@@ -272,6 +311,8 @@ class RunTask:
                 return following.refusal
             self._has_waited = following.wait_ms is not None
             if following.credential_ref:
+                if following.credential_ref == self._credential.credential_ref:
+                    await self._runs.tokens.renew_after_401(following.credential_ref, self._credential.revision)
                 self._credential = PlannedCredential(credential_ref=following.credential_ref)
             if following.wait_ms is not None:
                 self._retry += 1
@@ -280,6 +321,9 @@ class RunTask:
     async def _take_slot_and_start(self, part: Part) -> Refusal | None:
         """Wait for a slot and start, or move on along the plan where the candidate is not ready."""
         provider, step = self._at_hand().provider, self._at_hand().step
+        wanted = self._credential.credential_ref or next((one.credential_ref for one in step.credentials), "")
+        if wanted and self._runs.tokens.is_about_to_end(wanted):
+            await self._runs.tokens.renew_in_time([wanted])
         waiting_since_us = self._core.clock.monotonic_us()
         try:
             await self._runs.slots.take(provider, time_left_ms=self._time_left_ms())

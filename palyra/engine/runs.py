@@ -11,7 +11,7 @@ from palyra.engine.cache import ResponseCache
 from palyra.engine.core import Core
 from palyra.engine.exchange import Client
 from palyra.engine.repeats import Repeats
-from palyra.engine.run import Outward, RunSettings, RunTask
+from palyra.engine.run import NoRenewals, Outward, Renewals, RunSettings, RunTask
 from palyra.engine.slots import Slots
 from palyra.engine.surfaces import Surface
 from palyra.engine.wire_memory import WireMemory
@@ -29,11 +29,13 @@ class Runs:
         outward: Outward,
         *,
         settings: RunSettings | None = None,
+        tokens: Renewals | None = None,
         on_bug: Callable[[str], None] | None = None,
     ) -> None:
         settings = settings or RunSettings()
         self.core = core
         self.outward = outward
+        self.tokens: Renewals = tokens or NoRenewals()
         self.slots = Slots()
         self.memory = WireMemory(core.clock)
         self.repeats = Repeats()

@@ -31,6 +31,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     health: Chore
     discovery: Chore
     credentials: Chore
+    tokens: Chore
 
 
 class Loop(NamedTuple):
@@ -55,6 +56,7 @@ def loop_table(ports: Ports) -> tuple[Loop, ...]:
         chore("health", ports.health),
         chore("discovery", ports.discovery),
         chore("credentials", ports.credentials),
+        chore("tokens", ports.tokens),
     )
 
 

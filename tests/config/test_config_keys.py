@@ -15,6 +15,7 @@ from palyra.config.load import LoadedConfig
 from palyra.config.problems import ConfigProblems, Problem
 from palyra.config.tree import Config, ModelProviderConfig
 from palyra.events.registry import Capabilities, ModelEntry, ProviderEntry, Registry
+from palyra.redaction import REDACTED
 
 SCHEMA_CODES = {
     "wrong_type", "out_of_range", "bad_enum", "bad_path", "unsafe_bind", "bad_header", "invalid_vault_ref",
@@ -58,7 +59,14 @@ SHAPED: dict[str, tuple[list[str], list[str]]] = {
     ),
     "endpoint": (
         ["https://a.example/token", "http://127.0.0.1:8080/cb", "http://localhost:1455/auth/callback"],
-        ["", "https://a.example", "https://a.example/x?y=1", "http://a.example/x", "https://u@a.example/x", "ftp://a/x"],
+        [
+            "",
+            "https://a.example",
+            "https://a.example/x?y=1",
+            "http://a.example/x",
+            "https://u@a.example/x",
+            "ftp://a/x",
+        ],
     ),
     "endpoint_or_none": (["", "https://a.example/revoke"], ["http://a.example/x", "https://10.0.0.1/x"]),
     "scope": (["openid", "a:b/c"], ["", "a b", 'a"']),
@@ -267,7 +275,8 @@ def test_defaults_are_those_of_the_table(load: Any) -> None:
     tree = effective_tree(loaded.config)
     for key in KEYS:
         if "[]" not in key.path and key.default is not None:
-            assert value_at(tree, key.path) == key.default
+            is_hidden = key.path.endswith("_vault_ref")  # redacted, also when empty
+            assert value_at(tree, key.path) == (REDACTED if is_hidden else key.default)
             assert str(loaded.origins[key.path]) == "default"
 
 
@@ -284,7 +293,7 @@ def test_origins_name_exactly_the_effective_keys(load: Any) -> None:
     """Whatever is shown has an origin, and nothing else has one."""
 
     def leaves(value: Any, path: str) -> Iterator[str]:
-        if isinstance(value, dict) and not path.endswith(("headers", "model_aliases")):
+        if isinstance(value, dict) and not path.endswith(("headers", "model_aliases", "_params")):
             for name, item in value.items():
                 yield from leaves(item, f"{path}.{name}" if path else name)
         elif isinstance(value, list) and path in ENTRY_TABLES:

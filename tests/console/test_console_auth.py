@@ -111,7 +111,7 @@ async def test_what_a_provider_says(
 
 async def test_an_unreachable_provider_is_tried_three_times(tmp_path: Path) -> None:
     """502 to 504 may be over in a second."""
-    async with Listing() as up, open_console(tmp_path, config(up)) as ask:
+    async with Listing() as up, open_console(tmp_path, config(up, health_probe=False, discovery_mode="off")) as ask:
         up.answers = [(503, {}, b"")] * 2
         assert (await connect(ask)).json["state"] == "connected"
         up.answers = [(502, {}, b"")] * 3

@@ -145,6 +145,7 @@ class World:
         self.health = Upkeep(self.clock)
         self.discovery = Upkeep(self.clock)
         self.credentials = Upkeep(self.clock)
+        self.tokens = Upkeep(self.clock)
 
     def tree(self, *loops: Loop) -> Tree:
         """A tree of these loops, of the product's own without any."""
@@ -159,6 +160,7 @@ class World:
             health=self.health,
             discovery=self.discovery,
             credentials=self.credentials,
+            tokens=self.tokens,
         )
         return Tree(loops or loop_table(ports), self.clock, self.log)
 

@@ -31,8 +31,16 @@ async def test_an_idle_day_wakes_nobody(autojump_clock: MockClock) -> None:
         await trio.sleep(DAY_S)
         assert {status.state for status in tree.status()} == {"sleeping"}
         assert {status.wakes_at_us for status in tree.status()} == {None}
-    chores = (world.snapshots, world.witness, world.checkpoints, world.machine, world.health, world.credentials)
-    assert [port.asked_count for port in (world.watch, *chores)] == [1] * 7
+    chores = (
+        world.snapshots,
+        world.witness,
+        world.checkpoints,
+        world.machine,
+        world.health,
+        world.credentials,
+        world.tokens,
+    )
+    assert [port.asked_count for port in (world.watch, *chores)] == [1] * 8
 
 
 async def test_a_bell_wakes_those_whom_it_concerns(autojump_clock: MockClock) -> None:

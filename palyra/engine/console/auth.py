@@ -120,7 +120,7 @@ class OrderAnswer(Answer, frozen=True, kw_only=True):
 
 async def connect(order: Order, params: ConnectParams) -> ActionResult:
     """Check a key at its provider and keep it as a profile."""
-    core, agent_id = order.core, _agent_of(params.scope)
+    core, agent_id = order.core, agent_of(params.scope)
     target = find_target(core.state.catalog.registry, params.provider)
     wish = Wish(
         provider=target.provider,
@@ -242,6 +242,11 @@ async def revoke(order: Order, params: RevokeParams) -> ActionResult:
     if profile is not None and profile.status in ("revoking", "revoked"):
         return _done(profile, "revoke", "already_revoked", "It was revoked before.")
     profile = _profile(order, params.id)
+    if profile.oauth is not None and profile.oauth.revoke_url and not params.local_only:
+        # Out of use at once; the tokens are kept until the provider has taken them back.
+        await order.record(_of(params.id, AuthProfileRevoked(remote="pending")))
+        message = f"It is used no more; {profile.provider} is asked to take its tokens back."
+        return _done(profile, "revoke", "revoking", message)
     remote: Literal["skipped", "not_supported"] = "skipped" if params.local_only else "not_supported"
     drafts = _of(params.id, AuthProfileRevoked(remote=remote))
     if profile.vault_ref in order.core.state.vault.secrets:
@@ -251,7 +256,7 @@ async def revoke(order: Order, params: RevokeParams) -> ActionResult:
         await order.record(drafts)
     message = "It is used no more and its secret is deleted here."
     if not params.local_only:
-        message += f" {profile.provider} does not take keys back: delete it there, too."
+        message += f" {profile.provider} does not take it back: delete it there, too."
     return _done(profile, "revoke", "revoked", message)
 
 
@@ -281,7 +286,7 @@ async def set_default(order: Order, params: ProfileParams) -> ActionResult:
 
 async def set_order(order: Order, params: OrderParams) -> OrderAnswer:
     """Replace order and strategy of a scope and provider."""
-    agent_id = _agent_of(params.scope)
+    agent_id = agent_of(params.scope)
     refusal = refuse_order(order.core.state, params.provider, agent_id, params.profile_ids)
     if refusal is not None:
         raise Refused(refusal)
@@ -331,7 +336,7 @@ def _or_refuse(found: str | Refusal) -> str:
     return found
 
 
-def _agent_of(scope: Scope) -> str:
+def agent_of(scope: Scope) -> str:
     if (scope.kind == "agent") != bool(scope.agent_id):
         message = 'A scope is {"kind": "global"} or {"kind": "agent", "agent_id": "..."}.'
         raise Refused(Refusal(code="invalid_request", message=message, param="scope"))

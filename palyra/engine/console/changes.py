@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -27,6 +27,10 @@ from palyra.errors import PalyraError, Refusal, Refused
 from palyra.events.base import Draft
 from palyra.projections.commands import mark_of
 from palyra.redaction import Secret
+
+if TYPE_CHECKING:
+    from palyra.engine.oauth import OAuthDesk
+    from palyra.engine.tokens import TokenKeeper
 
 #: Outcomes that are at hand for a repeat; of an older one only its place in the journal is known.
 _OUTCOMES_MAX_COUNT = 1_000
@@ -55,11 +59,15 @@ class Desk:
         reload: Callable[[Order], Awaitable[Any]] | None = None,
         key_files: Mapping[str, Path] = MappingProxyType({}),
         watchers: Watchers | None = None,
+        oauth: OAuthDesk | None = None,
+        tokens: TokenKeeper | None = None,
     ) -> None:
         """`key_files`: where the keys of these names are kept for the programs of this machine."""
         self.core = core
         self.vault = vault
         self._runs = runs
+        self._oauth = oauth
+        self._tokens = tokens
         self._key_files = key_files
         self._reload = reload
         self._watchers = watchers
@@ -77,6 +85,18 @@ class Desk:
         if self._runs is None:
             raise DaemonNotRunning
         return self._runs
+
+    @property
+    def oauth(self) -> OAuthDesk:
+        """Logins at providers."""
+        assert self._oauth is not None, "a desk where somebody logs in has them"
+        return self._oauth
+
+    @property
+    def tokens(self) -> TokenKeeper:
+        """Where tokens are renewed."""
+        assert self._tokens is not None, "a desk where a token is renewed has it"
+        return self._tokens
 
     def keep_key(self, name: str, secret: Secret) -> None:
         """Put a key of this name into its file, where it has one."""

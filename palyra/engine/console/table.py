@@ -15,6 +15,7 @@ from palyra.engine.console import (
     journal,
     keys,
     models,
+    oauth,
     pricing,
     runs,
     status,
@@ -62,6 +63,16 @@ BUDGET = frame.Question("budgets/{policy}", budgets.BudgetParams, BudgetAnswer, 
 BUDGET_HOLDS = frame.Question(
     "budgets/{policy}/holds", budgets.BudgetParams, HoldsAnswer, budgets.holds, scope="usage:read"
 )
+AUTH_ATTEMPTS = frame.Question(
+    "auth/attempts", frame.ListParams, frame.Items[oauth.AttemptView], oauth.attempts, scope="secrets:write"
+)
+AUTH_CALLBACK_STATE = frame.Question(
+    "auth/providers/openai/callback-state",
+    oauth.StateParams,
+    oauth.AttemptView,
+    oauth.callback_state,
+    scope="secrets:write",
+)
 CONFIG = frame.Question("config", config.AdoptedParams, config.AdoptedAnswer, config.adopted)
 CONFIG_DIFF = frame.Question("config/diff", config.DiffParams, config.DiffAnswer, config.diff, source="rows")
 CONFIG_HISTORY = frame.Question(
@@ -96,10 +107,12 @@ VAULT_SECRETS = frame.Question(
 VAULT_STATUS = frame.Question("vault/status", vault.VaultStatusParams, vault.VaultStatusAnswer, vault.status)
 
 QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
+    AUTH_ATTEMPTS,
     AUTH_HEALTH,
     AUTH_ORDER,
     AUTH_PROFILES,
     AUTH_PROFILE,
+    AUTH_CALLBACK_STATE,
     AUTH_PROVIDER,
     AUTH_EXPLAIN,
     BUDGETS,
@@ -167,6 +180,41 @@ AUTH_ORDER_SET = changes.Change(
 )
 AUTH_REBIND = changes.Change(
     "POST", "auth/profiles/{id}/rebind", auth.RebindParams, auth.ActionResult, auth.rebind, "secrets:write"
+)
+AUTH_REFRESH = changes.Change(
+    "POST", "auth/profiles/{id}/refresh", auth.ProfileParams, auth.ActionResult, oauth.refresh, "secrets:write"
+)
+AUTH_LOGIN = changes.Change(
+    "POST",
+    "auth/providers/openai/bootstrap",
+    oauth.BootstrapParams,
+    oauth.StartedAnswer,
+    oauth.bootstrap,
+    "secrets:write",
+)
+AUTH_LOGIN_AGAIN = changes.Change(
+    "POST",
+    "auth/providers/openai/reconnect",
+    oauth.ReconnectParams,
+    oauth.StartedAnswer,
+    oauth.reconnect,
+    "secrets:write",
+)
+AUTH_LOGIN_CANCEL = changes.Change(
+    "POST",
+    "auth/providers/openai/attempts/{id}/cancel",
+    oauth.AttemptParams,
+    oauth.AttemptView,
+    oauth.cancel,
+    "secrets:write",
+)
+AUTH_LOGIN_COMPLETE = changes.Change(
+    "POST",
+    "auth/providers/openai/complete",
+    oauth.CompleteParams,
+    oauth.AttemptView,
+    oauth.complete,
+    "secrets:write",
 )
 AUTH_REVOKE = changes.Change(
     "POST", "auth/profiles/{id}/revoke", auth.RevokeParams, auth.ActionResult, auth.revoke, "secrets:write"
@@ -244,6 +292,11 @@ CHANGES: tuple[changes.Change[Any, Any], ...] = (
     AUTH_ENABLE,
     AUTH_ORDER_SET,
     AUTH_REBIND,
+    AUTH_LOGIN,
+    AUTH_LOGIN_AGAIN,
+    AUTH_LOGIN_CANCEL,
+    AUTH_LOGIN_COMPLETE,
+    AUTH_REFRESH,
     AUTH_REVOKE,
     AUTH_ROTATE,
     AUTH_VALIDATE,
