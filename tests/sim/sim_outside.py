@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from sim_world import Simulation
 
 _NUMBER = re.compile(rb"#(\d+)#")
-_CONTENT = re.compile(rb'"content": "((?:w\d+ )*)"')
+#: As a provider writes it, and as it is written here of an answer that came whole.
+_CONTENT = re.compile(rb'"content": ?"((?:w\d+ )*)"')
 DONE = b"data: [DONE]\n\n"
 
 
@@ -53,7 +54,7 @@ class Outside:
         self.calls_count: Counter[int] = Counter()
         #: Until when a provider cannot be reached, by monotonic time, and whether it says nothing at all.
         self.outages: dict[str, tuple[int, bool]] = {}
-        #: Words of the newest stream of each request.
+        #: Words of the newest answer to each request.
         self.texts: dict[int, str] = {}
 
     def provider(self, provider_id: str) -> SimProvider:
@@ -101,7 +102,7 @@ class SimProvider:
         await _pass(loop, script.head_ms, min(first_us, deadline_us), lambda: _late(first_us, deadline_us))
         if script.refuses is not None:
             raise script.refuses
-        if call.stream and script.status == 200:
+        if script.status == 200:
             outside.texts[number] = script.text
         answer = SimAnswer(outside.simulation, script, call, deadline_us)
         outside.answers.append(answer)

@@ -74,7 +74,7 @@ class Script(msgspec.Struct, kw_only=True):
     headers: dict[str, str] = {}
     #: (wait in ms, bytes or the failure that ends it)
     pieces: list[tuple[int, bytes | TransportFailed]] = []
-    #: The words of a stream's content.
+    #: The words of the content.
     text: str = ""
 
 
@@ -96,7 +96,8 @@ def _well(rng: random.Random, call: Call, words_count: int) -> Script:
     elif call.stream:
         script = _stream(rng, words_count)
     else:
-        script = Script(pieces=_cut_up(rng, _completion(rng, words_count)))
+        text = _text(words_count)
+        script = Script(pieces=_cut_up(rng, _completion(rng, text)), text=text)
     script.head_ms = _pause_ms(rng)
     script.headers = {"content-type": "text/event-stream" if call.stream else "application/json"}
     if rng.random() < 0.2:
@@ -116,9 +117,13 @@ def _cut_up(rng: random.Random, data: bytes) -> list[tuple[int, bytes | Transpor
     return [(_pause_ms(rng), piece) for piece in pieces if piece]
 
 
-def _completion(rng: random.Random, words_count: int) -> bytes:
+def _text(words_count: int) -> str:
+    return "".join(f"w{number} " for number in range(words_count))
+
+
+def _completion(rng: random.Random, text: str) -> bytes:
     finish = rng.choice(["stop", "stop", "length", "tool_calls", "content_filter", "odd", None])
-    message = {"role": "assistant", "content": "word " * words_count}
+    message = {"role": "assistant", "content": text}
     body: dict[str, Any] = {
         "id": rng.choice(["c1", None, 7, "x" * 300]),
         "object": "chat.completion",
