@@ -155,6 +155,7 @@ class History:
         self.journal.fail_next_commits(0)
         with contextlib.suppress(JournalUnwritable):
             await self.world.core.durable()
+        await turn()  # a commit that has failed is only then known to have
         await self.world.core.wait_until_rebuilt()
         await self.world.core.durable()
         await self.world.close()
