@@ -89,7 +89,7 @@ def test_the_end_of_the_tree_ends_the_process(tmp_path: Path) -> None:
     """When supervision dies the daemon drains for a fault, closes its books, logs where it died, and exits 1."""
     log = tmp_path / "log"
     sets = [f'observability.log_file="{log}"', 'observability.log_format="json"']
-    assert serve(loaded(tmp_path, *sets), _kill_guest) == 1
+    assert serve(lambda: loaded(tmp_path, *sets), _kill_guest) == 1
     bodies = [recorded.body for recorded in history(tmp_path / "state")]
     (draining,) = (body for body in bodies if isinstance(body, DaemonDraining))
     assert draining.reason == "fault"
