@@ -68,4 +68,4 @@ def test_completion_answers() -> None:
         cwd=_ROOT,
         check=True,
     )
-    assert ran.stdout.splitlines() == ["plain,list", "plain,show", "plain,cancel"]
+    assert ran.stdout.splitlines() == ["plain,list", "plain,show", "plain,follow", "plain,cancel"]

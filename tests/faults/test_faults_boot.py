@@ -51,7 +51,7 @@ async def used_state(tmp_path: Path) -> Path:
         for _ in range(3):
             assert (await house.chat())[0] == 200
         await house.daemon._witness.do()  # type: ignore[union-attr]
-        shutil.copytree(state_dir, copy)
+        shutil.copytree(state_dir, copy, ignore=shutil.ignore_patterns("*.sock"))
     return copy
 
 
@@ -338,7 +338,7 @@ def test_what_a_read_only_daemon_would_send_goes_nowhere() -> None:
     with pytest.raises(JournalUnwritable):
         _Nowhere().provider("up")
     with pytest.raises(JournalUnwritable):
-        _Nowhere().secret("config:up", 0)
+        _Nowhere().secret("up", "config:up", 0)
     assert _Nowhere().absent == ()
 
 
