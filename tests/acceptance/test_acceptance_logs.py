@@ -114,7 +114,7 @@ def test_the_settings_have_effect(tmp_path: Path) -> None:
         told.append(daemon.url)
         os.kill(os.getpid(), 15)
 
-    assert serve(loaded(tmp_path, *observability, 'observability.log_level="warning"'), announce) == 0
+    assert serve(lambda: loaded(tmp_path, *observability, 'observability.log_level="warning"'), announce) == 0
     (line,) = file.read_text().splitlines()
     assert re.search(r"\[warning *\] said_by_a_loop +key_file=<redacted>$", line)
     assert "\x1b" not in line
@@ -283,5 +283,5 @@ def announce(daemon):
         os.kill(os.getpid(), 15)
     threading.Thread(target=ask).start()
 
-sys.exit(serve(load_config(os.environ, sets=["daemon.port=0"]), announce))
+sys.exit(serve(lambda: load_config(os.environ, sets=["daemon.port=0"]), announce))
 """

@@ -86,10 +86,12 @@ def test_commands_exist(line: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_configuration_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file of the README is without a problem, before a key is connected."""
+    """The file of the README is without a problem, before a key is connected; so is each part that is added."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    for number, block in enumerate(blocks("toml")):
-        file = write_config(tmp_path / f"{number}.toml", block.text)
+    text = ""
+    for block in blocks("toml"):
+        text += f"{block.text}\n"
+        file = write_config(tmp_path / "palyra.toml", text)
         assert main(["config", "check", "--strict", "--config", str(file)]) == 0
 
 

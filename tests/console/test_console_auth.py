@@ -22,6 +22,8 @@ def config(listing: Listing, **more: Any) -> dict[str, Any]:
         "allow_private_base_url": True,
         "auth_scheme": "bearer",
         "max_retries": 0,
+        "health_probe": False,
+        "discovery_mode": "off",
     }
     return {
         "model_provider": {
