@@ -16,6 +16,8 @@ from palyra.journal.port import Row
 #: Of a whole history, what a rule can count.
 _NAMES = ("usage.recorded", "usage.corrected")
 UsageRow = UsageRecorded | UsageCorrected
+#: No window is longer than a month and a day.
+_LONGEST_WINDOW_US = 32 * 24 * 3_600 * 1_000_000
 #: Records facts in the name of whoever wants them.
 Note = Callable[[Sequence[Draft]], Batch]
 
@@ -44,12 +46,12 @@ async def take_out_of_force(core: Core, policy_id: str, *, actor: str, note: Not
 
 
 async def usage_history(core: Core) -> list[UsageRow]:
-    """Return all rows of usage that have been recorded so far; other work goes on meanwhile."""
-    upto = core.state.position
+    """Return the rows of usage that an open window may hold; other work goes on meanwhile."""
+    upto, since_us = core.state.position, core.clock.now_us() - _LONGEST_WINDOW_US
     await core.durable()
     history: list[UsageRow] = []
     async for rows in core.journal.read(0, upto):
-        history += await asyncio.to_thread(_usage_in, rows)
+        history += await asyncio.to_thread(_usage_in, rows, since_us)
     return history
 
 
@@ -67,9 +69,10 @@ def _recorded_in(rows: Sequence[Row]) -> list[Recorded]:
     return [to_known(row) for row in rows if row.name in _NAMES]
 
 
-def _usage_in(rows: Sequence[Row]) -> list[UsageRow]:
+def _usage_in(rows: Sequence[Row], since_us: int) -> list[UsageRow]:
     bodies = (to_known(row).body for row in rows if row.name in _NAMES)
-    return [body for body in bodies if isinstance(body, (UsageRecorded, UsageCorrected))]
+    used = (body for body in bodies if isinstance(body, (UsageRecorded, UsageCorrected)))
+    return [body for body in used if body.effective_at_us >= since_us]
 
 
 def _rows_in(fresh: Sequence[Recorded]) -> list[UsageRow]:
