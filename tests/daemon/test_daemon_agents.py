@@ -15,11 +15,13 @@ from anthropic import beta_async_tool
 from daemon_house import House, open_house
 from dialect_house import DIALECTS, MODELS, anthropic_of
 from pydantic import BaseModel
+from registries import model, provider, registry
 from upstream import Behaviour
 from upstream_messages import SIGNATURE
 from upstream_responses import ENCRYPTED
 
 from palyra.events.runs import RunCompleted
+from palyra.providers.deterministic import DeterministicProvider, DeterministicSettings
 
 TURNS = 5
 
@@ -208,3 +210,27 @@ def test_the_synchronous_clients_work_as_well(tmp_path: Path) -> None:
             return await asyncio.to_thread(ask, house.server.url, house.client_key)
 
     assert asyncio.run(main()) == ["Hello from upstream."] * 3
+
+
+async def test_the_provider_without_a_network_answers_every_client(tmp_path: Path) -> None:
+    """A fresh install serves all three dialects, tools and streams included."""
+    fresh = registry(
+        provider("det", kind="deterministic", flavor="", base_url="", credential_ref="", auth_scheme="none"),
+        model("det", "det", upstream_model="det"),
+        default_chat_model_id="det",
+    )
+    tool: Any = {"name": "add", "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
+    async with open_house(tmp_path, offer=fresh) as house, house.sdk() as sdk, anthropic_of(house) as ant:
+        house._providers["det"] = DeterministicProvider(DeterministicSettings())
+        asked: Any = {
+            "model": "palyra/default",
+            "max_tokens": 50,
+            "messages": [{"role": "user", "content": "Hello?"}],
+        }
+        async with ant.messages.stream(**asked) as stream:
+            assert await stream.get_final_text() == "Hello?"
+        called = await ant.messages.create(**asked, tools=[tool], tool_choice={"type": "any"})
+        assert [(block.type, block.name) for block in called.content] == [("tool_use", "add")]  # type: ignore[union-attr]
+        assert (await sdk.responses.create(input="Hello?")).output_text == "Hello?"
+        await house.wait_until_idle()
+        assert len(house.facts(RunCompleted)) == 3

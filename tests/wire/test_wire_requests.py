@@ -863,3 +863,19 @@ def test_a_model_may_think_where_no_tools_are_at_work() -> None:
     """Thoughts of turns that are over are not missed."""
     body = chat(USER, {"role": "assistant", "content": "y"}, USER, reasoning_effort="low")
     assert "thinking" in said(write(read("chat", body), "messages"))
+
+
+def test_lost_thoughts_turn_thinking_off() -> None:
+    """While tools are at work the provider demands its block; with it thinking goes on, without it not, by name."""
+    block = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
+    details = [{"type": "palyra.opaque", "vendor": "anthropic", "data": pack(json.dumps(block).encode())}]
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    kept = {"role": "assistant", "tool_calls": [call], "reasoning_details": details}
+    lost = {"role": "assistant", "tool_calls": [call]}
+    result = {"role": "tool", "tool_call_id": "a", "content": "x"}
+    goes_on = write(read("chat", chat(USER, kept, result, reasoning_effort="high")), "messages")
+    assert said(goes_on)["thinking"] == {"type": "adaptive"}
+    assert said(goes_on)["messages"][1]["content"][0] == block
+    stops = write(read("chat", chat(USER, lost, result, reasoning_effort="high")), "messages")
+    assert "thinking" not in said(stops)
+    assert stops.adjusted == ("thinking=off",)
