@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
 from palyra.config.effective import config_digest, recordable_registry, recordable_tree
 from palyra.config.load import LoadedConfig
 from palyra.config.problems import ConfigProblems
 from palyra.config.reload import merge
-from palyra.config.tree import Config
+from palyra.config.tree import Config, RoutingClassesConfig, RoutingConfig
 from palyra.decisions.config import adopt, reject
 from palyra.decisions.pricing import adopt_prices
 from palyra.engine.boot import Adoptable
@@ -25,6 +27,7 @@ from palyra.engine.runs import Runs
 from palyra.errors import ConfigInvalid, PalyraError
 from palyra.events.accounting import Accounting
 from palyra.events.config import ConfigProblem, ConfigSource
+from palyra.events.smart_routing import TASK_CLASSES, ScoreWeights, SmartRouting
 from palyra.limits import FOREIGN_MESSAGE_MAX_CHARS
 from palyra.outside import Outside
 from palyra.providers.port import Provider
@@ -82,6 +85,7 @@ class Adoption:
             effective=adoptable.effective,
             registry=adoptable.registry,
             accounting=adoptable.accounting,
+            routing=adoptable.routing,
             sources=adoptable.sources,
             pending=pending,
         )
@@ -135,9 +139,19 @@ def adoptable_of(config: Config, sources: list[ConfigSource]) -> Adoptable:
             abandoned=config.usage.abandoned,
             default_output_cap_tokens=config.budgets.default_output_cap_tokens,
         ),
+        routing=smart_routing_of(config.routing),
         overrides=config.pricing.overrides,
         policies=config.budgets.policies,
     )
+
+
+def smart_routing_of(config: RoutingConfig) -> SmartRouting:
+    """Return `[routing]` in the form in which decisions read it."""
+    given = msgspec.structs.asdict(config)
+    classes: RoutingClassesConfig = given.pop("classes")
+    by_class = {name: getattr(classes, name).min_quality for name in TASK_CLASSES}
+    given["weights"] = msgspec.convert(config.weights, ScoreWeights, from_attributes=True)
+    return SmartRouting(**given, min_quality={name: least for name, least in by_class.items() if least})
 
 
 def problems_of(error: ConfigInvalid) -> list[ConfigProblem]:

@@ -226,6 +226,30 @@ def test_the_pure_rooms_import_nothing_that_acts() -> None:
     check(rule, PURE_ROOMS)
 
 
+#: What compares models and what turns usage into money, and the modules that may ask it: no way leads past them.
+DECIDED_ONCE = {
+    "cost_of": ("pricing", "usage", "estimates", "recost"),
+    "cost_ceiling": ("pricing", "budgets"),
+    "evaluate_budgets": ("budgets",),
+    "rank_models": ("ranking", "planning"),
+    "plan_usage_routing": ("planning", "runs", "flips"),
+}
+
+
+def test_models_are_chosen_and_priced_in_one_place() -> None:
+    """Every endpoint and every report asks the same functions, so that no route escapes the rules about usage."""
+
+    def rule(module: Module) -> Iterator[tuple[int, str]]:
+        for node in module.nodes:
+            called = node.func if isinstance(node, ast.Call) else None
+            name = getattr(called, "id", getattr(called, "attr", ""))
+            places = DECIDED_ONCE.get(name, ())
+            if places and module.name not in [f"decisions.{place}" for place in places]:
+                yield node.lineno, f"{module.name} calls {name}"
+
+    check(rule, list(FLOORS))
+
+
 @pytest.mark.parametrize("outside", PLACES)
 def test_outside_modules_keep_to_their_places(outside: str) -> None:
     """trio in the tree, SQLite where data is stored, the web server in the daemon, dice and ids in one file."""

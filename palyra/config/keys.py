@@ -17,6 +17,7 @@ import msgspec
 from palyra import limits
 from palyra.config.flavors import FLAVORS
 from palyra.events.registry import ROLES, Capabilities
+from palyra.events.smart_routing import KEYWORDS, TASK_CLASSES
 
 KeyType = Literal["bool", "int", "text", "texts", "path", "paths", "map", "rules"]
 
@@ -224,6 +225,39 @@ _ROOT_KEYS = (
         "pricing",
         "pricing",
         Key(path="overrides", type="rules", default=[], meaning="prices of your own: [[pricing.overrides]]"),
+    ),
+    *_table(
+        "routing",
+        "routing",
+        _bool("enabled", True, "whether a model is recommended or chosen for a request at all"),
+        _choice(
+            "mode", "suggest", "suggest dry_run enforced",
+            "suggest names a better model, dry_run records what would be done, enforced does it",
+            spellings={"dry-run": "dry_run"},
+        ),
+        _bool("auxiliary_enabled", True, "route summaries, recall and the like; false: they get the default model"),
+        _choice("scorer", "palyra-complexity-1", "palyra-complexity-1", "formula of a request's complexity"),
+        _int("simple_at_bp", 3_500, 0, 10_000, "up to this score a request is simple: the cheapest model"),
+        _int("premium_at_bp", 7_500, 0, 10_000, "from this score on a request is worth the best model"),
+        _int("budget_pressure_bp", 8_000, 1, 10_000, "used share of a hard limit from which choices are cheaper"),
+        _choice("override_requested", "always", "always virtual_only", "which requests enforced may move"),
+        _texts("keywords", 64, "words of demanding requests; stem* is a word that begins so",
+               default=list(KEYWORDS), shape="keyword"),
+        *(
+            _int(f"weights.{part}_bp", 10_000, 0, 100_000, f"how much {what} counts; 10000 is as designed")
+            for part, what in (
+                ("length", "the length"), ("tools", "each tool"), ("json", "JSON"), ("images", "each picture"),
+                ("keywords", "each keyword"),
+            )
+        ),
+        *(
+            _int(f"classes.{name}.min_quality", 0, 0, 100, f"models below go last for {name} requests")
+            for name in TASK_CLASSES
+        ),
+        Key(
+            path="agents", type="map", default={}, high=1_024, choices=("suggest", "dry_run", "enforced"),
+            spellings={"dry-run": "dry_run"}, meaning="modes of agents that differ: agent = mode",
+        ),
     ),
     *_table(
         "console",
@@ -436,6 +470,9 @@ _MODEL_KEYS = (
             derived="the flavor's", only="embeddings",
         ),
         _choice("cost_tier", None, "low standard premium", "rank when models are compared", derived="the flavor's"),
+        _int(
+            "quality", None, 0, 100, "rank when the better model is chosen", derived="by cost_tier", only="chat"
+        ),
         _choice("latency_tier", None, "low standard high", "rank when models are compared", derived="the flavor's"),
         _int("request_timeout_ms", None, 100, _HOUR_MS, "one attempt in all", derived="the provider's"),
         _int(
@@ -476,7 +513,8 @@ _LIVE = frozenset(
 
 def _is_live(path: str) -> bool:
     table, _, name = path.rpartition(".")
-    return path in _LIVE or "[]" in table or (table == "model_provider" and name not in _AT_START)
+    is_read_by_decisions = "[]" in table or path.startswith("routing.")
+    return path in _LIVE or is_read_by_decisions or (table == "model_provider" and name not in _AT_START)
 
 
 #: Keys of `[model_provider]` that decisions do not look at.

@@ -131,6 +131,7 @@ def _resolve(reading: Reading, document: Document | None) -> LoadedConfig:
     check_logins(reading)
     registry, scripts = resolve_registry(reading, _own_listeners(reading))
     resolve_money(reading)
+    _check_bands(reading)
     if reading.findings.has_errors:
         raise ConfigProblems(reading.findings.sorted())
     return LoadedConfig(_build(reading, registry), reading, [document, *scripts] if document else scripts)
@@ -161,6 +162,14 @@ def _check_sizes(reading: Reading) -> None:
             message = f"one request may not be larger than {together} allows for all"
             reading.refuse("conflicting_keys", root, name, message)
             return
+
+
+def _check_bands(reading: Reading) -> None:
+    simple, premium = "routing.simple_at_bp", "routing.premium_at_bp"
+    root = reading.root
+    if root.get(simple) >= root.get(premium):
+        name = simple if root.is_written(simple) else premium
+        reading.refuse("conflicting_keys", root, name, f"{simple} must lie below {premium}")
 
 
 def _own_listeners(reading: Reading) -> list[tuple[str, int]]:

@@ -14,6 +14,8 @@ from palyra.events.registry import LISTED_FIGURES, ROLES, Capabilities, ModelEnt
 
 #: Length of a vector of the embeddings that kind deterministic computes, where the entry does not say.
 HASH_EMBEDDING_DIMENSIONS = 64
+#: What a model is worth that nobody has rated: what it costs.
+QUALITY_OF_TIER = {"low": 30, "standard": 60, "premium": 90}
 #: Key within an entry -> field.
 _CAPABILITIES = {f"capabilities.{field}": field for field in Capabilities.__struct_fields__}
 _EVENT_LIMIT = "model_provider.max_model_tokens_per_event"
@@ -31,6 +33,7 @@ def resolve_model(reading: Reading, values: Values, provider: ProviderEntry, dec
         {name: getattr(row, name) for name in ("max_context_tokens", "cost_tier", "latency_tier")}, by_row
     )
     values.derive({name: getattr(row.capabilities, field) for name, field in _CAPABILITIES.items()}, by_row)
+    values.derive({"quality": QUALITY_OF_TIER[values.get("cost_tier")]}, Sources.derived(values.key("cost_tier")))
     apis = list(traits_of(provider.kind, provider.flavor).upstream_apis) if role == "chat" else []
     values.derive({"reasoning": row.reasoning if role == "chat" else "none", "upstream_apis": apis}, by_row)
     for name in ("request_timeout_ms", "first_byte_timeout_ms"):
@@ -77,6 +80,7 @@ def served_as(reading: Reading, provider: ProviderEntry) -> list[ModelEntry]:
             max_batch=traits.max_batch if role == "embeddings" else None,
             cost_tier=row.cost_tier,
             latency_tier=row.latency_tier,
+            quality=QUALITY_OF_TIER[row.cost_tier],
             request_timeout_ms=provider.request_timeout_ms,
             first_byte_timeout_ms=provider.first_byte_timeout_ms,
             metadata_source="discovery",

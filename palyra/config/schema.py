@@ -107,6 +107,10 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
             "bad_header",
         ),
         "env_name": Shape(_pattern(r"[A-Za-z_][A-Za-z0-9_]{0,127}"), "must be the name of an environment variable"),
+        "keyword": Shape(
+            lambda text: 1 <= len(text) <= 64 and text.removesuffix("*").isalnum(),
+            "must be one word of at most 64 letters and digits, or the begin of one with * behind it",
+        ),
         "host_name": Shape(
             lambda text: canonical_host(text) == text,
             "must be a host name in lower-case ASCII, without scheme and port",
@@ -230,7 +234,11 @@ def normal(key: Key, value: Any, home: str) -> Any:
         return [_expanded(path, home) for path in value]
     if key.type == "path":
         return _expanded(value, home)
-    return key.spellings.get(value, value) if key.spellings else value
+    if not key.spellings:
+        return value
+    if key.type == "map":
+        return {name: key.spellings.get(item, item) for name, item in value.items()}
+    return key.spellings.get(value, value)
 
 
 def _expanded(path: str, home: str) -> str:

@@ -12,6 +12,7 @@ import msgspec
 from palyra.events.budgets import UsageBudgetPolicyRecord
 from palyra.events.pricing import PriceEntry
 from palyra.events.registry import Registry
+from palyra.events.smart_routing import RoutingMode
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,6 +145,47 @@ class PricingConfig(_Table, frozen=True, kw_only=True):
     overrides: list[PriceEntry]
 
 
+class RoutingWeightsConfig(_Table, frozen=True, kw_only=True):
+    """`[routing.weights]`."""
+
+    length_bp: int
+    tools_bp: int
+    json_bp: int
+    images_bp: int
+    keywords_bp: int
+
+
+class RoutingClassConfig(_Table, frozen=True, kw_only=True):
+    """`[routing.classes.<name>]`."""
+
+    min_quality: int
+
+
+class RoutingClassesConfig(_Table, frozen=True, kw_only=True):
+    """`[routing.classes]`."""
+
+    interactive: RoutingClassConfig
+    background: RoutingClassConfig
+    auxiliary: RoutingClassConfig
+
+
+class RoutingConfig(_Table, frozen=True, kw_only=True):
+    """`[routing]`; see `events/smart_routing.py`."""
+
+    enabled: bool
+    mode: RoutingMode
+    auxiliary_enabled: bool
+    scorer: Literal["palyra-complexity-1"]
+    simple_at_bp: int
+    premium_at_bp: int
+    budget_pressure_bp: int
+    override_requested: Literal["always", "virtual_only"]
+    keywords: list[str]
+    weights: RoutingWeightsConfig
+    classes: RoutingClassesConfig
+    agents: dict[str, RoutingMode]
+
+
 class ConsoleConfig(_Table, frozen=True, kw_only=True):
     """`[console]`."""
 
@@ -181,6 +223,7 @@ class Config(_Table, frozen=True, kw_only=True):
     usage: UsageConfig
     budgets: BudgetsConfig
     pricing: PricingConfig
+    routing: RoutingConfig
     console: ConsoleConfig
     cli: CliConfig
     model_provider: ModelProviderConfig

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -40,11 +40,13 @@ from palyra.engine.throttle import Passage
 from palyra.engine.transcription_surface import TranscriptionSurface
 from palyra.errors import EngineStopped, JournalUnwritable, Refusal, Refused
 from palyra.events.registry import Registry
+from palyra.events.routing import Features
 from palyra.projections.runs import summary_of
 from palyra.redaction import hide_keys
 from palyra.units import US_PER_S, ms_to_s, us_to_ms
 from palyra.wire.dialects import DIALECT_ROWS, read_in_full
 from palyra.wire.errors import WireError
+from palyra.wire.keywords import count_keywords
 from palyra.wire.messages_surface import decode_messages
 from palyra.wire.request import SurfaceRequest, decode_chat, decode_embeddings
 from palyra.wire.responses_surface import decode_responses
@@ -258,7 +260,7 @@ class Gateway:
             message = "This response is not known here, or not any more; send the whole input instead."
             refusal = Refusal(code="previous_response_unknown", message=message, param="previous_response_id")
             raise Refused(refusal)
-        return msgspec.structs.replace(command, model=f"{provider_id}/{resolution.model_id}")
+        return msgspec.structs.replace(command, model=f"{provider_id}/{resolution.model_id}", may_pin=True)
 
     async def _count_tokens(self, visit: Visit) -> web.StreamResponse:
         """Tell how long a message is: by its provider where that can tell for free, else by our estimate."""
@@ -317,7 +319,8 @@ class Gateway:
             if request.stream:
                 visit.client = StreamClient(visit.request, stall_ms=self._stall_ms, headers=visit.more)
             self._charge(visit, request)
-            command = self._continued(_admission(visit, request, body, digest), request)
+            keywords = self._core.state.config.routing.keywords
+            command = self._continued(_admission(visit, request, body, digest, keywords), request)
             if self._core.state.catalog.registry.response_cache_enabled and request.recording is None:
                 command = await with_cache(command, visit.attribution, request)
             around = Around(
@@ -462,7 +465,9 @@ class Gateway:
         return response
 
 
-def _admission(visit: Visit, request: SurfaceRequest, body: Body, digest: str) -> AdmitRun:
+def _admission(
+    visit: Visit, request: SurfaceRequest, body: Body, digest: str, keywords: Sequence[str] = ()
+) -> AdmitRun:
     caller, attribution = visit.caller, visit.attribution
     assert caller is not None
     return AdmitRun(
@@ -487,12 +492,23 @@ def _admission(visit: Visit, request: SurfaceRequest, body: Body, digest: str) -
         audio_ms=0 if request.recording is None else request.recording.length_ms,
         timeout_ms=attribution.timeout_ms,
         failover=attribution.failover,
+        routing_mode=attribution.routing_mode,
+        task_class=attribution.task_class,
+        may_pin=attribution.may_pin,
+        features=_features(request, keywords),
         max_cost_nanousd=attribution.max_cost_nanousd,
         command_name=command_name(caller.principal_id, visit.route.template, attribution.idempotency_key)
         if attribution.idempotency_key
         else "",
         models=() if "*" in caller.models else caller.models,
     )
+
+
+def _features(request: SurfaceRequest, keywords: Sequence[str]) -> Features:
+    """Return what the score of a request is made of; its text goes no further than this."""
+    form = 2 if "json_schema" in request.needs else 1 if "json_mode" in request.needs else 0
+    hits = count_keywords(request.last_text, keywords)
+    return Features(tools=request.tools_count, images=request.images_count, json=form, keywords=hits)
 
 
 def _preflight(route: Route) -> dict[str, str]:

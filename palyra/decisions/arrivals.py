@@ -12,9 +12,10 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from palyra.decisions.keys import Caller, is_within
+from palyra.decisions.keys import Caller, has_scope, is_within, scope_refusal
 from palyra.decisions.overrides import BadAmount, read_usd
 from palyra.errors import Refusal
+from palyra.events.smart_routing import MODES, TASK_CLASSES, RoutingMode
 
 NAME_MAX_CHARS = 128
 IDEMPOTENCY_KEY_MAX_CHARS = 255
@@ -24,7 +25,10 @@ HOPS_MAX_COUNT = 3
 
 _PREFIX = "x-palyra-"
 _KNOWN = frozenset(
-    _PREFIX + name for name in "session agent tags failover timeout-ms hop cache unsupported max-cost-usd".split()
+    _PREFIX + name
+    for name in (
+        "session agent tags failover timeout-ms hop cache unsupported max-cost-usd routing task-class".split()
+    )
 )
 #: Where other programs put the name of a session.
 _SESSION_HINTS = ("x-claude-code-session-id", "session_id", "session-id")
@@ -43,6 +47,11 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     timeout_ms: int | None = None
     max_cost_nanousd: int | None = None
     failover: bool = True
+    #: The routing mode and the task class of this request alone; None and "" where it says nothing.
+    routing_mode: RoutingMode | None = None
+    task_class: str = ""
+    #: The key holds a pinned model against routing.
+    may_pin: bool = False
     #: What the client wants of the response cache: off, read, refresh (write only); "" where it says nothing.
     cache: str = ""
     #: The oldest answer that it takes from there.
@@ -132,7 +141,11 @@ def read_attribution(headers: Mapping[str, str], caller: Caller) -> Attribution 
             message = f"{name[:NAME_MAX_CHARS]} is no header of this release, and is not skipped."
             return Refusal(code="unknown_palyra_header", message=message, param=name[:NAME_MAX_CHARS])
     hint = next((headers[name] for name in _SESSION_HINTS if name in headers), "")
-    found = Attribution(session_id=session_of(caller, hint), agent_id=caller.default_agent)
+    found = Attribution(
+        session_id=session_of(caller, hint),
+        agent_id=caller.default_agent,
+        may_pin=has_scope(caller.scopes, "routing:pin"),
+    )
     repeatable = headers.get("idempotency-key")
     if repeatable is not None:
         if not _is_text(repeatable, IDEMPOTENCY_KEY_MAX_CHARS):
@@ -172,6 +185,12 @@ def _read(found: Attribution, name: str, value: str, caller: Caller) -> Attribut
             return Refusal(code="binding_violation", message="You may not act as this agent.", param=name)
         case "tags" if (tags := _read_tags(value)) is not None:
             return msgspec.structs.replace(found, tags=tags)
+        case "routing" if (mode := value.lower().replace("-", "_")) in MODES:
+            # Neither more nor less of it is free: it changes what a request costs.
+            refusal = scope_refusal(caller.scopes, "routing:mode")
+            return refusal or msgspec.structs.replace(found, routing_mode=mode)
+        case "task-class" if value.lower() in TASK_CLASSES:
+            return msgspec.structs.replace(found, task_class=value.lower())
         case "failover" if value == "off":
             return msgspec.structs.replace(found, failover=False)
         case "cache" if value in ("off", "read", "refresh"):
@@ -196,6 +215,8 @@ _WANTED = {
     "x-palyra-tags": f"1 to {TAGS_MAX_COUNT} different name=value, separated by commas",
     "x-palyra-cache": "off, read or refresh",
     "x-palyra-failover": "off",
+    "x-palyra-routing": "suggest, dry_run or enforced",
+    "x-palyra-task-class": "interactive, background or auxiliary",
     "x-palyra-unsupported": "refuse or drop",
     "x-palyra-max-cost-usd": "an amount of USD such as 0.05",
     "x-palyra-timeout-ms": "a whole number of milliseconds above 0",

@@ -13,8 +13,9 @@ import msgspec
 from palyra.decisions import routing
 from palyra.decisions.base import Decision
 from palyra.decisions.keys import is_permitted
-from palyra.decisions.naming import resolve
-from palyra.decisions.runs import AdmitRun, admitted, wanted_of
+from palyra.decisions.naming import VIRTUAL_NAMES, resolve
+from palyra.decisions.routing import wanted_of
+from palyra.decisions.runs import AdmitRun, admitted
 from palyra.errors import Refusal
 from palyra.events.base import Draft
 from palyra.events.cache import CacheHit
@@ -57,6 +58,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 def place_of(state: State, command: AdmitRun) -> Place | None:
     """Return the place for a request's answer: that of the first candidate that could serve it at all."""
     assert command.cache is not None
+    if VIRTUAL_NAMES.get(command.model.strip()):
+        return None  # which model it is, only the prices and the hour tell
     resolution = resolve(state, command.endpoint, command.model)
     if isinstance(resolution, Refusal):
         return None

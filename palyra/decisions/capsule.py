@@ -25,6 +25,7 @@ from palyra.events.pricing import PriceEntry, PriceListAdopted
 from palyra.events.registry import ModelEntry, ProviderEntry, Registry
 from palyra.events.routing import CredentialVerdict, PlannedCredential, PlanStep, RoutingDecided
 from palyra.events.runs import RunAdmitted, RunCancelled, RunCancelRequested, RunRefused
+from palyra.events.smart_routing import SmartRouting
 from palyra.events.usage import UsageRecorded
 from palyra.events.vocabulary import VOCABULARY
 from palyra.projections.auth import IMPLICIT, AuthProfile, ProfileOrder, Standing
@@ -61,6 +62,7 @@ class Ground(msgspec.Struct, kw_only=True, omit_defaults=True):
     generation: int = 0
     registry: Registry | None = None
     accounting: Accounting = Accounting()
+    routing: SmartRouting = SmartRouting()
     #: By provider.
     circuits: dict[str, Circuit] = {}
     health: dict[str, ProviderHealth] = {}
@@ -118,6 +120,7 @@ def stand_on(state: State, ground: Ground) -> None:
             effective={},
             registry=ground.registry,
             accounting=ground.accounting,
+            routing=ground.routing,
         )
         evolve(state, Recorded(ground.position - 1, "config", 0, 0, "", "", 0, "", adopted))
     if ground.prices is not None:
@@ -233,6 +236,7 @@ class CapsuleMaker:
             generation=self._state.config.generation if is_new else 0,
             registry=self._without_places(registry) if is_new else None,
             accounting=self._state.config.accounting if is_new else Accounting(),
+            routing=self._state.config.routing if is_new else SmartRouting(),
             policies=None if policies == known.budgets.policies else policies,
             counters=None if counters == known.budgets.counters else counters,
             prices=None if prices == _prices_of(known, models) else prices,

@@ -12,6 +12,7 @@ from palyra.events.accounting import Accounting
 from palyra.events.base import Draft
 from palyra.events.config import ConfigAdopted, ConfigProblem, ConfigRejected, ConfigSource
 from palyra.events.registry import Registry
+from palyra.events.smart_routing import SmartRouting
 from palyra.projections.state import State
 
 #: Problems that a fact lists; the rest is counted.
@@ -25,6 +26,7 @@ def adopt(
     effective: dict[str, Any],
     registry: Registry,
     accounting: Accounting,
+    routing: SmartRouting,
     sources: Sequence[ConfigSource],
     pending: Sequence[str] = (),
 ) -> list[Draft]:
@@ -44,6 +46,7 @@ def adopt(
         changed=changed_keys(state.config.effective, effective) if state.config.generation else [],
         registry=registry,
         accounting=accounting,
+        routing=routing,
         pending_restart_keys=list(pending),
     )
     return [Draft("config", adopted)]

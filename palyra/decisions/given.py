@@ -59,6 +59,10 @@ def request_of(
             models=decided.models_permitted,
             losses=decided.losses,
             absent=tuple(absent),
+            routing_mode=decided.mode_requested,
+            task_class=decided.task_class,
+            may_pin=decided.may_pin,
+            features=decided.features,
         )
     if isinstance(asked, RunAdmitted):
         names = "tags origin stream body_digest".split()

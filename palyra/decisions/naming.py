@@ -10,8 +10,14 @@ from palyra.events.registry import ModelEntry
 from palyra.projections.catalog import discovered_named, models_named
 from palyra.projections.state import State
 
-#: Names that leave the choice to Palyra. Strategies (`palyra/cheap`) need prices and come with them.
-VIRTUAL_NAMES = ("palyra/default", "palyra/auto")
+#: Names that leave the choice to Palyra, and what they ask for; "" leaves that to it as well.
+VIRTUAL_NAMES = {
+    "palyra/default": "",
+    "palyra/auto": "",
+    "palyra/cheap": "cheapest",
+    "palyra/fast": "fastest",
+    "palyra/best": "best",
+}
 _NEAR_NAMES_COUNT = 3
 _NEAR_DISTANCE = 2
 
@@ -86,6 +92,12 @@ def _discovered(state: State, role: str, name: str) -> Resolution | None:
     provider_id, _, rest = name.partition("/")
     pinned = [one for one in discovered_named(state, role, rest) if one.provider_id == provider_id]
     return Resolution("pinned", pinned) if pinned else None
+
+
+def default_of(state: State, role: str) -> ModelEntry | None:
+    """Return the default model of a role, None where none is there."""
+    found = _default(state, role, "default", "")
+    return None if isinstance(found, Refusal) else found.entries[0]
 
 
 def _default(state: State, role: str, resolved_by: str, name: str) -> Resolution | Refusal:

@@ -7,7 +7,7 @@ Source: gateway specification 5.3 and 8.1.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -25,6 +25,9 @@ from palyra.projections.runs import Run
 from palyra.projections.state import State
 from palyra.projections.usage import calibrate
 from palyra.units import US_PER_MS, ceil_div
+
+if TYPE_CHECKING:
+    from palyra.decisions.runs import AdmitRun
 
 #: More than any model gives; a model whose size is not configured is asked up to here.
 MAX_DIMENSIONS = 1 << 16
@@ -53,6 +56,23 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     agent_id: str = ""
     #: Credentials whose secret cannot be read right now.
     absent: Sequence[str] = ()
+
+
+def wanted_of(command: AdmitRun) -> Wanted:
+    """Return what a request needs of a model."""
+    return Wanted(
+        role=command.endpoint,
+        needs=sorted(command.needs),
+        raw_tokens=command.raw_tokens,
+        output_max_tokens=command.output_max_tokens,
+        dimensions=command.dimensions,
+        failover=command.failover,
+        models=command.models,
+        dialect=command.dialect,
+        losses=command.losses,
+        agent_id=command.agent_id,
+        absent=command.absent,
+    )
 
 
 class Plan(NamedTuple):
@@ -176,6 +196,11 @@ def _choose_credentials(state: State, entry: ModelEntry, wanted: Wanted, now_us:
     return credentials.choose(
         state, provider, entry.model_id, agent_id=wanted.agent_id, absent=wanted.absent, now_us=now_us
     )
+
+
+def without_credential(state: State, entry: ModelEntry, wanted: Wanted, now_us: int) -> Exclusion | None:
+    """Return that no credential can be used for a candidate, or None."""
+    return _without_credential(state, entry, _choose_credentials(state, entry, wanted, now_us))
 
 
 def _without_credential(state: State, entry: ModelEntry, chosen: credentials.Chosen) -> Exclusion | None:

@@ -13,14 +13,13 @@ import msgspec
 
 from palyra.decisions import budgets, routing
 from palyra.decisions.base import Decision
-from palyra.decisions.budget_refusals import exclusion_of, note_limits, refusal_of
+from palyra.decisions.budget_refusals import refusal_of
 from palyra.decisions.failures import Failure, rule_of
-from palyra.decisions.keys import is_permitted
-from palyra.decisions.naming import resolve
+from palyra.decisions.planning import plan_usage_routing
 from palyra.decisions.repeats import next_key
 from palyra.errors import CODES, Refusal
 from palyra.events.base import Draft
-from palyra.events.routing import PlanStep, RoutingDecided, RoutingFailedOver
+from palyra.events.routing import Features, PlanStep, RoutingFailedOver
 from palyra.events.runs import (
     CancelReason,
     RunAdmitted,
@@ -30,8 +29,9 @@ from palyra.events.runs import (
     RunRefused,
     TokenEstimate,
 )
+from palyra.events.smart_routing import RoutingMode
 from palyra.projections.budgets import Where
-from palyra.projections.runs import Run, open_for_us, run_of
+from palyra.projections.runs import Run, open_for_us
 from palyra.projections.state import State
 from palyra.projections.usage import calibrate
 from palyra.units import US_PER_MS
@@ -83,63 +83,24 @@ class AdmitRun(msgspec.Struct, frozen=True, kw_only=True):
     max_cost_nanousd: int | None = None
     #: Globs of the models that the caller may use; none stands for all.
     models: Sequence[str] = ()
+    #: What the request says of routing, and what its score is made of.
+    routing_mode: RoutingMode | None = None
+    task_class: str = ""
+    may_pin: bool = False
+    features: Features = Features()
     #: None where the cache has nothing to do with it.
     cache: CacheAsk | None = None
 
 
 def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
     """Let a request in with its plan, or refuse it."""
-    stream = f"run-{command.run_id}"
-    resolution = resolve(state, command.endpoint, command.model)
-    if isinstance(resolution, Refusal):
-        return Decision([refusal_draft(command, resolution)], resolution)
-    if not any(is_permitted(command.models, one.provider_id, one.model_id) for one in resolution.entries):
-        message = f"This key may not use the model '{resolution.model_id}'."
-        refusal = Refusal(code="model_not_permitted", message=message, param="model")
-        return Decision([refusal_draft(command, refusal)], refusal)
-    plan = routing.plan_candidates(state, resolution, wanted_of(command), now_us)
-    told: list[Draft] = []
-    stopped: Refusal | None = None
-    if plan.steps and (state.budgets.policies or command.max_cost_nanousd is not None):
-        plan, told, stopped = _within_budgets(state, command, plan, now_us)
-    first = plan.steps[0] if plan.steps else None
-    decided = RoutingDecided(
-        resolved_by=resolution.resolved_by,
-        model_id=resolution.model_id,
-        failover=plan.failover,
-        plan=plan.steps,
-        excluded=plan.excluded,
-        verdicts=plan.verdicts,
-        output_cap_tokens=routing.output_cap(state, first, command.endpoint, command.output_max_tokens)
-        if first
-        else None,
-        output_requested_tokens=command.output_max_tokens,
-        models_permitted=list(command.models),
-        losses={target: list(names) for target, names in command.losses.items()},
-    )
-    if first is None:
-        refusal = stopped or routing.refusal_of_empty_plan(plan.excluded, now_us, plan.verdicts)
-        return Decision([Draft(stream, decided), *told, refusal_draft(command, refusal)], refusal)
-    return Decision(
-        [admitted(state, command, first.provider_id, first.upstream_model, now_us), Draft(stream, decided)]
-    )
-
-
-def wanted_of(command: AdmitRun) -> routing.Wanted:
-    """Return what a request needs of a model."""
-    return routing.Wanted(
-        role=command.endpoint,
-        needs=_needs_of(command),
-        raw_tokens=command.raw_tokens,
-        output_max_tokens=command.output_max_tokens,
-        dimensions=command.dimensions,
-        failover=command.failover,
-        models=command.models,
-        dialect=command.dialect,
-        losses=command.losses,
-        agent_id=command.agent_id,
-        absent=command.absent,
-    )
+    plan = plan_usage_routing(state, command, now_us, state.config.routing)
+    drafts = [] if plan.decided is None else [Draft(f"run-{command.run_id}", plan.decided)]
+    if plan.refusal is not None:
+        return Decision([*drafts, *plan.told, refusal_draft(command, plan.refusal)], plan.refusal)
+    first = plan.first
+    assert first is not None, "a plan without a refusal has somebody to serve it"
+    return Decision([admitted(state, command, first.provider_id, first.upstream_model, now_us), *drafts])
 
 
 def admitted(state: State, command: AdmitRun, provider_id: str, upstream_model: str, now_us: int) -> Draft:
@@ -164,7 +125,7 @@ def _admission(state: State, command: AdmitRun, provider_id: str, upstream_model
         dialect=command.dialect,
         origin=command.origin,
         model_requested=command.model[:256],
-        needs=_needs_of(command),
+        needs=sorted(command.needs),
         stream=command.stream,
         choices_count=command.choices_count,
         config_generation=state.config.generation,
@@ -175,36 +136,6 @@ def _admission(state: State, command: AdmitRun, provider_id: str, upstream_model
         tokens=TokenEstimate(raw=command.raw_tokens, ratio_bp=ratio_bp, estimated=estimated, upper=upper),
         max_cost_nanousd=command.max_cost_nanousd,
     )
-
-
-def _within_budgets(
-    state: State, command: AdmitRun, plan: routing.Plan, now_us: int
-) -> tuple[routing.Plan, list[Draft], Refusal | None]:
-    """Return the plan without what budgets stop, the facts about it, and the refusal where nothing is left.
-
-    A budget swaps no model for another: the run moves to the same model at another provider, or it is refused.
-    """
-    first = plan.steps[0]
-    asking = _admission(state, command, first.provider_id, first.upstream_model, now_us)
-    run = run_of(command.run_id, asking, now_us)
-    run.output_requested_tokens = command.output_max_tokens
-    steps: list[PlanStep] = []
-    excluded = list(plan.excluded)
-    told: list[Draft] = []
-    stopped: list[budgets.Judgement] = []
-    for step in plan.steps:
-        where = Where(step.provider_id, step.model_id)
-        judgement = budgets.plan_start(state, run, where, step.upstream_model, now_us).judgement
-        if not judgement.stops:
-            steps.append(step)
-            continue
-        stopped.append(judgement)
-        told = told or note_limits(state, command.run_id, judgement)
-        excluded.append(exclusion_of(judgement, where))
-    if stopped and not any(step.via == "requested" for step in steps):
-        steps = []
-    refusal = refusal_of(state, stopped[0], now_us) if stopped and not steps else None
-    return plan._replace(steps=steps, excluded=excluded), told, refusal
 
 
 def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:
@@ -219,7 +150,7 @@ def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:
         model_requested=command.model[:256],
         param=refusal.param or "",
         retry_after_ms=refusal.retry_after_ms,
-        needs=_needs_of(command),
+        needs=sorted(command.needs),
         raw_tokens=command.raw_tokens,
         session_id=command.session_id,
         agent_id=command.agent_id,
@@ -229,10 +160,6 @@ def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:
         max_cost_nanousd=command.max_cost_nanousd,
     )
     return Draft(f"run-{command.run_id}", refused)
-
-
-def _needs_of(command: AdmitRun) -> list[str]:
-    return sorted(command.needs)
 
 
 def complete_run(run: Run, *, stop: str, step: PlanStep, first_byte_us: int | None, now_us: int) -> list[Draft]:

@@ -26,6 +26,7 @@ from palyra.events.daemon import DaemonStarted
 from palyra.events.journal import JournalCreated
 from palyra.events.pricing import PriceEntry
 from palyra.events.registry import Registry
+from palyra.events.smart_routing import SmartRouting
 from palyra.journal.version import SQLITE_VERSION
 from palyra.limits import COMMIT_MAX_COUNT
 from palyra.projections.state import State
@@ -38,6 +39,7 @@ class Adoptable(msgspec.Struct, frozen=True, kw_only=True):
     effective: dict[str, Any]
     registry: Registry
     accounting: Accounting = Accounting()
+    routing: SmartRouting = SmartRouting()
     sources: Sequence[ConfigSource] = ()
     overrides: Sequence[PriceEntry] = ()
     policies: Sequence[UsageBudgetPolicyRecord] = ()
@@ -60,6 +62,7 @@ async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
             effective=config.effective,
             registry=config.registry,
             accounting=config.accounting,
+            routing=config.routing,
             sources=config.sources,
         )
         started = DaemonStarted(

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from palyra.decisions.naming import VIRTUAL_NAMES
 from palyra.decisions.runs import AdmitRun
 from palyra.engine.cache import CachedAnswer
 from palyra.engine.candidate import Candidate
 from palyra.engine.exchange import Client, ClientGone, Ended
 from palyra.engine.surfaces import Surface
 from palyra.errors import Refusal
-from palyra.events.routing import PlanStep
+from palyra.events.routing import PlanStep, RoutingDecided
 from palyra.units import ceil_div, us_to_ms
 
 #: Of what a client wrote and a header repeats.
@@ -65,6 +66,8 @@ class ClientSide:
         self._attempts_count = 0
         self._warnings: Sequence[str] = ()
         self._failover = ""
+        #: What is told of the choice of the model.
+        self._routing: dict[str, str] = {}
         self._attempt_rows: list[dict[str, object]] = []
         self._last: Ended | None = None
         #: All bytes of the stream so far, where they are to be kept; None where they are not, or are too many.
@@ -104,6 +107,17 @@ class ClientSide:
         """Take the candidate as it is asked, with what its client is warned of."""
         self._candidate = candidate
         self._warnings = warnings
+
+    def note_routing(self, decided: RoutingDecided) -> None:
+        """Take what is told of the choice of the model; a trial of routing is the operator's business alone."""
+        served = decided.plan[0] if decided.plan else None
+        is_chosen = decided.mode == "enforced" or bool(VIRTUAL_NAMES.get(self._command.model.strip()))
+        is_hint = decided.mode == "suggest" and served is not None and decided.recommended != _pair(served)
+        if decided.strategy and (is_chosen or is_hint):
+            codes = ",".join(decided.reason_codes)
+            self._routing["x-palyra-routing"] = f"{decided.mode};{decided.action};{codes}"
+        if is_hint and decided.recommended and not is_chosen:
+            self._routing["x-palyra-recommended-model"] = decided.recommended
 
     def note_start(self) -> None:
         """Count an attempt."""
@@ -253,6 +267,7 @@ class ClientSide:
         headers = _named(self._command.run_id)
         if self.cache_word:
             headers["x-palyra-cache"] = self.cache_word
+        headers |= self._routing
         if candidate is None:
             return headers
         step = candidate.step

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import msgspec
 
 from palyra.decisions.naming import resolve
-from palyra.decisions.routing import plan_candidates
-from palyra.decisions.runs import AdmitRun, wanted_of
+from palyra.decisions.routing import plan_candidates, wanted_of
+from palyra.decisions.runs import AdmitRun
 from palyra.engine.runs import Runs
 from palyra.engine.surfaces import Part
 from palyra.engine.text_surface import MessagesSurface

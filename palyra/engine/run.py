@@ -243,6 +243,9 @@ class RunTask:
             decision = self._decide(batch.now_us)
             batch.add(decision.drafts)
             self._is_under_way = True
+            for draft in decision.drafts[:2]:
+                if isinstance(draft.body, RoutingDecided):
+                    self.client.note_routing(draft.body)
             if decision.refusal is None and self._at_once is None:
                 self._come_to(0)
                 candidate = self._at_hand()

@@ -9,6 +9,7 @@ import msgspec
 from palyra.events.accounting import Accounting
 from palyra.events.base import Fact
 from palyra.events.registry import Registry
+from palyra.events.smart_routing import SmartRouting
 
 
 class ConfigSource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -33,6 +34,7 @@ class ConfigAdopted(Fact, tag="config.adopted", frozen=True, kw_only=True):
     #: What decisions choose from, every default resolved.
     registry: Registry
     accounting: Accounting = Accounting()
+    routing: SmartRouting = SmartRouting()
     #: Keys whose new value waits for the next start; `effective` has the old one.
     pending_restart_keys: list[str] = []
 

@@ -131,6 +131,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_batch: int | None = None
     cost_tier: Literal["low", "standard", "premium"] = "standard"
     latency_tier: Literal["low", "standard", "high"] = "standard"
+    #: 0 to 100: what goes first where the better model is wanted.
+    quality: int = 60
     request_timeout_ms: int
     first_byte_timeout_ms: int
     metadata_source: str = "static"

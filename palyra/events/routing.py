@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from palyra.events.base import Fact
+from palyra.events.smart_routing import RoutingMode, TaskClass
 
 
 class PlannedCredential(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -50,6 +53,51 @@ class Exclusion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     figures: dict[str, int] = {}
 
 
+class Features(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What the score of a request is made of beside its size."""
+
+    tools: int = 0
+    images: int = 0
+    #: 0 free text, 1 a JSON object, 2 a JSON schema.
+    json: int = 0
+    #: Different keywords in the last thing that the user said.
+    keywords: int = 0
+
+
+class PricingEstimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What a request may cost at a model, in nano-USD: lower <= expected <= upper <= worst; None is not known."""
+
+    state: Literal["priced", "free", "unknown"] = "unknown"
+    price_id: str = ""
+    lower_nanousd: int | None = None
+    expected_nanousd: int | None = None
+    upper_nanousd: int | None = None
+    worst_nanousd: int | None = None
+
+
+class RankedModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One model that was looked at, with the figures that it was ranked by, or with what left it out."""
+
+    provider_id: str
+    model_id: str
+    readiness: int = 0
+    expected_nanousd: int | None = None
+    quality: int = 60
+    latency_ms: int = 2_000
+    excluded_by: str = ""
+
+
+class WouldBe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What would have been done in mode enforced; no model where nobody would have served."""
+
+    provider_id: str = ""
+    model_id: str = ""
+    action: str
+    expected_nanousd: int | None = None
+    #: Strictest word of the rules about usage, "" where none applies.
+    verdict: str = ""
+
+
 class RoutingDecided(Fact, tag="routing.decided", frozen=True, kw_only=True):
     """The plan of a run, made once at admission; failover walks along it."""
 
@@ -71,6 +119,33 @@ class RoutingDecided(Fact, tag="routing.decided", frozen=True, kw_only=True):
     models_permitted: list[str] = []
     #: By dialect, or by `flavor:NAME`: what the request says that cannot be said there and is not to be dropped.
     losses: dict[str, list[str]] = {}
+    #: The mode in force, and the one that the request itself asked for.
+    mode: RoutingMode = "suggest"
+    mode_requested: RoutingMode | None = None
+    task_class: TaskClass = "interactive"
+    #: The caller's key holds a pinned model against routing.
+    may_pin: bool = False
+    features: Features = Features()
+    #: Of the scorer that the configuration names; None where there was nothing to choose.
+    complexity_bp: int | None = None
+    #: cheapest, fastest, balanced or best; "" where there was nothing to choose.
+    strategy: str = ""
+    #: `provider/model` that is recommended.
+    recommended: str = ""
+    would: WouldBe | None = None
+    #: proceed, switch, degrade, upgrade, failover or blocked: what is served beside what was asked for.
+    action: str = "proceed"
+    #: Sorted.
+    reason_codes: list[str] = []
+    #: In the order of their rank, those left out behind them; the first dozen.
+    candidates: list[RankedModel] = []
+    #: Of all that were left out, by rule; and the digest of the whole table.
+    excluded_counts: dict[str, int] = {}
+    candidates_digest: str = ""
+    #: What the request may cost where it is served.
+    estimate: PricingEstimate | None = None
+    #: Strictest word of the rules about usage at the model that is served; "" where none applies.
+    budget_outcome: str = ""
 
 
 class RoutingFailedOver(Fact, tag="routing.failed_over", frozen=True, kw_only=True):

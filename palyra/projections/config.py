@@ -9,6 +9,7 @@ import msgspec
 from palyra.events import config
 from palyra.events.accounting import Accounting
 from palyra.events.base import Recorded
+from palyra.events.smart_routing import SmartRouting
 from palyra.projections.base import Chapter
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class ConfigState(msgspec.Struct, kw_only=True):
     digest: str = ""
     effective: dict[str, Any] = {}
     accounting: Accounting = Accounting()
+    routing: SmartRouting = SmartRouting()
     #: Keys whose new value waits for the next start.
     pending: list[str] = []
     #: The last configuration that was not adopted, until one is.
@@ -58,7 +60,7 @@ CHAPTER = Chapter()
 def _adopted(state: State, recorded: Recorded, body: config.ConfigAdopted) -> None:
     current = state.config
     current.generation, current.digest, current.effective = body.generation, body.digest, body.effective
-    current.accounting = body.accounting
+    current.accounting, current.routing = body.accounting, body.routing
     current.pending, current.rejected = body.pending_restart_keys, None
     entry = Generation(
         generation=body.generation,

@@ -41,7 +41,7 @@ class Tally(msgspec.Struct):
     """What the messages seen so far add up to."""
 
     tokens: int
-    has_images: bool = False
+    images_count: int = 0
     has_documents: bool = False
     has_audio: bool = False
     #: Parts and tool calls that may still be looked into.
@@ -135,6 +135,18 @@ def tally_format(tally: Tally, response_format: msgspec.Raw) -> str:
     return wanted.type
 
 
+def last_text(messages: Sequence[Message]) -> str:
+    """Return the text of the user's last message."""
+    for message in reversed(messages):
+        if message.role != "user":
+            continue
+        if isinstance(message.content, str):
+            return message.content
+        parts = (read_or_none(_PART, raw) for raw in (message.content or [])[:_LOOKED_INTO_MAX_COUNT])
+        return "\n".join(part.text for part in parts if part is not None and part.type == "text")
+    return ""
+
+
 def _tally_part(tally: Tally, raw: msgspec.Raw) -> None:
     part = read_or_none(_PART, raw)
     if part is None:
@@ -145,7 +157,7 @@ def _tally_part(tally: Tally, raw: msgspec.Raw) -> None:
             tally.tokens += estimate_token_count(part.text) + estimate_token_count(part.refusal)
         case "image_url":
             image = _Image(url=part.image_url) if isinstance(part.image_url, str) else part.image_url
-            tally.has_images = True
+            tally.images_count += 1
             tally.tokens += estimate_image_tokens(image.url, image.detail)
         case "file":
             tally.has_documents = True

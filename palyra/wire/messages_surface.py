@@ -5,7 +5,7 @@ from __future__ import annotations
 from palyra.wire.jsonscan import check_depth, scan_object
 from palyra.wire.messages_request import read_messages_request
 from palyra.wire.request import TOKENS_MAX, SurfaceRequest
-from palyra.wire.view import needs_of, view_of
+from palyra.wire.view import last_text, needs_of, view_of
 
 
 def decode_messages(body: bytes) -> SurfaceRequest:
@@ -25,5 +25,8 @@ def decode_messages(body: bytes) -> SurfaceRequest:
         output_max_tokens=None if limit is None else min(limit, TOKENS_MAX),
         needs=needs_of(neutral, view),
         raw_tokens=view.tokens,
+        tools_count=len(neutral.tools) + len(neutral.foreign_tools),
+        images_count=view.images_count,
+        last_text=last_text(neutral),
         neutral=neutral,
     )

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from palyra.limits import EMBEDDING_INPUTS_MAX_COUNT, MESSAGES_MAX_COUNT, TOOLS_MAX_COUNT
-from palyra.wire.chat_content import Message, Tally, tally_format, tally_message, tally_tools
+from palyra.wire.chat_content import Message, Tally, last_text, tally_format, tally_message, tally_tools
 from palyra.wire.decoding import NULL, decode, read_or_none
 from palyra.wire.errors import WireError
 from palyra.wire.jsonscan import Span, check_depth, scan_object
@@ -62,6 +62,10 @@ class SurfaceRequest(msgspec.Struct, frozen=True, kw_only=True):
     encoding_format: str = "float"
     #: The response that this one goes on from, which only its provider knows; "" for none.
     previous_response_id: str = ""
+    #: What tells how demanding it is: tools, pictures, and the last thing that the user said.
+    tools_count: int = 0
+    images_count: int = 0
+    last_text: str = ""
     #: The request in no dialect, where it was read into one.
     neutral: NeutralRequest | None = None
     #: Of a transcription.
@@ -134,7 +138,7 @@ def decode_chat(body: bytes) -> SurfaceRequest:
         "multi_choice": choices_count > 1,
         "tool_choice": any(bytes(choice) not in _FREE_CHOICES for choice in (chat.tool_choice, chat.function_call)),
         "tools": bool(tools),
-        "vision": tally.has_images,
+        "vision": tally.images_count > 0,
     }
     return SurfaceRequest(
         surface="chat",
@@ -148,6 +152,9 @@ def decode_chat(body: bytes) -> SurfaceRequest:
         needs=tuple(name for name, is_needed in needs.items() if is_needed),
         raw_tokens=tally.tokens,
         prompt_cache_key=read_or_none(TEXT, chat.prompt_cache_key) or "",
+        tools_count=len(tools),
+        images_count=tally.images_count,
+        last_text=last_text(chat.messages),
     )
 
 

@@ -8,7 +8,7 @@ from palyra.wire.decoding import read_or_none
 from palyra.wire.jsonscan import check_depth, scan_object
 from palyra.wire.request import TEXT, TOKENS_MAX, SurfaceRequest
 from palyra.wire.responses_request import read_responses_request
-from palyra.wire.view import needs_of, view_of
+from palyra.wire.view import last_text, needs_of, view_of
 
 
 def decode_responses(body: bytes) -> SurfaceRequest:
@@ -30,6 +30,9 @@ def decode_responses(body: bytes) -> SurfaceRequest:
         raw_tokens=view.tokens,
         prompt_cache_key=_text(neutral.params, "prompt_cache_key"),
         previous_response_id=_text(neutral.params, "previous_response_id"),
+        tools_count=len(neutral.tools) + len(neutral.foreign_tools),
+        images_count=view.images_count,
+        last_text=last_text(neutral),
         neutral=neutral,
     )
 

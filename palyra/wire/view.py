@@ -33,7 +33,7 @@ class View(msgspec.Struct):
     """What the parts seen so far add up to."""
 
     tokens: int = _REQUEST_TOKENS
-    has_images: bool = False
+    images_count: int = 0
     has_documents: bool = False
     has_audio: bool = False
 
@@ -65,9 +65,18 @@ def needs_of(request: NeutralRequest, view: View) -> tuple[str, ...]:
         "logprobs": "logprobs" in request.params or "top_logprobs" in request.params,
         "tool_choice": request.choice is not None and request.choice.mode in ("required", "named"),
         "tools": bool(request.tools),
-        "vision": view.has_images,
+        "vision": view.images_count > 0,
     }
     return tuple(name for name, is_needed in needs.items() if is_needed)
+
+
+def last_text(request: NeutralRequest) -> str:
+    """Return the text of the user's last message, which results of tools are not."""
+    for message in reversed(request.messages):
+        texts = [part.text for part in message.parts if isinstance(part, Text)]
+        if message.role == "user" and texts:
+            return "\n".join(texts)
+    return ""
 
 
 def _add(view: View, part: Part) -> None:
@@ -81,7 +90,7 @@ def _add(view: View, part: Part) -> None:
             for inner in part.parts:
                 _add(view, inner)
         case Image(blob=blob, detail=detail):
-            view.has_images = True
+            view.images_count += 1
             view.tokens += estimate_image_tokens(blob.data_url, detail)
         case Document(blob=blob, text=text):
             view.has_documents = True

@@ -36,6 +36,7 @@ SHAPED: dict[str, tuple[list[str], list[str]]] = {
     "model_id": (["a", "org/m:1", "x" * 256], ["", "a b", "a*", "é", "x" * 257]),
     "model_ref": (["a", "p/m"], ["", "a b", "a*"]),
     "line": (["a", "Zoë 1"], ["", "a\nb"]),
+    "keyword": (["a", "prove", "migrat*", "x" * 64], ["", "*", "two words", "a-b", "x" * 65]),
     "env_name": (["A", "_a1"], ["", "1A", "A-B"]),
     "host_name": (["palyra.example", "a"], ["", "A.example", "http://a", "a:1"]),
     "zone": (["Europe/Prague", "UTC"], ["local", "Mars/Olympus"]),
@@ -137,6 +138,8 @@ def good_values(key: Key) -> Iterator[Any]:
         yield from (key.low, key.high, *([key.default] if key.default is not None else []))
     elif key.choices and key.type == "texts":
         yield from ([key.choices[0]], list(key.choices))
+    elif key.choices and key.type == "map":
+        yield from ({}, {word: word for word in (*key.choices, *key.spellings)})
     elif key.choices:
         yield from (*key.choices, *key.spellings)
     elif key.type == "path":
@@ -162,6 +165,8 @@ def bad_values(key: Key) -> Iterator[Any]:
         yield from (key.low - 1, key.high + 1, 10**25)
     elif key.choices and key.type == "texts":
         yield from ([], ["nothing-like-it"])
+    elif key.choices and key.type == "map":
+        yield from ({"a": ""}, {"a": "nothing-like-it"})
     elif key.choices:
         yield from ("", "nothing-like-it")
     elif key.type == "path":
@@ -293,7 +298,7 @@ def test_origins_name_exactly_the_effective_keys(load: Any) -> None:
     """Whatever is shown has an origin, and nothing else has one."""
 
     def leaves(value: Any, path: str) -> Iterator[str]:
-        if isinstance(value, dict) and not path.endswith(("headers", "model_aliases", "_params")):
+        if isinstance(value, dict) and not path.endswith(("headers", "model_aliases", "_params", "routing.agents")):
             for name, item in value.items():
                 yield from leaves(item, f"{path}.{name}" if path else name)
         elif isinstance(value, list) and path in ENTRY_TABLES:

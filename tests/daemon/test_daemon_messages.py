@@ -13,6 +13,7 @@ from dialect_house import APIS, DIALECTS, MODELS, PATHS, anthropic_of, asked
 from upstream import CUT, Behaviour
 from upstream_messages import SIGNATURE
 
+from palyra.decisions.naming import VIRTUAL_NAMES
 from palyra.events.attempts import AttemptStarted
 from palyra.events.runs import RunAdmitted, RunCompleted, RunFailed
 from palyra.events.usage import UsageRecorded
@@ -249,7 +250,7 @@ async def test_models_are_listed_by_pages(tmp_path: Path) -> None:
         page = await sdk.models.list(limit=2)
         assert [one.id for one in page.data] == ["claude", "gpt"]
         assert page.has_more
-        assert [one.id async for one in page] == ["claude", "gpt", "oai", "palyra/default", "palyra/auto"]
+        assert [one.id async for one in page] == ["claude", "gpt", "oai", *VIRTUAL_NAMES]
         one = await sdk.models.retrieve("claude")
         assert (one.type, one.id, one.display_name) == ("model", "claude", "claude")
         before = await sdk.models.list(limit=1, before_id="oai")

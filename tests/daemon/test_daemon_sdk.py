@@ -9,6 +9,7 @@ import pytest
 from daemon_house import chat, open_house
 from upstream import CUT, Behaviour
 
+from palyra.decisions.naming import VIRTUAL_NAMES
 from palyra.events.attempts import AttemptStarted
 from palyra.events.runs import RequestServed, RunAdmitted, RunCompleted, RunFailed, RunRefused
 
@@ -71,7 +72,7 @@ async def test_models_are_listed(tmp_path: Path) -> None:
     """The list has ids first, then what else leads to them; a model is found by any of its names."""
     async with open_house(tmp_path) as house, house.sdk() as sdk:
         listed = [one async for one in await sdk.models.list()]
-        assert [one.id for one in listed] == ["gpt", "fast", "palyra/default", "palyra/auto", "vec"]
+        assert [one.id for one in listed] == ["gpt", "fast", *VIRTUAL_NAMES, "vec"]
         assert {one.owned_by for one in listed} == {"up"}
         one = await sdk.models.retrieve("up/gpt")
         assert one.id == "up/gpt"

@@ -12,6 +12,7 @@ from palyra.events.accounting import Accounting
 from palyra.events.base import Draft, Recorded
 from palyra.events.config import ConfigAdopted, ConfigProblem, ConfigRejected, ConfigSource
 from palyra.events.registry import Registry
+from palyra.events.smart_routing import SmartRouting
 from palyra.projections.state import State, evolve
 
 SOURCE = ConfigSource(kind="file", name="palyra.toml", digest="d1")
@@ -25,6 +26,7 @@ def adopted(state: State, digest: str, effective: dict[str, Any], *pending: str)
         effective=effective,
         registry=Registry(),
         accounting=Accounting(),
+        routing=SmartRouting(),
         sources=(SOURCE,),
         pending=pending,
     )
