@@ -86,7 +86,7 @@ _CODES: dict[tuple[int, int], str] = {
     (429, 6): "budget_blocked",
     (499, 4): "client_disconnected cancelled",
     (500, 1): "internal secret_in_event",
-    (501, 5): "journal_newer unsupported_version",
+    (501, 5): "extra_missing journal_newer unsupported_version",
     (502, 4): (
         "upstream_failed upstream_auth upstream_permission upstream_quota transient_upstream"
         " network_unavailable dns_failed tls_failed malformed_response stream_truncated response_too_large"

@@ -28,6 +28,7 @@ _COMMANDS = {
     "models": ("models", "models", "Show models, providers and their health."),
     "budgets": ("budgets", "budgets", "Limit what may be used, and see what is."),
     "pricing": ("pricing", "pricing", "Show what models cost."),
+    "usage": ("usage", "usage", "Show what was used, by whom, and what it cost."),
     "runs": ("runs", "runs", "Show requests, open and done."),
     "explain": ("explain", "explain", "Tell why a request was served the way it was."),
     "keys": ("keys", "keys", "Issue, limit, rotate and revoke the keys of programs and people."),

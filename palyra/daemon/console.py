@@ -25,7 +25,7 @@ from palyra.daemon.requests import NOWHERE, Entrance, Route, Visit
 from palyra.engine.access import Access
 from palyra.engine.client import refusal_headers
 from palyra.engine.console.changes import Change, Changer
-from palyra.engine.console.frame import Question, Told, read_body, read_query
+from palyra.engine.console.frame import Params, Question, Told, read_body, read_query
 from palyra.engine.console.live import LiveSights
 from palyra.engine.console.table import CHANGES, QUESTIONS
 from palyra.engine.exchange import ClientGone
@@ -129,7 +129,7 @@ class Console:
             if isinstance(thing, Change):
                 told = await self._change(visit, thing, found.place, operator)
             else:
-                told = await self._ask(visit, thing, found.place)
+                told = await self._ask(visit, thing, found.place, operator)
             return 200, _headers(), told.data
         except ClientGone:
             raise
@@ -171,10 +171,14 @@ class Console:
         visit.route = NOWHERE
         raise Refused(Refusal(code="route_not_found", message="The console's API has nothing there."))
 
-    async def _ask(self, visit: Visit, question: Question[Any, Any], place: Mapping[str, str]) -> Told:
+    async def _ask(
+        self, visit: Visit, question: Question[Any, Any], place: Mapping[str, str], operator: Operator
+    ) -> Told:
         pairs = parse_qsl(visit.request.query_string, keep_blank_values=True)
         frame = {name: value for name, value in pairs if name in _FRAME}
         params = read_query(question.params, [pair for pair in pairs if pair[0] not in _FRAME], place)
+        if operator.is_program and question.own:
+            params = _about_itself(question, params, operator)
         at_least = frame.get("at_least")
         if at_least is not None and not (at_least.isascii() and at_least.isdigit() and len(at_least) <= 18):
             message = "'at_least' is a position, a whole number."
@@ -228,6 +232,14 @@ def _pages(pages: LoginPages) -> dict[str, Page]:
         f"{beside}callback": Page(callback),
         f"{beside}done/{{id}}": Page(done),
     }
+
+
+def _about_itself(question: Question[Any, Any], params: Params, operator: Operator) -> Params:
+    """Return parameters that ask about the asker; raises `Refused` where they ask about somebody else."""
+    if getattr(params, question.own) not in ("", operator.actor):
+        message = "A client key sees what its own principal used, and nobody else's."
+        raise Refused(Refusal(code="binding_violation", message=message, param=question.own))
+    return msgspec.structs.replace(params, **{question.own: operator.actor})
 
 
 def _match(template: list[str], parts: list[str]) -> dict[str, str] | None:

@@ -30,6 +30,8 @@ class Operator(NamedTuple):
     key_id: str = ""
     #: The login that the request belongs to, if it came with a cookie.
     session: Session | None = None
+    #: Whoever came with the key of a program sees its own use and nobody else's.
+    is_program: bool = False
 
     @property
     def holder(self) -> Holder:
@@ -63,7 +65,8 @@ def _known(visit: Visit, access: Access, logins: Logins, *, is_change: bool) -> 
     if is_change and caller.kind != "admin":
         return Refusal(code="wrong_key_kind", message="Changes need the operator's key (admin.token).")
     refusal = peer_refusal(caller, visit.peer.address)
-    return refusal or Operator(caller.principal_id, caller.scopes, caller.key_id)
+    is_program = caller.kind == "client"
+    return refusal or Operator(caller.principal_id, caller.scopes, caller.key_id, is_program=is_program)
 
 
 def _with_cookie(visit: Visit, logins: Logins, cookie: str, *, is_change: bool) -> Operator | Refusal:

@@ -275,7 +275,7 @@ def count_history(
         subject = subject_of(record, row, Where(row.provider_id, row.model_id))
         if subject is None or not since_us <= row.effective_at_us < window.end_us:
             continue
-        amount = _amount_of_row(record, row)
+        amount = amount_of(record.meter, row)
         before = sums.get(subject) or CountedSubject(
             subject=subject, window_start_us=window.start_us, window_end_us=window.end_us
         )
@@ -288,11 +288,3 @@ def count_history(
             at_us = row.effective_at_us - row.effective_at_us % CELL_US
             own[at_us] = own.get(at_us, 0) + amount
     return [msgspec.structs.replace(one, cells=cells.get(subject, {})) for subject, one in sums.items()]
-
-
-def _amount_of_row(record: UsageBudgetPolicyRecord, row: UsageRecorded | UsageCorrected) -> int:
-    if isinstance(row, UsageRecorded):
-        return amount_of(record.meter, row)
-    if record.meter != "usd_cost":
-        return 0
-    return (row.cost_after_nanousd or 0) - (row.cost_before_nanousd or 0)

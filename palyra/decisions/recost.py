@@ -6,14 +6,12 @@ from collections.abc import Iterable
 
 import msgspec
 
+from palyra.decisions.corrections import Counted, correction_of, counted_rows
 from palyra.decisions.pricing import cost_of
-from palyra.events.base import Draft, Recorded
+from palyra.events.base import Recorded
 from palyra.events.usage import UsageCorrected, UsageRecorded
 from palyra.projections.pricing import price_at
 from palyra.projections.state import State
-
-#: Streams of runs that have ended are closed; corrections have one of their own.
-STREAM = "corrections"
 
 
 class Recosted(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,23 +30,20 @@ def recost(state: State, history: Iterable[Recorded], *, from_us: int, to_us: in
     """Return the corrections of all rows in [from, to) whose cost differs by the list in force.
 
     `history` is every row and every correction so far, in order; a row that was corrected counts as corrected. A
-    cost that the provider itself reported, and that was believed, is left alone.
+    cost that the provider itself reported and that was believed, one that was reconciled with its account and one
+    that somebody set by hand are left alone.
     """
-    costs: dict[int, int | None] = {}
-    rows: list[Recorded] = []
-    for one in history:
-        if isinstance(one.body, UsageCorrected):
-            costs[one.body.corrects_position] = one.body.cost_after_nanousd
-        elif isinstance(one.body, UsageRecorded):
-            costs[one.position] = one.body.cost_nanousd
-            if from_us <= one.body.effective_at_us < to_us and not _is_believed(one.body):
-                rows.append(one)
-    corrections = [
-        correction for one in rows if (correction := _correction(state, one, costs[one.position])) is not None
+    rows = [
+        one
+        for one in counted_rows(history).values()
+        if from_us <= one.row.effective_at_us < to_us
+        and one.corrected in ("", "recost")
+        and not _is_believed(one.row)
     ]
-    before = [costs[one.position] for one in rows]
+    corrections = [correction for one in rows if (correction := _correction(state, one)) is not None]
+    before = [one.row.cost_nanousd for one in rows]
     changed = {one.corrects_position: one.cost_after_nanousd for one in corrections}
-    after = [changed.get(one.position, costs[one.position]) for one in rows]
+    after = [changed.get(one.position, one.row.cost_nanousd) for one in rows]
     return Recosted(
         rows_count=len(rows),
         cost_before_nanousd=sum(cost or 0 for cost in before),
@@ -59,36 +54,14 @@ def recost(state: State, history: Iterable[Recorded], *, from_us: int, to_us: in
     )
 
 
-def correct(corrections: Iterable[UsageCorrected]) -> list[Draft]:
-    """Return corrections as facts."""
-    return [Draft(STREAM, one) for one in corrections]
-
-
 def _is_believed(row: UsageRecorded) -> bool:
     return row.provider_cost_nanousd is not None and row.cost_nanousd == row.provider_cost_nanousd
 
 
-def _correction(state: State, recorded: Recorded, cost_before: int | None) -> UsageCorrected | None:
-    row = recorded.body
-    assert isinstance(row, UsageRecorded)
+def _correction(state: State, counted: Counted) -> UsageCorrected | None:
+    row = counted.row
     entry = price_at(state, row.provider_id, row.model_id, row.effective_at_us, row.variant)
-    cost_after = cost_of(row.usage, entry).nanousd
-    if cost_after == cost_before or entry is None:
+    if entry is None:
         return None
-    return UsageCorrected(
-        run_id=recorded.stream[4:],
-        attempt=row.attempt,
-        corrects_position=recorded.position,
-        provider_id=row.provider_id,
-        model_id=row.model_id,
-        principal_id=row.principal_id,
-        key_id=row.key_id,
-        session_id=row.session_id,
-        agent_id=row.agent_id,
-        endpoint=row.endpoint,
-        origin=row.origin,
-        effective_at_us=row.effective_at_us,
-        cost_before_nanousd=cost_before,
-        cost_after_nanousd=cost_after,
-        price_id=entry.price_id,
-    )
+    cost = cost_of(row.usage, entry).nanousd
+    return correction_of(counted, usage=row.usage, cost_nanousd=cost, price_id=entry.price_id, reason="recost")

@@ -7,7 +7,7 @@ one that comes twice is the first of them.
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -30,7 +30,11 @@ class Window(NamedTuple):
 
 def window_of(record: UsageBudgetPolicyRecord, at_us: int) -> Window:
     """Return the calendar window of a rule that holds an instant."""
-    zone = ZoneInfo(record.timezone)
+    return window_in(record, at_us, ZoneInfo(record.timezone))
+
+
+def window_in(record: UsageBudgetPolicyRecord, at_us: int, zone: tzinfo) -> Window:
+    """Return the same in another zone than the rule's own."""
     first = _first_day(record, (_EPOCH + timedelta(microseconds=at_us)).astimezone(zone).date())
     while True:
         start_us, following = _start_us(first, zone), _next_day(record, first)
@@ -79,7 +83,7 @@ def _next_day(record: UsageBudgetPolicyRecord, first: date) -> date:
     return first + _DAY
 
 
-def _start_us(day: date, zone: ZoneInfo) -> int:
+def _start_us(day: date, zone: tzinfo) -> int:
     """Return the first instant of a local day, as far as quarters of an hour tell."""
     start = datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
     while (start - _QUARTER).astimezone(zone).date() >= day:

@@ -60,8 +60,8 @@ def parse_as_of(text: str, zone: tzinfo | None) -> AsOf:
     position, at, instant = text.partition("@")
     if _POSITION.fullmatch(position):
         return AsOf(position=int(position), instant_us=_instant_us(instant, text, zone) if at else None)
-    if ago := _AGO.fullmatch(text):
-        return AsOf(ago_us=int(ago[1]) * _AGO_S[ago[2]] * US_PER_S)
+    if (ago := ago_of(text)) is not None:
+        return AsOf(ago_us=ago)
     if text == "boot":
         return AsOf(is_boot=True)
     if text.startswith("run:") and len(text) > 4:
@@ -69,16 +69,27 @@ def parse_as_of(text: str, zone: tzinfo | None) -> AsOf:
     return AsOf(instant_us=_instant_us(text, text, zone))
 
 
-def _instant_us(text: str, whole: str, zone: tzinfo | None) -> int:
+def ago_of(text: str) -> int | None:
+    """Return how long before now `-90m` is; None of a text that says something else."""
+    ago = _AGO.fullmatch(text)
+    return None if ago is None else int(ago[1]) * _AGO_S[ago[2]] * US_PER_S
+
+
+def instant_of(text: str, zone: tzinfo | None) -> int:
+    """Return an instant in RFC 3339 or the beginning of a day; raises `ValueError`."""
     match = _INSTANT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"'{text}' is no instant.")
+    date, clock, offset = match[1], match[2] or "00:00", (match[3] or "").upper().replace("Z", "+00:00")
+    moment = datetime.fromisoformat(f"{date}T{clock}{offset}")
+    # A zone of its own, else the configured one, else the machine's.
+    aware = moment if offset else moment.replace(tzinfo=zone) if zone is not None else moment.astimezone()
+    return (aware - _EPOCH) // timedelta(microseconds=1)
+
+
+def _instant_us(text: str, whole: str, zone: tzinfo | None) -> int:
     try:
-        if match is None:
-            raise ValueError
-        date, clock, offset = match[1], match[2] or "00:00", (match[3] or "").upper().replace("Z", "+00:00")
-        moment = datetime.fromisoformat(f"{date}T{clock}{offset}")
-        # A zone of its own, else the configured one, else the machine's.
-        aware = moment if offset else moment.replace(tzinfo=zone) if zone is not None else moment.astimezone()
-        return (aware - _EPOCH) // timedelta(microseconds=1)
+        return instant_of(text, zone)
     except (ValueError, OverflowError):
         raise PalyraError(
             f"'{whole}' is no position and no instant.", hint=f"one of: {FORMS}", code="usage_error"

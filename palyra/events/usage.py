@@ -67,7 +67,29 @@ class UsageCorrected(Fact, tag="usage.corrected", frozen=True, kw_only=True):
     endpoint: str
     origin: str = "http"
     effective_at_us: int
+    #: Tokens of the row as it was counted so far, and what it has more or less than that.
+    tokens_before: int = 0
+    deltas: TokenUsage = TokenUsage()
+    #: None: not known, but for the part that was.
     cost_before_nanousd: int | None = None
+    known_before_nanousd: int = 0
     cost_after_nanousd: int | None = None
     price_id: str = ""
-    reason: Literal["recost"] = "recost"
+    #: recost: by a corrected price; reconciled: by the provider's own account; operator: by hand.
+    reason: Literal["recost", "reconciled", "operator"] = "recost"
+    by: str = ""
+    note_code: str = ""
+
+    @property
+    def change_nanousd(self) -> int:
+        """What sums of known costs change by."""
+        before = self.known_before_nanousd if self.cost_before_nanousd is None else self.cost_before_nanousd
+        return (before if self.cost_after_nanousd is None else self.cost_after_nanousd) - before
+
+    @property
+    def is_unpriced_before(self) -> bool:
+        return self.cost_before_nanousd is None
+
+    @property
+    def is_unpriced_after(self) -> bool:
+        return self.cost_after_nanousd is None

@@ -16,6 +16,7 @@ from palyra.events import budgets, runs, usage
 from palyra.events.base import Recorded
 from palyra.events.budgets import BudgetShare, CountedSubject, Meter, UsageBudgetPolicyRecord
 from palyra.projections.base import Chapter
+from palyra.usage import TokenUsage
 
 if TYPE_CHECKING:
     from palyra.projections.state import State
@@ -156,14 +157,19 @@ def _matches(wanted: dict[str, str], who: Scoped, where: Where) -> bool:
     return True
 
 
-def amount_of(meter: Meter, row: usage.UsageRecorded) -> int:
+def amount_of(meter: Meter, row: usage.UsageRecorded | usage.UsageCorrected) -> int:
     """Return what a row of usage adds to a counter; a cost that is not known adds the part that is."""
+    if isinstance(row, usage.UsageCorrected):
+        return row.change_nanousd if meter == "usd_cost" else _tokens_of(meter, row.deltas)
     if meter == "usd_cost":
         return row.known_nanousd if row.cost_nanousd is None else row.cost_nanousd
+    return _tokens_of(meter, row.usage)
+
+
+def _tokens_of(meter: Meter, used: TokenUsage) -> int:
     if meter == "output":
-        return row.usage.output_tokens
-    cached = row.usage.cached_input_tokens if meter == "uncached" else 0
-    return row.usage.total_tokens - cached
+        return used.output_tokens
+    return used.total_tokens - (used.cached_input_tokens if meter == "uncached" else 0)
 
 
 def counter_of(state: State, policy_id: str, subject: str, window_start_us: int) -> Counter | None:
@@ -312,12 +318,12 @@ def _count_late(state: State, body: usage.UsageRecorded, held: list[str]) -> Non
 
 @CHAPTER.on(usage.UsageCorrected)
 def _corrected(state: State, recorded: Recorded, body: usage.UsageCorrected) -> None:
-    change = (body.cost_after_nanousd or 0) - (body.cost_before_nanousd or 0)
     where = Where(body.provider_id, body.model_id)
     for policy in state.budgets.policies.values():
-        subject = subject_of(policy.record, body, where) if policy.record.meter == "usd_cost" else None
+        subject = subject_of(policy.record, body, where)
         if subject is not None:
-            _add_late(state, policy, subject, change, body.effective_at_us, False)
+            amount = amount_of(policy.record.meter, body)
+            _add_late(state, policy, subject, amount, body.effective_at_us, False)
 
 
 def _add_late(

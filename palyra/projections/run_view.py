@@ -67,11 +67,12 @@ def view_of_run(history: Iterable[Recorded]) -> RunView | None:
             view = RunView(run_id=run_id_of(recorded.stream), first_position=recorded.position)
             view.admitted_us = recorded.recorded_at_us
         view.last_position = recorded.position
-        _add_to_view(view, recorded, reserved)
+        add_to_view(view, recorded, reserved)
     return view
 
 
-def _add_to_view(view: RunView, recorded: Recorded, reserved: dict[int, budgets.BudgetReserved]) -> None:
+def add_to_view(view: RunView, recorded: Recorded, reserved: dict[int, budgets.BudgetReserved]) -> None:
+    """Fold one more event of a run into its view; holds wait in `reserved` for the start of their attempt."""
     match recorded.body:
         case runs.RunAdmitted() as body:
             view.admitted = body

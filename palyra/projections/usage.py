@@ -94,14 +94,21 @@ def _recorded(state: State, recorded: Recorded, body: usage.UsageRecorded) -> No
 
 @CHAPTER.on(usage.UsageCorrected)
 def _corrected(state: State, recorded: Recorded, body: usage.UsageCorrected) -> None:
-    change = (body.cost_after_nanousd or 0) - (body.cost_before_nanousd or 0)
-    cured_count = (body.cost_after_nanousd is not None) - (body.cost_before_nanousd is not None)
     key = f"{body.provider_id}|{body.model_id}|{body.principal_id}|{body.endpoint}|{body.origin}"
     cells = state.usage.cells.get(body.effective_at_us - body.effective_at_us % CELL_US, {})
+    deltas, tokens_after = body.deltas, body.tokens_before + body.deltas.total_tokens
     for cell in (state.usage.total, cells.get(key)):
-        if cell is not None:
-            cell.cost_nanousd += change
-            cell.unpriced_count -= cured_count
+        if cell is None:
+            continue
+        cell.input_tokens += deltas.input_tokens
+        cell.output_tokens += deltas.output_tokens
+        cell.cached_input_tokens += deltas.cached_input_tokens
+        cell.cache_write_5m_tokens += deltas.cache_write_5m_tokens
+        cell.cache_write_1h_tokens += deltas.cache_write_1h_tokens
+        cell.reasoning_tokens += deltas.reasoning_tokens
+        cell.cost_nanousd += body.change_nanousd
+        cell.unpriced_count += body.is_unpriced_after - body.is_unpriced_before
+        cell.unpriced_tokens += body.is_unpriced_after * tokens_after - body.is_unpriced_before * body.tokens_before
 
 
 def _add(cell: UsageCell, body: usage.UsageRecorded) -> None:

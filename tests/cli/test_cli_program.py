@@ -92,6 +92,8 @@ def test_the_tree_holds_what_this_release_does() -> None:
         *("models list", "models status"),
         *("budgets list", "budgets status", "budgets show", "budgets holds", "budgets set", "budgets retire"),
         *("pricing show", "pricing missing"),
+        *("usage summary", "usage timeline", "usage sessions", "usage agents", "usage principals", "usage keys"),
+        *("usage models", "usage providers", "usage insights", "usage report"),
         *("runs list", "runs show", "runs follow", "runs cancel"),
         *("explain",),
         *("keys issue", "keys list", "keys show", "keys limits", "keys rotate", "keys revoke"),
@@ -150,7 +152,7 @@ _NOT_RUN = (
     *("vault put", "vault delete", "vault rekey", "vault absorb", "vault verify"),
     *("config set", "config unset", "move-secrets"),
     *("models set", "models connect", "models test", "models discover", "models circuit"),
-    *("completions bash", "journal export -o", "backup", "import", "restore", "branch", "accept-fork"),
+    *("completions bash", "journal export -o", "copy/", "backup", "import", "restore", "branch", "accept-fork"),
 )
 
 

@@ -6,7 +6,8 @@ from budget_kit import TOKEN_NANOUSD, consumed, price, put, rule
 from registries import model, provider, registry
 from story import T0_US, World, given, serve, wait
 
-from palyra.decisions.recost import Recosted, correct, recost
+from palyra.decisions.corrections import correct
+from palyra.decisions.recost import Recosted, recost
 
 ONE = registry(provider("a"), model("gpt", "a"))
 #: What `serve` uses: 90 in and 20 out.

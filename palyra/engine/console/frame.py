@@ -141,8 +141,11 @@ class Question(NamedTuple, Generic[ParamsT, AnswerT]):
     answer: Callable[[Sight, ParamsT], AnswerT]
     #: What an asker's key must allow.
     scope: str = "observe"
-    #: What is read at the head: the state in memory, which takes no time, or the rows, which may.
-    source: Literal["state", "rows"] = "state"
+    #: What is read at the head: the state in memory, which takes no time, or rows, which may; all the rows of a
+    #: window are read elsewhere.
+    source: Literal["state", "rows", "window"] = "state"
+    #: Field of the parameters that names a principal: a client's key asks about its own and no other.
+    own: str = ""
 
 
 class Told(NamedTuple):
@@ -206,17 +209,17 @@ def write_query(params: Params) -> tuple[dict[str, str], list[tuple[str, str]]]:
     for field in msgspec.structs.fields(type(params)):
         value = getattr(params, field.name)
         if isinstance(value, (list, tuple)):
-            pairs += [(field.name, str(part)) for part in value]
+            pairs += [(field.encode_name, str(part)) for part in value]
             continue
         text = ("true" if value else "false") if isinstance(value, bool) else str(value)
-        texts[field.name] = text
+        texts[field.encode_name] = text
         if value != field.default:
-            pairs.append((field.name, text))
+            pairs.append((field.encode_name, text))
     return texts, pairs
 
 
 def _check_names(kind: type[Params], given: Mapping[str, Any], code: str, place: Mapping[str, str]) -> None:
-    taken = kind.__struct_fields__
+    taken = kind.__struct_encode_fields__
     for name in given:
         if name not in taken or (code == "unknown_field" and name in place):
             others = ", ".join(field for field in taken if field not in place) or "nothing"
@@ -225,7 +228,7 @@ def _check_names(kind: type[Params], given: Mapping[str, Any], code: str, place:
 
 
 def _list_fields(kind: type[Params]) -> list[str]:
-    origins = {field.name: typing.get_origin(field.type) for field in msgspec.structs.fields(kind)}
+    origins = {field.encode_name: typing.get_origin(field.type) for field in msgspec.structs.fields(kind)}
     return [name for name, origin in origins.items() if origin in (list, tuple, Sequence)]
 
 

@@ -78,7 +78,7 @@ class LiveSights:
         where = zone_of(zone)
         if at_least is not None:
             await self._wait_for(at_least)
-        if at is None and self._core.is_writable:
+        if at is None and question.source != "window" and self._core.is_writable:
             with contextlib.suppress(FoldNeeded, JournalUnwritable):
                 return await self._ask_head(question, params, where)
         now_us, lock = self._core.clock.now_us(), self._lock()

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
-from palyra.engine.console.frame import Items, ListParams
+from palyra.engine.console.frame import Items
 from palyra.errors import Refusal, Refused
 
 RowT = TypeVar("RowT")
 KeyT = TypeVar("KeyT")
 
 
+class Paged(Protocol):
+    """What names a page, as `ListParams` does."""
+
+    @property
+    def limit(self) -> int: ...
+
+    @property
+    def cursor(self) -> str: ...
+
+
 def page_of(
     rows: Sequence[RowT],
-    params: ListParams,
+    params: Paged,
     key: Callable[[RowT], tuple[int | str, ...]],
     *,
     is_falling: bool = False,

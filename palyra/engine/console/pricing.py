@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from palyra.decisions.recost import correct, recost
+from palyra.decisions.corrections import correct
+from palyra.decisions.recost import recost
 from palyra.engine.budgets import usage_recorded
 from palyra.engine.console.changes import Order
 from palyra.engine.console.frame import Params, Sight

@@ -19,6 +19,7 @@ from palyra.engine.console import (
     pricing,
     runs,
     status,
+    usage,
     vault,
     verdicts,
 )
@@ -27,6 +28,7 @@ from palyra.engine.inspection import FiguresAnswer
 from palyra.engine.model_plans import PlanAnswer
 from palyra.engine.price_questions import PricingAnswer, RecostAnswer
 from palyra.engine.questions import ModelsAnswer, RunAnswer, StatusAnswer
+from palyra.engine.reports.runs import UsageEnrichedRun
 
 AUTH_HEALTH = frame.Question(
     "auth/health", auth_views.HealthParams, auth_views.HealthAnswer, auth_views.health, scope="secrets:write"
@@ -101,6 +103,64 @@ RUN_EXPLAIN = frame.Question(
     "runs/{run}/explain", runs.ExplainParams, runs.ExplainAnswer, runs.explain, source="rows"
 )
 STATUS = frame.Question("status", status.StatusParams, StatusAnswer, status.status)
+USAGE_INSIGHTS = frame.Question(
+    "usage/insights",
+    usage.InsightsParams,
+    usage.InsightsAnswer,
+    usage.insights,
+    scope="usage:read",
+    source="window",
+    own="principal_id",
+)
+USAGE_RUNS = frame.Question(
+    "usage/runs",
+    usage.EnrichedParams,
+    frame.Items[UsageEnrichedRun],
+    usage.runs,
+    scope="usage:read",
+    source="window",
+    own="principal_id",
+)
+USAGE_SESSION = frame.Question(
+    "usage/sessions/{id}",
+    usage.SessionParams,
+    usage.SessionAnswer,
+    usage.session,
+    scope="usage:read",
+    source="window",
+    own="principal_id",
+)
+USAGE_SUMMARY = frame.Question(
+    "usage/summary",
+    usage.SummaryParams,
+    usage.SummaryAnswer,
+    usage.summary,
+    scope="usage:read",
+    source="window",
+    own="principal_id",
+)
+USAGE_TIMELINE = frame.Question(
+    "usage/timeline",
+    usage.TimelineParams,
+    usage.TimelineAnswer,
+    usage.timeline,
+    scope="usage:read",
+    source="window",
+    own="principal_id",
+)
+#: Totals by one dimension each, by its name.
+USAGE_GROUPS = {
+    name: frame.Question(
+        f"usage/{name}s",
+        usage.GroupsParams,
+        frame.Items[usage.GroupTotals],
+        usage.groups_by(name),
+        scope="usage:read",
+        source="window",
+        own="principal_id",
+    )
+    for name in ("agent", "key", "model", "principal", "provider", "session")
+}
 VAULT_SECRETS = frame.Question(
     "vault/secrets", vault.SecretsParams, frame.Items[vault.SecretAnswer], vault.secrets, scope="secrets:write"
 )
@@ -134,6 +194,17 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     RUN,
     RUN_EXPLAIN,
     STATUS,
+    USAGE_GROUPS["agent"],
+    USAGE_INSIGHTS,
+    USAGE_GROUPS["key"],
+    USAGE_GROUPS["model"],
+    USAGE_GROUPS["principal"],
+    USAGE_GROUPS["provider"],
+    USAGE_RUNS,
+    USAGE_GROUPS["session"],
+    USAGE_SESSION,
+    USAGE_SUMMARY,
+    USAGE_TIMELINE,
     VAULT_SECRETS,
     VAULT_STATUS,
 )

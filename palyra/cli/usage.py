@@ -1,0 +1,343 @@
+"""`palyra usage`: what was used, by whom, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from palyra.cli.command import Call, Group
+from palyra.cli.frame import Answer
+from palyra.cli.page import Column, Page, Styled
+from palyra.cli.render import count, share
+from palyra.cli.usage_report import FILTERS, FORMATS, make_report
+
+if TYPE_CHECKING:
+    from palyra.engine.console.usage import GroupTotals, InsightsAnswer, SummaryAnswer, TimelineAnswer, WindowAnswer
+    from palyra.engine.reports.figures import Totals
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+_BUCKETS = click.Choice(["auto", "15m", "hour", "day", "week", "month"])
+_DATASETS = click.Choice(["summary", "timeline", "runs", "attempts", "usage", "refusals", "budgets"])
+#: Rows of lists that are asked for unless said otherwise.
+_TOP = 20
+
+
+def _window(command: CommandT) -> CommandT:
+    """Give a command the options that say which requests it is about."""
+    options = [
+        click.option(
+            "--from", "from_", metavar="WHEN", help="Requests since then; 30 days before --to by default."
+        ),
+        click.option("--to", metavar="WHEN", help="Requests before then; now by default."),
+        click.option("--timezone", metavar="ZONE", help="Where days begin; as configured by default."),
+        *(click.option(f"--{name}", metavar="ID", help=f"Only this {name}.") for name in FILTERS),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(
+    cls=Group,
+    examples=[
+        ("palyra usage summary", "the last 30 days"),
+        ("palyra usage models --from 2026-11-01", "what each model has cost since then"),
+        ("palyra usage report --group-by day,model --format csv --out usage.csv", "for a spreadsheet"),
+    ],
+)
+def usage() -> None:
+    """Show what was used, by whom, and what it cost."""
+
+
+@usage.command(
+    "summary",
+    examples=[
+        ("palyra usage summary", "the last 30 days"),
+        ("palyra usage summary --from 2026-11-01 --to 2026-12-01 --bucket week", "a month by weeks"),
+        ("palyra usage summary --principal key:0123456789ab --json", "one principal, for a program"),
+    ],
+    exits=(0, 2, 4, 5, 7),
+    takes_as_of=True,
+)
+@_window
+@click.option("--bucket", type=_BUCKETS, default="auto", help="How finely time is cut.")
+def summary(call: Call, bucket: str, **window: str | None) -> Answer:
+    """Show totals of a window, its course, and where budgets stand."""
+    from palyra.cli.asking import ask
+    from palyra.engine.console.table import USAGE_SUMMARY
+    from palyra.engine.console.usage import SummaryParams
+
+    asked = ask(call, USAGE_SUMMARY, SummaryParams(**_given(window), bucket=bucket))
+    return asked.answer(lambda page: _show_summary(page, asked.found))
+
+
+@usage.command(
+    "timeline",
+    examples=[
+        ("palyra usage timeline --group-by model", "tokens and cost of each model, day by day"),
+        ("palyra usage timeline --from -24h --bucket hour", "the last day by hours"),
+        ("palyra usage timeline --group-by agent --json", "for a program"),
+    ],
+    exits=(0, 2, 4, 5, 7),
+    takes_as_of=True,
+)
+@_window
+@click.option("--bucket", type=_BUCKETS, default="auto", help="How finely time is cut.")
+@click.option(
+    "--group-by", "group_by", metavar="NAME,..", default="", help="What makes a series: model, agent, ..."
+)
+@click.option(
+    "--top", type=click.IntRange(1, 100), default=5, help="Series that are told one by one; 5 by default."
+)
+def timeline(call: Call, bucket: str, group_by: str, top: int, **window: str | None) -> Answer:
+    """Show how use and cost went over time."""
+    from palyra.cli.asking import ask
+    from palyra.engine.console.table import USAGE_TIMELINE
+    from palyra.engine.console.usage import TimelineParams
+
+    names = [name for name in group_by.split(",") if name]
+    params = TimelineParams(**_given(window), bucket=bucket, group_by=names, top=top)
+    asked = ask(call, USAGE_TIMELINE, params)
+    return asked.answer(lambda page: _show_timeline(page, asked.found))
+
+
+def _groups_command(name: str, words: str) -> None:
+    """Make the command that lists one dimension."""
+
+    @usage.command(
+        f"{name}s",
+        examples=[
+            (f"palyra usage {name}s", f"{name}s of the last 30 days, those that cost most first"),
+            (f"palyra usage {name}s --limit 100 --json", "a hundred of them for a program"),
+        ],
+        exits=(0, 2, 4, 5, 7),
+        takes_as_of=True,
+        help=f"Show what {words} used, those that cost most first.",
+    )
+    @_window
+    @click.option(
+        "--limit", type=click.IntRange(1, 500), default=_TOP, help=f"How many at most; {_TOP} by default."
+    )
+    def groups(call: Call, limit: int, **window: str | None) -> Answer:
+        from palyra.cli.asking import ask
+        from palyra.engine.console.table import USAGE_GROUPS
+        from palyra.engine.console.usage import GroupsParams
+
+        asked = ask(call, USAGE_GROUPS[name], GroupsParams(**_given(window), limit=limit))
+        return asked.answer(lambda page: _show_groups(page, name, asked.found.items))
+
+
+for _name, _words in (
+    ("session", "each session"),
+    ("agent", "each agent"),
+    ("principal", "each principal"),
+    ("key", "each client key"),
+    ("model", "each model"),
+    ("provider", "each provider"),
+):
+    _groups_command(_name, _words)
+
+
+@usage.command(
+    "insights",
+    examples=[
+        ("palyra usage insights", "which models and which kinds of work, and how good estimates are"),
+        ("palyra usage insights --from 2026-11-01 --json", "since then, for a program"),
+    ],
+    exits=(0, 2, 4, 5, 7),
+    takes_as_of=True,
+)
+@_window
+def insights(call: Call, **window: str | None) -> Answer:
+    """Show what the figures say about models, work and estimates."""
+    from palyra.cli.asking import ask
+    from palyra.engine.console.table import USAGE_INSIGHTS
+    from palyra.engine.console.usage import InsightsParams
+
+    asked = ask(call, USAGE_INSIGHTS, InsightsParams(**_given(window)))
+    return asked.answer(lambda page: _show_insights(page, asked.found))
+
+
+@usage.command(
+    "report",
+    examples=[
+        ("palyra usage report --group-by model", "cost of each model in the last 30 days"),
+        ("palyra usage report --group-by day,agent --format csv --out usage.csv", "for a spreadsheet"),
+        ("palyra usage report --dataset attempts --format parquet --out attempts.parquet", "for a frame"),
+        ("palyra usage report --journal copy/journal.db --dataset runs --format json", "of a copy, for a program"),
+    ],
+    exits=(0, 2, 5, 7, 8),
+)
+@click.option("--journal", metavar="FILE", help="Any journal, a copy too; that of the state by default.")
+@click.option("--as-of", metavar="WHEN", help="Report as it was then: a position, an instant, -2h.")
+@_window
+@click.option("--dataset", type=_DATASETS, default="summary", help="What a row is.")
+@click.option(
+    "--group-by", multiple=True, metavar="NAME,..", help="Of a summary or timeline: up to four; day, model, ..."
+)
+@click.option("--bucket", type=_BUCKETS, default="auto", help="Of a timeline: how finely time is cut.")
+@click.option("--top", type=click.IntRange(1, 10_000), help="Groups that are told one by one; the rest together.")
+@click.option("--format", "form", type=click.Choice(FORMATS), help="How it is written; table by default.")
+@click.option("--out", metavar="FILE", help="Where to; - is standard output.")
+def report(call: Call, form: str | None, **options: Any) -> int:
+    """Report from a journal file, whether a daemon runs or not; nothing is locked and nothing is written to it.
+
+    A file that is named needs no configuration, and is seen as of its last event.
+    """
+    return make_report(call, form=form or ("json" if call.as_json else "table"), **options)
+
+
+def _given(window: dict[str, str | None]) -> dict[str, str]:
+    """Return the options about requests by the names of the parameters."""
+    ids = {name: f"{name}_id" for name in FILTERS if name not in ("endpoint", "origin")}
+    return {ids.get(name, name): text for name, text in window.items() if text}
+
+
+def _flat(totals: Totals) -> dict[str, Any]:
+    from palyra.engine.reports.figures import flat_totals
+
+    return flat_totals(totals)
+
+
+def _window_line(page: Page, window: WindowAnswer) -> str:
+    from palyra.cli.render import instant
+
+    start, end = (instant(us, page.zone) for us in (window.from_us, window.to_us))
+    return f"{start} to {end}"
+
+
+def _show_summary(page: Page, found: SummaryAnswer) -> None:
+    from palyra.cli.usage_tables import money, show_groups, show_totals
+    from palyra.engine.reports.tables import Column as Field
+
+    show_totals(page, _flat(found.totals), _window_line(page, found.window))
+    before = found.previous
+    if before.runs:
+        cost = money(before.cost_nanousd, is_complete=before.cost_complete)
+        text = cost.text if isinstance(cost, Styled) else str(cost)
+        page.fields([("before  ", f"{count(before.runs)} requests · {text} in as much time before")])
+    spent = [one for one in found.timeline if one.runs or one.total_tokens]
+    if spent:
+        page.title(f"by {found.bucket}")
+        keys = [Field(f"{found.bucket}_start_us", "instant")]
+        rows = [{f"{found.bucket}_start_us": one.start_us, **_flat(one)} for one in spent]
+        show_groups(page, keys, rows, page.zone)
+    if found.budgets:
+        page.title("budgets")
+        _show_budgets(page, found)
+
+
+def _show_budgets(page: Page, found: SummaryAnswer | InsightsAnswer) -> None:
+    from palyra.cli.usage_tables import money
+    from palyra.units import BP_PER_UNIT
+
+    styles = {"hard_limit": "bad", "soft_limit": "warn", "ok": "good"}
+    rows = []
+    for one in found.budgets:
+        is_money = one.metric_kind == "usd_cost"
+        limit = one.hard_limit if one.hard_limit is not None else one.soft_limit
+        used, held = (money(amount) if is_money else count(amount) for amount in (one.consumed, one.reserved))
+        most = "" if limit is None else money(limit) if is_money else count(limit)
+        part = "" if one.used_bp is None else share(one.used_bp, BP_PER_UNIT)
+        state = Styled(one.status.replace("_", " "), styles.get(one.status, ""))
+        rows.append(
+            (one.policy_id, one.subject, one.interval_kind, used, held if one.reserved else "", most, part, state)
+        )
+    columns = [
+        Column("POLICY", is_cut=True),
+        Column("SUBJECT", is_cut=True),
+        Column("EVERY"),
+        Column("USED", align="right"),
+        Column("HELD", align="right"),
+        Column("LIMIT", align="right"),
+        Column("SHARE", align="right"),
+        Column("STATE"),
+    ]
+    page.table(columns, rows)
+
+
+def _show_timeline(page: Page, found: TimelineAnswer) -> None:
+    from palyra.cli.usage_tables import bucket, money
+
+    page.fields([("window", _window_line(page, found.window))])
+    for series in found.series:
+        spent = [one for one in series.points if one.runs or one.tokens]
+        page.title(" · ".join(name or "(none)" for name in series.key.values()) or "everything")
+        most = max((one.cost_nanousd or one.tokens for one in spent), default=0)
+        rows = [
+            (
+                bucket(found.bucket, one.start_us, page.zone),
+                count(one.runs),
+                count(one.tokens),
+                money(one.cost_nanousd, is_complete=one.cost_complete),
+                Styled("▇" * (24 * (one.cost_nanousd or one.tokens) // most if most else 0), "accent"),
+            )
+            for one in spent
+        ]
+        columns = [
+            Column(found.bucket.upper()),
+            Column("RUNS", align="right"),
+            Column("TOKENS", align="right"),
+            Column("COST", align="right"),
+            Column("", spare=1),
+        ]
+        if rows:
+            page.table(columns, rows)
+        else:
+            page.line(Styled("Nobody asked for anything in this window.", "dim"))
+
+
+def _show_groups(page: Page, name: str, items: list[GroupTotals]) -> None:
+    from palyra.cli.usage_tables import show_groups
+    from palyra.engine.reports.tables import Column as Field
+
+    if not items:
+        page.line(Styled("Nobody asked for anything in this window.", "dim"))
+        return
+    rows = [{f"{name}_id": one.id, **_flat(one)} for one in items]
+    show_groups(page, [Field(f"{name}_id", "text")], rows, page.zone)
+
+
+def _show_insights(page: Page, found: InsightsAnswer) -> None:
+    from palyra.cli.usage_tables import money, show_totals
+    from palyra.units import BP_PER_UNIT
+
+    show_totals(page, _flat(found.totals), _window_line(page, found.window))
+    shares = [Column("RUNS", align="right"), Column("TOKENS", align="right")]
+    shares += [Column("SHARE", align="right"), Column("COST", align="right")]
+
+    def figures(one: Any) -> list[Any]:
+        cost = money(one.cost_nanousd, is_complete=one.cost_complete)
+        return [count(one.runs), count(one.tokens), share(one.share_bp, BP_PER_UNIT), cost]
+
+    if found.model_mix:
+        page.title("models")
+        rows = [[one.model_id, one.provider_id, *figures(one)] for one in found.model_mix]
+        page.table([Column("MODEL", is_cut=True), Column("PROVIDER", is_cut=True), *shares], rows)
+    if found.scope_mix:
+        page.title("kinds of work")
+        page.table([Column("KIND"), *shares], [[one.name, *figures(one)] for one in found.scope_mix])
+    known = [one for one in found.calibration if one.samples]
+    if known:
+        page.title("estimates of input")
+        columns = [
+            Column("MODEL", is_cut=True),
+            Column("PROVIDER", is_cut=True),
+            Column("SAMPLES", align="right"),
+            Column("COUNTED / ESTIMATED", align="right"),
+            Column("ERROR P50", align="right"),
+            Column("P95", align="right"),
+        ]
+        rows = []
+        for each in known:
+            errors = (each.error_p50_bp, each.error_p95_bp)
+            told = ["" if error is None else share(error, BP_PER_UNIT) for error in errors]
+            ratio = f"{each.ratio_bp / BP_PER_UNIT:.2f}"
+            rows.append([each.model_id, each.provider_id, count(each.samples), ratio, *told])
+        page.table(columns, rows)
+    if found.budgets:
+        page.title("budgets")
+        _show_budgets(page, found)

@@ -1,0 +1,214 @@
+"""`palyra usage report`: a journal file read once, in the form that is wanted.
+
+The file may belong to a daemon that runs, to one that is stopped, or be a copy somewhere; nothing is locked or
+written but the report itself, which appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import tzinfo
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from palyra.cli.command import Call
+from palyra.cli.page import Page, Styled
+from palyra.cli.render import clean, size
+
+if TYPE_CHECKING:
+    from palyra.engine.moments import Moment
+    from palyra.engine.reports.scope import Scope
+    from palyra.engine.reports.tables import Asked, Table
+    from palyra.journal.reader import JournalReader
+
+FORMATS = ("table", "csv", "json", "parquet")
+#: What a terminal cannot show.
+_FILES_ONLY = ("parquet",)
+FILTERS = ("principal", "key", "session", "agent", "provider", "model", "endpoint", "origin")
+_GROUPED = ("summary", "timeline")
+
+
+def make_report(call: Call, **options: Any) -> int:
+    """Write the report that the options ask for; returns the exit status."""
+    from palyra.engine.clock import SystemClock
+    from palyra.engine.moments import Moment, parse_as_of, resolve_as_of
+    from palyra.engine.zones import find_zone
+    from palyra.journal.reader import JournalReader
+
+    form, out = options["form"], options["out"]
+    if form in _FILES_ONLY and out in (None, "-") and sys.stdout.isatty():
+        raise click.UsageError(
+            f"{form} is nothing for a terminal; name a file with --out", click.get_current_context()
+        )
+    path, zone = _file_and_zone(call, options["journal"])
+    if options["timezone"]:
+        zone = _known_zone(options["timezone"], find_zone)
+    with JournalReader(path) as whole:
+        if call.as_of is not None:
+            moment = resolve_as_of(whole, parse_as_of(call.as_of, zone), SystemClock().now_us())
+        else:
+            head = whole.head().position
+            row = whole.row(head)
+            last_us = whole.created_at_us if row is None else row.recorded_at_us
+            is_copy = options["journal"] is not None
+            # A copy is seen as of its last event.
+            moment = Moment(position=head, as_of_us=last_us if is_copy else SystemClock().now_us())
+    asked = _asked(options, zone, moment)
+    with JournalReader(path, upto=moment.position) as rows:
+        _write(call, rows, asked, moment, options)
+    if out not in (None, "-"):
+        print(f"{clean(out)}: {size(Path(out).stat().st_size)} of {form}")
+    return 0
+
+
+def _file_and_zone(call: Call, journal: str | None) -> tuple[Path, tzinfo | None]:
+    """Return the file, and the zone of the configuration; a file that was named needs no configuration."""
+    from palyra.cli.reading import file_of_journal
+    from palyra.engine.zones import find_zone
+
+    if journal is not None:
+        return Path(journal), None
+    return file_of_journal(call.paths), find_zone(call.loaded.config.cli.timezone)
+
+
+def _known_zone(name: str, find: Any) -> tzinfo | None:
+    from palyra.errors import PalyraError
+
+    try:
+        zone: tzinfo | None = find(name)
+    except ValueError as exc:
+        raise PalyraError(str(exc), hint="--timezone Europe/Prague, or local", code="usage_error") from exc
+    return zone
+
+
+def _asked(options: dict[str, Any], zone: tzinfo | None, moment: Moment) -> Asked:
+    from palyra.engine.reports.scope import Filters, groups_of, scope_of
+    from palyra.engine.reports.tables import Asked
+
+    dataset = options["dataset"]
+    given = [name for part in options["group_by"] for name in part.split(",") if name]
+    if given and dataset not in _GROUPED:
+        raise click.UsageError(f"--group-by is for {' and '.join(_GROUPED)}", click.get_current_context())
+    if options["bucket"] != "auto" and dataset != "timeline":
+        raise click.UsageError("--bucket is for the dataset timeline", click.get_current_context())
+    if options["top"] is not None and dataset not in _GROUPED:
+        raise click.UsageError(f"--top is for {' and '.join(_GROUPED)}", click.get_current_context())
+    scope = scope_of(
+        from_=options["from_"] or "",
+        to=options["to"] or "",
+        timezone="",
+        zone=zone,
+        now_us=moment.as_of_us,
+        filters=Filters(*(options[name] or "" for name in FILTERS)),
+    )
+    return Asked(dataset, scope, groups_of(given), options["bucket"], options["top"])
+
+
+def _write(call: Call, rows: JournalReader, asked: Asked, moment: Moment, options: dict[str, Any]) -> None:
+    from palyra.cli.progress import Progress
+    from palyra.engine.replay import fold_file
+    from palyra.engine.reports import writing
+    from palyra.engine.reports.tables import table_of
+
+    form, scope = options["form"], asked.scope
+    head = writing.Head(
+        asked.dataset, rows.journal_id, moment.position, scope.from_us, scope.to_us, str(scope.zone)
+    )
+    with Progress() as progress:
+
+        def reading(done: int, total: int) -> None:
+            progress("reading", done, total)
+
+        table = table_of(
+            rows,
+            asked,
+            lambda: fold_file(rows.path, upto=moment.position, progress=lambda *at: progress("folding", *at)).state,
+            moment.as_of_us,
+            reading,
+        )
+        if form == "csv":
+            _put(options["out"], writing.csv_of(table))
+        elif form == "json":
+            _put(options["out"], writing.json_of(table, head))
+        elif form == "parquet":
+            writing.needs_polars()
+            _put(options["out"], [writing.parquet_of(table)])
+        else:
+            _put_table(call, options["out"], table, asked, moment)
+
+
+def _put(out: str | None, chunks: Iterable[bytes]) -> None:
+    with _target(out) as target:
+        for chunk in chunks:
+            target.write(chunk)
+
+
+@contextmanager
+def _target(out: str | None) -> Iterator[IO[bytes]]:
+    """Give where to write; a file appears under its name when all of it is there."""
+    if out in (None, "-"):
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    assert out is not None
+    place = Path(out)
+    with tempfile.NamedTemporaryFile(dir=place.parent, prefix=f".{place.name}.", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, place)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def _put_table(call: Call, out: str | None, table: Table, asked: Asked, moment: Moment) -> None:
+    if out in (None, "-"):
+        _show(call.page(), table, asked, moment)
+        return
+    with _target(out) as target:
+        stream = io.TextIOWrapper(target, encoding="utf-8", write_through=True)
+        _show(Page(stream, color="never"), table, asked, moment)
+        stream.detach()
+
+
+def _show(page: Page, table: Table, asked: Asked, moment: Moment) -> None:
+    from palyra.cli.render import count
+    from palyra.cli.usage_tables import show_groups, show_rows, show_totals
+
+    scope, names = asked.scope, [column.name for column in table.columns]
+    window = window_text(scope)
+    if asked.dataset not in _GROUPED:
+        page.fields([("window", window)])
+        page.line()
+        show_rows(page, asked.dataset, table.columns, table.rows, scope.zone)
+    else:
+        rows = [dict(zip(names, row, strict=True)) for row in table.rows]
+        keys = table.columns[: names.index("runs")]
+        if keys:
+            page.fields([("window", window)])
+            page.line()
+            if rows:
+                show_groups(page, keys, rows, scope.zone)
+            else:
+                page.line(Styled("Nobody asked for anything in this window.", "dim"))
+        else:
+            show_totals(page, rows[0], window)
+    page.line()
+    page.line(Styled(f"position {count(moment.position)} · journal file", "dim"))
+
+
+def window_text(scope: Scope) -> str:
+    """Return a window as people read it."""
+    from palyra.cli.render import instant
+
+    start, end = (instant(us, scope.zone) for us in (scope.from_us, scope.to_us))
+    return f"{start} to {end} ({scope.zone})"

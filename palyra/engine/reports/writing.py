@@ -1,0 +1,106 @@
+"""Tables written out: csv for spreadsheets, json for programs, parquet for frames.
+
+csv and json are written row by row. A cell that a spreadsheet would obey is told to be text; a number is never.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from palyra.engine.reports.tables import Column, Table
+from palyra.errors import PalyraError
+
+if TYPE_CHECKING:
+    import polars
+
+SCHEMA = 1
+#: First characters of a formula (OWASP, CSV injection).
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: Rows that are written at once.
+_CHUNK_COUNT = 1_000
+
+
+class Head(NamedTuple):
+    """What stands over the rows of a document."""
+
+    dataset: str
+    journal_id: str
+    position: int
+    from_us: int
+    to_us: int
+    timezone: str
+
+
+def csv_of(table: Table) -> Iterator[bytes]:
+    """Yield a table as RFC 4180 has it: a header, CRLF, UTF-8; nothing for a missing value."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([column.name for column in table.columns])
+    for number, row in enumerate(table.rows):
+        writer.writerow([_cell(value) for value in row])
+        if number % _CHUNK_COUNT == 0:
+            yield _taken(text)
+    yield _taken(text)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value
+
+
+def _taken(text: io.StringIO) -> bytes:
+    data = text.getvalue().encode()
+    text.seek(0)
+    text.truncate()
+    return data
+
+
+def json_of(table: Table, head: Head) -> Iterator[bytes]:
+    """Yield a table as one document, keys sorted: `schema`, where it is from, and its rows."""
+    window = {"from_us": head.from_us, "to_us": head.to_us, "timezone": head.timezone}
+    about = {"dataset": head.dataset, "journal_id": head.journal_id, "position": head.position}
+    # `rows` sorts between `position` and `schema`.
+    yield json.dumps(about, sort_keys=True)[:-1].encode() + b', "rows": ['
+    names = [column.name for column in table.columns]
+    for number, row in enumerate(table.rows):
+        line = json.dumps(dict(zip(names, row, strict=True)), sort_keys=True)
+        yield (f",\n{line}" if number else f"\n{line}").encode()
+    yield f'\n], "schema": {SCHEMA}, "window": {json.dumps(window, sort_keys=True)}}}\n'.encode()
+
+
+def parquet_of(table: Table) -> bytes:
+    """Return a table as a parquet file: int64, text, bool, instants as UTC timestamps in microseconds.
+
+    Raises `PalyraError` (`extra_missing`) without polars.
+    """
+    frame_kind = needs_polars()
+    columns = [list(cells) for cells in zip(*table.rows, strict=True)] or [[] for _ in table.columns]
+    series = [_series(column, cells) for column, cells in zip(table.columns, columns, strict=True)]
+    out = io.BytesIO()
+    frame_kind(series).write_parquet(out)
+    return out.getvalue()
+
+
+def needs_polars() -> type[polars.DataFrame]:
+    """Return the kind of frame that writes parquet; raises `PalyraError` where polars is missing."""
+    try:
+        import polars
+    except ImportError as exc:
+        message = "Parquet is written with polars, which is not installed."
+        raise PalyraError(message, hint="pip install 'palyra[reports]'", code="extra_missing") from exc
+    return polars.DataFrame
+
+
+def _series(column: Column, cells: list[Any]) -> polars.Series:
+    import polars
+
+    kinds = {"int": polars.Int64, "text": polars.String, "bool": polars.Boolean, "instant": polars.Int64}
+    series = polars.Series(column.name, cells, dtype=kinds[column.kind])
+    return series.cast(polars.Datetime("us", "UTC")) if column.kind == "instant" else series
