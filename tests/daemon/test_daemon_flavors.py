@@ -161,3 +161,19 @@ async def test_a_model_that_does_not_stream_serves_streams(tmp_path: Path, is_tr
             assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "Hello from upstream."
             assert raw.headers["x-palyra-emulated"] == "stream"
         assert not house.upstream.requests[0].json.get("stream")
+
+
+async def test_a_large_body_is_translated_beside_the_loop(tmp_path: Path) -> None:
+    """It is read and written in a thread; the run starts when it is ready, with the whole of it."""
+    both = registry(
+        provider("ant", kind="anthropic", flavor="", max_retries=0, credential_ref="", auth_scheme="none"),
+        model("claude", "ant", upstream_model="claude-x", upstream_apis=["messages"], max_context_tokens=None),
+        default_chat_model_id="claude",
+    )
+    text = "word " * 100_000
+    async with open_house(tmp_path, offer=both) as house, house.sdk() as sdk:
+        answer = await sdk.chat.completions.create(**chat(text, model="claude", seed=1))
+        assert answer.choices[0].message.content == "Hello from upstream."
+        assert house.upstream.requests[0].json["messages"][0]["content"] == [{"type": "text", "text": text}]
+        (started,) = house.facts(AttemptStarted)
+        assert (started.api, started.dropped) == ("messages", ["seed"])
