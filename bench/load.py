@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 import time
+from typing import Any
 
 import uvloop
 
@@ -102,21 +103,33 @@ async def upstream(pace_ms: float) -> None:
     await asyncio.Event().wait()
 
 
-def request_bytes(port: int, key: str, stream: bool) -> bytes:
-    body = {"model": "bench", "messages": [{"role": "user", "content": ""}]}
-    if stream:
+#: What a client asks for: its place, and whether as a stream. `messages` has Palyra translate.
+KINDS = {
+    "unary": ("/v1/chat/completions", False),
+    "stream": ("/v1/chat/completions", True),
+    "messages": ("/v1/messages", True),
+}
+
+
+def request_bytes(port: int, key: str, kind: str) -> bytes:
+    path, is_stream = KINDS[kind]
+    body: dict[str, Any] = {"model": "bench", "messages": [{"role": "user", "content": ""}]}
+    if is_stream:
         body["stream"] = True
+    if kind == "stream":
         body["stream_options"] = {"include_usage": True}
-    body["messages"][0]["content"] = "word " * ((REQUEST_BYTES - len(json.dumps(body))) // 5)  # type: ignore[index]
+    if kind == "messages":
+        body["max_tokens"] = 1_000
+    body["messages"][0]["content"] = "word " * ((REQUEST_BYTES - len(json.dumps(body))) // 5)
     data = json.dumps(body).encode()
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: Bearer {key}\r\n"
+        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: Bearer {key}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
     )
     return head.encode() + data
 
 
-async def _connection(port: int, request: bytes, until: float, latencies: list[float]) -> int:
+async def _connection(port: int, request: bytes, until: float, latencies: list[float], firsts: list[float]) -> int:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     errors = 0
     while (started := time.perf_counter()) < until:
@@ -124,6 +137,8 @@ async def _connection(port: int, request: bytes, until: float, latencies: list[f
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         errors += not head.startswith(b"http/1.1 200")
         if b"chunked" in head:
+            await reader.readuntil(b"delta")
+            firsts.append(time.perf_counter() - started)
             await reader.readuntil(b"\r\n0\r\n\r\n")
         else:
             at = head.find(b"content-length:")
@@ -133,19 +148,22 @@ async def _connection(port: int, request: bytes, until: float, latencies: list[f
     return errors
 
 
-async def client(port: int, key: str, connections: int, seconds: float, stream: bool) -> None:
+async def client(port: int, key: str, connections: int, seconds: float, kind: str) -> None:
     latencies: list[float] = []
-    request = request_bytes(port, key, stream)
+    firsts: list[float] = []
+    request = request_bytes(port, key, kind)
     started = time.perf_counter()
     errors = await asyncio.gather(
-        *(_connection(port, request, started + seconds, latencies) for _ in range(connections))
+        *(_connection(port, request, started + seconds, latencies, firsts) for _ in range(connections))
     )
     took = time.perf_counter() - started
     latencies.sort()
+    firsts.sort()
     result = {
         "per_second": len(latencies) / took,
         "p50_ms": latencies[len(latencies) // 2] * 1000,
         "p99_ms": latencies[len(latencies) * 99 // 100] * 1000,
+        "first_p50_ms": firsts[len(firsts) // 2] * 1000 if firsts else 0.0,
         "errors": sum(errors),
     }
     print(json.dumps(result), flush=True)
@@ -155,5 +173,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "upstream":
         uvloop.run(upstream(float(sys.argv[2])))
     else:
-        port, key, connections, seconds, stream = sys.argv[2:7]
-        uvloop.run(client(int(port), key, int(connections), float(seconds), stream == "stream"))
+        port, key, connections, seconds, kind = sys.argv[2:7]
+        uvloop.run(client(int(port), key, int(connections), float(seconds), kind))
