@@ -327,6 +327,7 @@ class Gateway:
                 run_id=visit.run_id,
                 principal_id=command.principal_id,
                 now_s=self._core.clock.now_us() // US_PER_S,
+                default_output_tokens=self._core.state.config.accounting.default_output_cap_tokens,
                 memory=self._runs.memory,
             )
             run = self._runs.start(command, surface(request, visit.headers, around), visit.client)

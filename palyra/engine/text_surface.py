@@ -57,6 +57,8 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str = ""
     principal_id: str = ""
     now_s: int = 0
+    #: What a provider that demands a maximum is told where neither client nor model names one.
+    default_output_tokens: int = DEFAULT_OUTPUT_CAP_TOKENS
     memory: WireMemory | None = None
 
 
@@ -101,7 +103,9 @@ class TextSurface:
             ways=WAYS[provider.flavor],
             reasoning=entry.reasoning,
             output_cap_tokens=output_cap_tokens,
-            output_default_tokens=entry.max_output_tokens or DEFAULT_OUTPUT_CAP_TOKENS,
+            output_default_tokens=min(
+                entry.max_output_tokens or self._around.default_output_tokens, entry.max_tokens_per_event
+            ),
             ask_usage=memory is None or provider.provider_id not in memory.without_stream_options,
             stream=self.request.stream and entry.capabilities.streaming,
         )

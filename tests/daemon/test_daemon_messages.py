@@ -10,6 +10,7 @@ import anthropic
 import pytest
 from daemon_house import chat, open_house, raw_client
 from dialect_house import APIS, DIALECTS, MODELS, PATHS, anthropic_of, asked
+from registries import model, provider, registry
 from upstream import CUT, Behaviour
 from upstream_messages import SIGNATURE
 
@@ -257,3 +258,24 @@ async def test_models_are_listed_by_pages(tmp_path: Path) -> None:
         assert ([one.id for one in before.data], before.has_more) == (["gpt"], True)
         with pytest.raises(anthropic.BadRequestError):
             await sdk.models.list(limit=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked_for", "sent"),
+    [
+        ({}, {}, 8_192),
+        ({"max_output_tokens": 500}, {}, 500),
+        ({"max_tokens_per_event": 90}, {}, 90),
+        ({"max_output_tokens": 500}, {"max_tokens": 700}, 700),
+    ],
+)
+async def test_a_maximum_is_demanded_and_found(
+    tmp_path: Path, changes: dict[str, Any], asked_for: dict[str, Any], sent: int
+) -> None:
+    """The client's own, else the model's, else the usual one; never more than one event may hold."""
+    ant = provider("ant", kind="anthropic", flavor="", max_retries=0, credential_ref="", auth_scheme="none")
+    entry = model("claude", "ant", upstream_model="claude-x", upstream_apis=["messages"], **changes)
+    async with open_house(tmp_path, offer=registry(ant, entry, default_chat_model_id="claude")) as house:
+        async with house.sdk() as sdk:
+            await sdk.chat.completions.create(**chat(model="claude", **asked_for))
+        assert house.upstream.requests[0].json["max_tokens"] == sent
