@@ -92,6 +92,7 @@ class Adoption:
         if drafts:
             noted = order.note(drafts)
             order.note(adopt_prices(state, **prices))  # type: ignore[arg-type]
+            order.note(self._runs.cache.obey(state.catalog.registry))
             left = self._outside.adopt(config.model_provider.registry.providers)
             self.config = config
             self._obey(config)

@@ -9,7 +9,7 @@ import click
 from palyra.cli.command import Call, Command
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Piece, Styled, Text
-from palyra.cli.render import ago, count, counted, duration, instant, ms_text
+from palyra.cli.render import ago, count, counted, duration, instant, ms_text, usd
 from palyra.cli.words import (
     CANCELLED,
     FAILOVER,
@@ -111,7 +111,8 @@ def usage_words(report: RunReport) -> str:
     """Return what all attempts used together, beside what was held for them."""
     if report.hit is not None:
         saved_in, saved_out = count(report.hit.saved_input_tokens), count(report.hit.saved_output_tokens)
-        return f"nothing spent · {saved_in} tokens in and {saved_out} out saved"
+        worth = f", {usd(report.hit.saved_nanousd)}," if report.hit.saved_nanousd else ""
+        return f"nothing spent · {saved_in} tokens in and {saved_out} out{worth} saved"
     if not any(one.input_tokens is not None for one in report.attempts):
         return "nothing recorded"
     used = f"{count(report.input_tokens)} tokens in · {count(report.output_tokens)} out"

@@ -22,6 +22,8 @@ async def with_cache(command: AdmitRun, attribution: Attribution, request: Surfa
     is_of_provider = any(
         name in spans and body[spans[name].start : spans[name].end] not in _UNSET for name in UNCACHEABLE
     )
+    # What a tool finds that the provider itself runs is another thing tomorrow; no other dialect has one.
+    is_of_provider |= any(name.startswith("tools.") for names in request.losses.values() for name in names)
     is_off = attribution.cache == "off" or is_of_provider
     digest = ""
     if not is_off and len(body) > OFF_LOOP_BYTES:

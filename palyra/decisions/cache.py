@@ -46,6 +46,8 @@ class Cached(msgspec.Struct, frozen=True, kw_only=True):
     stored_us: int
     input_tokens: int = 0
     output_tokens: int = 0
+    #: What it cost, as far as that is known.
+    known_nanousd: int = 0
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +107,7 @@ def admit_hit(state: State, command: AdmitRun, place: Place, cached: Cached, now
         age_ms=max(0, us_to_ms(now_us - cached.stored_us)),
         saved_input_tokens=cached.input_tokens,
         saved_output_tokens=cached.output_tokens,
+        saved_nanousd=cached.known_nanousd,
     )
     completed = RunCompleted(
         stop=cached.stop,
@@ -122,7 +125,10 @@ def is_storable(state: State, command: AdmitRun, *, stop: str, candidate: int, s
     """Return whether a complete answer is kept: not a cut one, a refusal, or one that stood in for another."""
     if command.cache is None or not command.cache.writes or candidate or command.choices_count > 1:
         return False
+    registry = state.catalog.registry
+    if not registry.response_cache_enabled:
+        return False  # turned off while the run was on its way
     stops = ["end_turn", "stop_sequence"]
-    if state.catalog.registry.response_cache_tool_calls:
+    if registry.response_cache_tool_calls:
         stops.append("tool_calls")
     return stop in stops and 0 < size_bytes <= ANSWER_MAX_BYTES

@@ -242,6 +242,8 @@ class HitAnswer(Answer, frozen=True, kw_only=True):
     age_ms: int
     saved_input_tokens: int
     saved_output_tokens: int
+    #: As far as it is known.
+    saved_nanousd: int
 
 
 class RunReport(Answer, frozen=True, kw_only=True):

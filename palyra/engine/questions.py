@@ -19,7 +19,7 @@ from palyra.projections.circuits import circuit_of
 from palyra.projections.daemon import Boot, current_boot
 from palyra.projections.health import evidence_of, health_of
 from palyra.projections.incidents import open_incidents
-from palyra.projections.runs import Run, RunSummary
+from palyra.projections.runs import NOTHING, Run, RunSummary
 from palyra.projections.state import State
 from palyra.projections.usage import UsageCell
 from palyra.projections.vault import presence_of
@@ -314,7 +314,7 @@ def runs_answer(state: State, *, now_us: int, is_open: bool = False) -> list[Run
 
 
 def _open_run(state: State, run: Run, now_us: int) -> RunAnswer:
-    input_tokens, output_tokens = state.runs.consumed.get(run.run_id, (0, 0))
+    spent = state.runs.consumed.get(run.run_id, NOTHING)
     return RunAnswer(
         run_id=run.run_id,
         state="cancelling" if run.cancel_requested else "open",
@@ -327,8 +327,8 @@ def _open_run(state: State, run: Run, now_us: int) -> RunAnswer:
         model_id=run.attempt.model_id if run.attempt is not None else "",
         code="",
         attempts_count=run.attempts_count,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
+        input_tokens=spent.input_tokens,
+        output_tokens=spent.output_tokens,
         admitted_us=run.admitted_us,
         duration_us=max(0, now_us - run.admitted_us),
     )

@@ -24,7 +24,7 @@ from palyra.events.base import Draft
 from palyra.events.cache import CacheStored
 from palyra.events.registry import ModelEntry
 from palyra.events.runs import CancelReason
-from palyra.projections.runs import Attempt, Run
+from palyra.projections.runs import NOTHING, Attempt, Run
 from palyra.units import ms_to_us, us_to_ms
 
 #: Decides the end of a run: (run, now).
@@ -53,13 +53,13 @@ class Storing:
         self._body = body
         self._run_id = ""
         self._stored_us = 0
-        self._tokens = (0, 0)
+        self._spent = NOTHING
 
     def record(self, core: Core, batch: Batch, run_id: str) -> None:
         """Record that the answer is kept, right before its run ends."""
         state = core.state
         self.is_recorded, self._run_id, self._stored_us = True, run_id, batch.now_us
-        self._tokens = state.runs.consumed.get(run_id, (0, 0))
+        self._spent = state.runs.consumed.get(run_id, NOTHING)
         stored = CacheStored(
             key_digest=self._key_digest,
             size_bytes=len(self._body),
@@ -69,7 +69,7 @@ class Storing:
 
     def answer(self) -> CachedAnswer:
         """Return the answer as it is kept."""
-        input_tokens, output_tokens = self._tokens
+        spent = self._spent
         known = Cached(
             key_digest=self._key_digest,
             run_id=self._run_id,
@@ -77,8 +77,9 @@ class Storing:
             model_id=self._entry.model_id,
             stop=self._stop,
             stored_us=self._stored_us,
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
+            input_tokens=spent.input_tokens,
+            output_tokens=spent.output_tokens,
+            known_nanousd=spent.known_nanousd,
         )
         return CachedAnswer(known=known, body=self._body)
 

@@ -1,4 +1,4 @@
-"""The response cache: answers that were kept, and requests that they answered. Stream of the run."""
+"""The response cache: answers that were kept, and requests that they answered. Stream of the run, mostly."""
 
 from __future__ import annotations
 
@@ -24,3 +24,15 @@ class CacheHit(Fact, tag="cache.hit", frozen=True, kw_only=True):
     #: What that run used.
     saved_input_tokens: int
     saved_output_tokens: int
+    #: What it cost, as far as that is known.
+    saved_nanousd: int = 0
+
+
+class CacheEvicted(Fact, tag="cache.evicted", frozen=True, kw_only=True):
+    """All answers were let go at once, because the cache was turned off. Stream `cache`.
+
+    What goes by its time or for want of room is not told.
+    """
+
+    answers_count: int
+    size_bytes: int

@@ -69,6 +69,7 @@ AnyFact = (
     | budgets.BudgetReleased
     | cache.CacheStored
     | cache.CacheHit
+    | cache.CacheEvicted
     | budgets.BudgetSoftLimitCrossed
     | budgets.BudgetHardLimitReached
     | circuits.CircuitOpened

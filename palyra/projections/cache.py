@@ -19,8 +19,12 @@ class CacheState(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     stored_count: int = 0
     hits_count: int = 0
+    #: Answers that a purge let go.
+    evicted_count: int = 0
     saved_input_tokens: int = 0
     saved_output_tokens: int = 0
+    #: As far as it is known.
+    saved_nanousd: int = 0
 
 
 CHAPTER = Chapter()
@@ -36,3 +40,9 @@ def _hit(state: State, recorded: Recorded, body: cache.CacheHit) -> None:
     state.cache.hits_count += 1
     state.cache.saved_input_tokens += body.saved_input_tokens
     state.cache.saved_output_tokens += body.saved_output_tokens
+    state.cache.saved_nanousd += body.saved_nanousd
+
+
+@CHAPTER.on(cache.CacheEvicted)
+def _evicted(state: State, recorded: Recorded, body: cache.CacheEvicted) -> None:
+    state.cache.evicted_count += body.answers_count

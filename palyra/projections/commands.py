@@ -15,6 +15,7 @@ from palyra.events import attempts, daemon, runs
 from palyra.events.base import Recorded
 from palyra.limits import COMMAND_KEY_TTL_US
 from palyra.projections.base import Chapter
+from palyra.projections.runs import NOTHING
 
 if TYPE_CHECKING:
     from palyra.projections.state import State
@@ -123,7 +124,8 @@ def _end(state: State, recorded: Recorded, *, has_answer: bool) -> None:
     state.commands.open.pop(run_id, None)
     if mark is None or mark.stream != recorded.stream:
         return
-    mark.input_tokens, mark.output_tokens = state.runs.consumed.get(run_id, (0, 0))
+    spent = state.runs.consumed.get(run_id, NOTHING)
+    mark.input_tokens, mark.output_tokens = spent.input_tokens, spent.output_tokens
     has_cost = mark.reached_content or mark.input_tokens or mark.output_tokens
     mark.outcome = "done" if has_answer or has_cost else "free"
 

@@ -6,7 +6,7 @@ own stream with `palyra.projections.run_view`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -94,6 +94,18 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     duration_us: int = 0
 
 
+class Consumed(NamedTuple):
+    """What the settled attempts of a run used together."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    #: A cost that is not known counts with the part that is.
+    known_nanousd: int = 0
+
+
+NOTHING = Consumed()
+
+
 class RunsState(msgspec.Struct, kw_only=True):
     """Open runs, the newest ended ones (oldest first), and totals by outcome since the journal began."""
 
@@ -101,8 +113,8 @@ class RunsState(msgspec.Struct, kw_only=True):
     recent: list[RunSummary] = []
     totals: dict[str, int] = {}
     refusals: dict[str, int] = {}
-    #: Tokens of runs that have not ended: (input, output) by run.
-    consumed: dict[str, tuple[int, int]] = {}
+    #: What runs that have not ended used and cost, as far as that is known, by run.
+    consumed: dict[str, Consumed] = {}
 
 
 CHAPTER = Chapter()
@@ -221,10 +233,11 @@ def _attempt_failed(state: State, recorded: Recorded, body: attempts.AttemptFail
 def _usage(state: State, recorded: Recorded, body: usage.UsageRecorded) -> None:
     run = _touch(state, recorded)
     if run is not None:
-        spent_in, spent_out = state.runs.consumed.get(run.run_id, (0, 0))
-        state.runs.consumed[run.run_id] = (
-            spent_in + body.usage.input_tokens,
-            spent_out + body.usage.output_tokens,
+        before = state.runs.consumed.get(run.run_id, NOTHING)
+        state.runs.consumed[run.run_id] = Consumed(
+            before.input_tokens + body.usage.input_tokens,
+            before.output_tokens + body.usage.output_tokens,
+            before.known_nanousd + (body.known_nanousd if body.cost_nanousd is None else body.cost_nanousd),
         )
 
 
@@ -304,7 +317,7 @@ def _end(
     if run is None:
         return
     _count(state, outcome)
-    input_tokens, output_tokens = state.runs.consumed.pop(run.run_id, (0, 0))
+    spent = state.runs.consumed.pop(run.run_id, NOTHING)
     state.streams.pop(recorded.stream, None)
     _remember(
         state,
@@ -320,8 +333,8 @@ def _end(
             model_id=model_id,
             code=code,
             attempts_count=run.attempts_count,
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
+            input_tokens=spent.input_tokens,
+            output_tokens=spent.output_tokens,
             admitted_us=run.admitted_us,
             duration_us=duration_us,
         ),

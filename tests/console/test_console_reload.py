@@ -13,6 +13,7 @@ from upstream import Behaviour, Upstream
 from palyra.config.problems import ConfigProblems
 from palyra.engine.replay import fold_file
 from palyra.errors import PalyraError
+from palyra.events.cache import CacheEvicted
 from palyra.events.config import ConfigRejected
 
 
@@ -149,3 +150,28 @@ async def test_one_that_was_handed_over_cannot_be_read_again() -> None:
         with pytest.raises(PalyraError) as caught:
             await daemon.reload()
         assert caught.value.code == "conflict"
+
+
+async def test_a_cache_that_is_turned_off_is_emptied(tmp_path: Path) -> None:
+    """What it held is let go at once and counted; a smaller one holds what fits, and lets the rest go untold."""
+
+    def cached(count: int) -> str:
+        size = f"response_cache_max_entries = {count}\n" if count else ""
+        return says("one", f"[model_provider]\nresponse_cache_enabled = {'true' if count else 'false'}\n{size}")
+
+    file = write(tmp_path / "palyra.toml", cached(4))
+    async with open_console(tmp_path / "state", file) as ask:
+        for text in ("a", "b", "c"):
+            await ask.say(text)
+        write(file, cached(2))
+        await ask.post("config/reload")
+        write(file, cached(0))
+        for _ in range(2):
+            await ask.post("config/reload")
+        evicted = [one.body async for one in ask.daemon.journal if isinstance(one.body, CacheEvicted)]
+        assert [one.answers_count for one in evicted] == [2]
+        assert evicted[0].size_bytes > 0
+        write(file, cached(4))
+        await ask.post("config/reload")
+        hit = await answer_of(ask, await ask.say("c"))
+        assert hit["hit"] is None

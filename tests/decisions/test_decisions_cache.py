@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from story import World, admission, adopt, fail, given, model, provider, registry, start, wait
+from story import World, admission, adopt, fail, given, model, provider, record, registry, start, wait
 from story import admit as admit_step
 
 from palyra.decisions.cache import Cached, Place, admit_hit, is_fresh, is_storable, place_of
 from palyra.decisions.runs import AdmitRun, CacheAsk
-from palyra.events.cache import CacheHit
+from palyra.events.cache import CacheEvicted, CacheHit
 from palyra.events.registry import Capabilities, Registry
 from palyra.events.runs import RunAdmitted, RunCompleted
 from palyra.units import US_PER_MS
@@ -24,6 +24,7 @@ CACHED = Cached(
     stored_us=0,
     input_tokens=90,
     output_tokens=20,
+    known_nanousd=285_000,
 )
 
 
@@ -109,13 +110,19 @@ def test_a_hit_is_a_whole_run() -> None:
     recorded = [one.body for one in world.record(decision.drafts)]
     assert [type(body) for body in recorded] == [RunAdmitted, CacheHit, RunCompleted]
     assert recorded[1] == CacheHit(
-        key_digest="d", of_run_id="r1", age_ms=1_500, saved_input_tokens=90, saved_output_tokens=20
+        key_digest="d",
+        of_run_id="r1",
+        age_ms=1_500,
+        saved_input_tokens=90,
+        saved_output_tokens=20,
+        saved_nanousd=285_000,
     )
     assert world.state.runs.open == {}
     assert world.state.usage.total.rows_count == 0
     (summary,) = world.state.runs.recent
     assert (summary.outcome, summary.model_id, summary.attempts_count) == ("completed", "gpt", 0)
-    assert (world.state.cache.hits_count, world.state.cache.saved_output_tokens) == (1, 20)
+    saved = world.state.cache
+    assert (saved.hits_count, saved.saved_output_tokens, saved.saved_nanousd) == (1, 20, 285_000)
 
 
 def _fields(cached: Cached) -> dict[str, Any]:
@@ -139,6 +146,7 @@ def test_a_client_says_how_old_an_answer_may_be(wishes: dict[str, Any], age_ms: 
 
 def storable(settings: dict[str, Any], command: AdmitRun, **changes: Any) -> bool:
     values = {"stop": "end_turn", "candidate": 0, "size_bytes": 1 << 20, **changes}
+    settings = {"response_cache_enabled": True, **settings}
     return is_storable(given(offer(**settings)).state, command, **values)
 
 
@@ -167,3 +175,10 @@ def test_an_answer_that_stood_in_is_not_kept() -> None:
     assert not storable({}, ask(choices_count=2))
     assert not storable({}, ask(writes=False))
     assert not storable({}, admission("r2"))
+
+
+def test_nothing_is_kept_once_the_cache_is_off() -> None:
+    """A run that began before it was turned off leaves nothing behind; a purge is counted."""
+    assert not storable({"response_cache_enabled": False}, ask())
+    world = given(offer(), record("cache", CacheEvicted(answers_count=3, size_bytes=4_096)))
+    assert world.state.cache.evicted_count == 3

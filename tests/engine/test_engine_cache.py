@@ -10,12 +10,15 @@ import pytest
 from engine_fakes import ManualClock, ScriptedProvider, error, stream, unary
 from engine_world import Taker, World, house, model, one, provider, registry, two
 
+from palyra.decisions.pricing import adopt_prices, with_id
 from palyra.decisions.redecide import redecide
 from palyra.decisions.runs import CacheAsk
 from palyra.engine.capture import capture
 from palyra.engine.history import run_report
 from palyra.engine.run import Reply
 from palyra.events.cache import CacheHit, CacheStored
+from palyra.events.pricing import PriceEntry
+from palyra.events.usage import UsageRecorded
 from palyra.journal.reader import JournalReader
 from palyra.journal.sqlite import SqliteJournal
 
@@ -57,6 +60,27 @@ async def test_the_second_of_two_equal_requests_is_free() -> None:
         (stored,) = world.facts(CacheStored)
         assert stored.key_digest == hit.key_digest
         assert world.state.usage.total.rows_count == 1
+
+
+async def test_a_hit_saves_what_its_answer_cost() -> None:
+    """Each hit saves the whole of it, as it was settled; an attempt that was free adds nothing."""
+    fake = ScriptedProvider(error(503), unary())
+    offer = registry(provider("a", max_retries=1, retry_backoff_ms=1), model("m", "a"), response_cache_enabled=True)
+    async with house(offer, extra={"a": fake}) as world:
+        entry = PriceEntry(
+            price_id="",
+            provider_id="a",
+            model_id="m",
+            input_nanousd_per_mtok=1_000_000_000,
+            output_nanousd_per_mtok=2_000_000_000,
+        )
+        listed = adopt_prices(world.state, entries=[with_id(entry)], catalogue_name="", catalogue_version="")
+        await world.core.record(listed, "test")
+        for _ in range(3):
+            await ask(world)
+        (paid,) = [one.cost_nanousd for one in world.facts(UsageRecorded) if one.cost_nanousd]
+        assert [hit.saved_nanousd for hit in world.facts(CacheHit)] == [paid, paid] == [21_000, 21_000]
+        assert world.state.cache.saved_nanousd == 42_000
 
 
 @pytest.mark.parametrize("first_is_streamed", [True, False])
