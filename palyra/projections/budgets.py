@@ -69,6 +69,8 @@ class Counter(msgspec.Struct, kw_only=True, omit_defaults=True):
     #: The limit was told to be passed, by revision.
     soft_told: int = 0
     hard_told: int = 0
+    #: When one of them was told last.
+    told_us: int = 0
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -400,7 +402,8 @@ def _sweep(state: State) -> None:
 
 def _is_over(counter: Counter, now_us: int) -> bool:
     if counter.window_end_us == ROLLING_END_US:
-        return all(at_us + _LATE_KEEP_US < now_us for at_us in counter.cells)
+        # What was told of a window that nothing was used in yet is not said again.
+        return all(at_us + _LATE_KEEP_US < now_us for at_us in (counter.told_us, *counter.cells))
     return counter.window_end_us + _KEEP_US < now_us
 
 
@@ -422,6 +425,7 @@ def _told(
 ) -> None:
     policy_id = recorded.stream.removeprefix("budget-")
     counter = _open(state, policy_id, body.subject, body.window_start_us, body.window_end_us)
+    counter.told_us = recorded.recorded_at_us
     if isinstance(body, budgets.BudgetSoftLimitCrossed):
         counter.soft_told = body.revision
     else:

@@ -315,6 +315,17 @@ def test_a_limit_is_told_once_a_window() -> None:
     assert [one.run_id for one in world.facts(BudgetSoftLimitCrossed)] == ["r1", "r3", "r4"]
 
 
+def test_a_rolling_limit_that_nothing_was_used_of_is_told_once() -> None:
+    """What is known of its window is that it was told; others come and go, and weeks later it has left memory."""
+    rolling = rule(scope_kind="session", interval_kind="rolling", rolling_hours=1, hard_limit=100)
+    world = given(ONE, put(rolling))
+    for number, session_id in enumerate(("mine", "s1", "s2", "mine", "s3", "mine")):
+        world.do(admit(f"r{number}", session_id=session_id))
+    assert [one.subject for one in world.facts(BudgetHardLimitReached)] == ["mine", "s1", "s2", "s3"]
+    world.do(wait(ms=41 * DAY_MS), admit("r6", session_id="s4"), admit("r7", session_id="s5"))
+    assert counter(world, subject="mine") is None
+
+
 @pytest.mark.parametrize(
     ("mode", "status", "told_count"), [("dry_run", "would_block", 1), ("suggest", "hard_limit", 0)]
 )
