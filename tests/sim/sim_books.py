@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
+from sim_money_books import MoneyBooks
 
 from palyra.engine.codec import to_recorded
 from palyra.events.attempts import AttemptAbandoned, AttemptFailed, AttemptStarted, AttemptSucceeded
@@ -110,6 +111,7 @@ class Books:
         self.runs: dict[str, RunBook] = {}
         self.circuits: dict[str, CircuitBook] = {}
         self.credentials: dict[str, CredentialBook] = {}
+        self.money = MoneyBooks()
         self.registry = Registry()
         self.generation = 0
         #: A fold of all rows from the first on, through their bytes.
@@ -130,6 +132,7 @@ class Books:
             try:
                 self._check_envelope(row, link)
                 self._enter(recorded)
+                self.money.enter(recorded)
             except (AssertionError, KeyError) as error:
                 raise Violation(f"position {row.position}, {row.name} of {row.stream}: {error!r}") from error
             evolve(self.state, recorded)
@@ -170,12 +173,23 @@ class Books:
                 assert not run.open, f"{stream} has ended with attempt {run.open} open"
                 assert f"beat-{stream}" not in self._beating, f"{stream} has ended and still beats"
                 del self._open_runs[stream]
+        held = {stream: run.reserved for stream, run in self.runs.items() if run.reserved}
+        assert {stream: hold.attempt for stream, hold in self.money.holds.items()} == held, "holds of no attempt"
+        self._balance_counters()
         for provider_id, circuit in self.circuits.items():
             assert not circuit.must_open, f"the circuit of {provider_id} has to open"
             assert circuit.passing is None, f"{circuit.passing} goes through the open circuit of {provider_id}"
             if circuit.status == "half_open":
                 stream, attempt = circuit.trial
                 assert self.runs[stream].open == attempt, f"{provider_id} waits for a trial that is not open"
+
+    def _balance_counters(self) -> None:
+        """What counters say is held is what open attempts hold."""
+        held: Counter[str] = Counter()
+        for _, share in self.money.open_shares():
+            held[f"{share.policy_id}|{share.window_start_us}|{share.subject}"] += share.amount
+        said = {key: one.reserved for key, one in self.state.budgets.counters.items() if one.reserved}
+        assert said == {key: amount for key, amount in held.items() if amount}, f"{said} is held, and not {held}"
 
     def _enter(self, recorded: Recorded) -> None:
         stream, body = recorded.stream, recorded.body
@@ -187,11 +201,13 @@ class Books:
             case RunAdmitted() | RoutingDecided() | RunRefused():
                 self._enter_arrival(stream, body)
             case RunCompleted() | RunFailed() | RunCancelled():
-                run = self._open_run(stream)
+                run = self.runs[stream] if stream in self.money.hits else self._open_run(stream)
                 run.end = type(body).__name__
                 run.is_spent = run.is_spent or isinstance(body, RunCompleted)
                 assert body.attempts_count == run.attempts_count, "the run counts other attempts"
-                if isinstance(body, RunCompleted):
+                if stream in self.money.hits:
+                    assert not run.attempts_count, "answered from the cache with attempts"
+                elif isinstance(body, RunCompleted):
                     assert run.ends[run.attempts_count] == "AttemptSucceeded", "completed without an answer"
             case RoutingFailedOver():
                 run = self._open_run(stream)
@@ -218,7 +234,7 @@ class Books:
             case ConfigAdopted():
                 self.generation += 1
                 assert body.generation == self.generation, "a generation was left out"
-                self.registry = body.registry
+                self.registry = self.money.registry = body.registry
 
     def _open_run(self, stream: str) -> RunBook:
         run = self.runs[stream]

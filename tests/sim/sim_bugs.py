@@ -12,11 +12,24 @@ from typing import Any
 
 import msgspec
 
-from palyra.decisions import circuits, credentials, recovery, routing
+from palyra.decisions import (
+    budget_refusals,
+    budgets,
+    circuits,
+    credentials,
+    policies,
+    pricing,
+    recovery,
+    routing,
+    usage,
+)
 from palyra.engine import boot, core, repeats, run, settlement
+from palyra.engine.cache import ResponseCache
+from palyra.engine.candidate import Candidate
 from palyra.engine.client import ClientSide
 from palyra.engine.codec import state_digest
 from palyra.engine.core import Batch, Core
+from palyra.engine.repeats import Repeats
 from palyra.engine.run import RunTask
 from palyra.engine.slots import Slots
 from palyra.events.attempts import AttemptStarted
@@ -26,6 +39,7 @@ from palyra.events.heartbeats import HeartbeatCleared
 from palyra.events.runs import RequestServed
 from palyra.events.usage import UsageRecorded
 from palyra.journal.writer import GroupCommit
+from palyra.projections import budgets as counters
 from palyra.projections.state import State, decode_state, encode_state
 
 
@@ -262,6 +276,139 @@ def makes_repeats_anew() -> contextlib.AbstractContextManager[None]:
     return _instead(repeats, "find_repeat", lambda *arguments: None)
 
 
+def mixes_up_repeats() -> contextlib.AbstractContextManager[None]:
+    """A repeat gets the newest answer, whosever it is."""
+    keep = Repeats.keep
+
+    def wrong(it: Repeats, state: State, command: Any, answer: Any, now_us: int) -> None:
+        keep(it, state, command, answer, now_us)
+        kept = it._answers._kept
+        if kept:
+            newest = kept[next(reversed(kept))]
+            kept.update(dict.fromkeys(kept, newest))
+
+    return _instead(Repeats, "keep", wrong)
+
+
+def releases_twice() -> contextlib.AbstractContextManager[None]:
+    """What an attempt held is let go twice."""
+    return _adding(lambda draft: [draft] * (2 if isinstance(draft.body, BudgetReleased) else 1))
+
+
+def forgets_what_others_hold() -> contextlib.AbstractContextManager[None]:
+    """A limit is compared with what was used, and not with what open attempts may still use."""
+    right = budgets._standing
+    return _instead(budgets, "_standing", lambda *arguments: (right(*arguments)[0], 0))
+
+
+def asks_budgets_once() -> contextlib.AbstractContextManager[None]:
+    """Budgets are asked at admission, and not again when an attempt starts."""
+    right = run.plan_start
+
+    def wrong(*arguments: Any) -> Any:
+        start = right(*arguments)
+        fits = [msgspec.structs.replace(one, status="ok") for one in start.judgement.evaluations]
+        return start._replace(judgement=start.judgement._replace(evaluations=fits))
+
+    return _instead(run, "plan_start", wrong)
+
+
+def forgets_windows_early() -> contextlib.AbstractContextManager[None]:
+    """What was counted for a rule is let go of while its window is open."""
+    return _instead(counters, "_is_over", lambda *arguments: True)
+
+
+def begins_rules_at_nothing() -> contextlib.AbstractContextManager[None]:
+    """A rule that is set does not see what was used before it."""
+    return _instead(policies, "count_history", lambda *arguments: [])
+
+
+def holds_half() -> contextlib.AbstractContextManager[None]:
+    """An attempt holds less than it may use."""
+    right = budgets.requested_of
+
+    def wrong(*arguments: Any) -> int | None:
+        amount = right(*arguments)
+        return None if amount is None else amount // 2
+
+    return _instead(budgets, "requested_of", wrong)
+
+
+def sends_no_cap() -> contextlib.AbstractContextManager[None]:
+    """The output that is held for is not what the provider is told."""
+    return _instead(Candidate, "capped", lambda candidate, tokens: candidate)
+
+
+def ignores_the_limit_of_a_request() -> contextlib.AbstractContextManager[None]:
+    """A request may cost more than it allows itself."""
+    right = budgets.own_limit
+    return _instead(budgets, "own_limit", lambda max_cost: right(1 << 60))
+
+
+def lets_the_unpriced_through() -> contextlib.AbstractContextManager[None]:
+    """A rule that denies what has no price lets it through."""
+    right = budgets._verdict
+    return _instead(
+        budgets,
+        "_verdict",
+        lambda record, used, held, asked: right(record, used, held, asked or 0),
+    )
+
+
+def tells_limits_again() -> contextlib.AbstractContextManager[None]:
+    """That a limit was passed is recorded with every request that passes it."""
+    return _instead(budget_refusals, "counter_of", lambda *arguments: None)
+
+
+def rounds_costs_down() -> contextlib.AbstractContextManager[None]:
+    """Costs lose the half of a nano-USD."""
+    return _instead(usage, "cost_of", lambda used, entry: pricing._rounded(used, entry, 0))
+
+
+def charges_by_the_new_list() -> contextlib.AbstractContextManager[None]:
+    """An attempt is charged by the list that is in force at its end."""
+
+    def wrong(state: State, price_id: str) -> Any:
+        entry = state.pricing.by_id.get(price_id)
+        if entry is None:
+            return None
+        ids = state.pricing.by_model.get(entry.key)
+        return state.pricing.by_id[ids[0]] if ids else None
+
+    return _instead(usage, "entry_of", wrong)
+
+
+def hides_what_passed_its_hold() -> contextlib.AbstractContextManager[None]:
+    """An attempt that used more than it held is released as if it had not."""
+    right = budgets.release
+    return _instead(budgets, "release", lambda hold, row, because: right(hold, None, because))
+
+
+def serves_the_answers_of_others() -> contextlib.AbstractContextManager[None]:
+    """The response cache does not ask who a request is from."""
+    right = run.place_of
+
+    def wrong(state: State, command: Any) -> Any:
+        return right(state, msgspec.structs.replace(command, principal_id="", session_id=""))
+
+    return _instead(run, "place_of", wrong)
+
+
+def serves_old_answers() -> contextlib.AbstractContextManager[None]:
+    """The response cache keeps answers beyond their time."""
+    return _instead(ResponseCache, "find", lambda cache, key_digest, now_us: cache._shelf.get(key_digest, 0))
+
+
+def serves_any_answer() -> contextlib.AbstractContextManager[None]:
+    """The response cache gives the newest answer to whatever is asked."""
+
+    def wrong(cache: ResponseCache, key_digest: str, now_us: int) -> Any:
+        kept = cache._shelf._kept
+        return kept[next(reversed(kept))].value if kept else None
+
+    return _instead(ResponseCache, "find", wrong)
+
+
 @contextlib.contextmanager
 def _both(
     first: contextlib.AbstractContextManager[None], second: contextlib.AbstractContextManager[None]
@@ -276,5 +423,8 @@ BUGS = [
     forgets_pauses_of_credentials, keeps_the_revision_of_the_plan, fails_over_before_the_next_credential,
     slots_are_not_bounded, recovers_half, recovers_again, splits_commands, snapshot_forgets,
     fails_over_after_content, keeps_what_the_disk_refused, signs_behind_the_end, snapshots_the_refused,
-    makes_repeats_anew,
+    makes_repeats_anew, mixes_up_repeats, releases_twice, forgets_what_others_hold, asks_budgets_once,
+    forgets_windows_early, begins_rules_at_nothing, holds_half, sends_no_cap, ignores_the_limit_of_a_request,
+    lets_the_unpriced_through, tells_limits_again, rounds_costs_down, charges_by_the_new_list,
+    hides_what_passed_its_hold, serves_the_answers_of_others, serves_old_answers, serves_any_answer,
 ]  # fmt: skip

@@ -70,7 +70,13 @@ class Life:
         core._reading = core._read_clocks()
         core.on_clock_step = self._bell.set
         core.on_trouble = self._note_trouble
-        adoptable = Adoptable(digest=str(self._registry), effective={}, registry=plan.registries[self._registry])
+        adoptable = Adoptable(
+            digest=str(self._registry),
+            effective={},
+            registry=plan.registries[self._registry],
+            overrides=plan.prices[self._registry],
+            policies=plan.policies[self._registry],
+        )
         recovered = await boot(core, self._boot_id, adoptable)
         await core.record(
             [

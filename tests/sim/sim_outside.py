@@ -90,7 +90,7 @@ class SimProvider:
         assert found is not None
         number = int(found[1])
         outside.calls_count[number] += 1
-        outside.simulation.note_sent(number, self._provider_id)
+        outside.simulation.note_sent(number, self._provider_id, call.body)
         arrival = outside.simulation.arrivals[number]
         rng = random.Random(f"{plan.seed}/{number}/{outside.calls_count[number]}")
         script = script_of(rng, call, MOODS[plan.moods[self._provider_id]], arrival.words_count)

@@ -10,7 +10,11 @@ import random
 from typing import Any
 
 import msgspec
+from sim_loop import T0_US
+from sim_money_plan import policies_of, policy_of, prices_of
 
+from palyra.events.budgets import UsageBudgetPolicyRecord
+from palyra.events.pricing import PriceEntry
 from palyra.events.registry import Capabilities, ModelEntry, ProviderEntry, Registry
 
 ALL = Capabilities(**dict.fromkeys(Capabilities.__struct_fields__, True))
@@ -33,7 +37,14 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     inputs_count: int = 1
     words_count: int = 1
     failover: bool = True
+    principal_id: str = "key:sim"
+    session_id: str = ""
     agent_id: str = ""
+    #: What it allows itself to cost.
+    max_cost_nanousd: int | None = None
+    #: What the response cache knows it by, "" where that has nothing to do with it, and whether it may be answered.
+    alike: str = ""
+    reads_cache: bool = True
     #: The client hangs up so long after it came.
     leaves_after_ms: int | None = None
     #: The client's connection breaks at this send; 0 is the head of the stream.
@@ -49,11 +60,12 @@ class Accident(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that happens to the program or its surroundings."""
 
     at_ms: int
-    #: crash restart commit_fails reopen_fails slow_disk clock suspend snapshot cancel outage rotate rest clear; see
-    #: `sim_world`.
+    #: crash restart commit_fails reopen_fails slow_disk clock suspend snapshot cancel outage rotate rest clear
+    #: set_rule retire_rule; see `sim_world`.
     kind: str
     provider_id: str = ""
     profile_id: str = ""
+    policy: UsageBudgetPolicyRecord | None = None
     count: int = 1
     duration_ms: int = 0
     #: Rows of the commit that fails, or is in flight in a crash, are on the disk all the same; in an outage the
@@ -79,6 +91,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     #: Callbacks that are ready at the same moment run in a random order.
     is_shuffled: bool
     registries: list[Registry]
+    #: Of each registry: what its models cost, and the rules of its configuration.
+    prices: list[list[PriceEntry]]
+    policies: list[list[UsageBudgetPolicyRecord]]
     moods: dict[str, str]
     sse_keepalive_ms: int
     beat_every_ms: int
@@ -107,10 +122,15 @@ def plan_of(seed: int) -> Plan:
         for name in names
         for number in range(chance.choice([0, 1, 2, 4]))
     ]
+    money = random.Random(f"{seed}/money")
+    registries = [_with_money(money, registry) for registry in registries]
+    changes_us = T0_US + 500 * duration_ms
     return Plan(
         seed=seed,
         is_shuffled=rng.random() < 0.5,
         registries=registries,
+        prices=[prices_of(money, names, changes_us) for _ in registries],
+        policies=[policies_of(money) for _ in registries],
         moods={name: rng.choice([*MOODS, "sound", "flaky"]) for name in PROVIDERS},
         sse_keepalive_ms=rng.choice([100, 1_500, 15_000]),
         beat_every_ms=rng.choice([100, 1_000, 10_000]),
@@ -119,9 +139,13 @@ def plan_of(seed: int) -> Plan:
         drain_ms=rng.choice([0, 100, 5_000]),
         profiles=profiles,
         gone=chance.sample([one.profile_id for one in profiles] + [f"config:{name}" for name in names], 1),
-        arrivals=arrivals,
+        arrivals=[_with_allowance(money, arrival) for arrival in arrivals],
         accidents=sorted(
-            [*_accidents(rng, names, duration_ms), *_changes(chance, profiles, duration_ms)],
+            [
+                *_accidents(rng, names, duration_ms),
+                *_changes(chance, profiles, duration_ms),
+                *_rule_changes(money, duration_ms),
+            ],
             key=lambda accident: accident.at_ms,
         ),
     )
@@ -158,6 +182,23 @@ def _with_credentials(rng: random.Random, registry: Registry) -> Registry:
         for entry in registry.providers
     ]
     return msgspec.structs.replace(registry, providers=providers)
+
+
+def _with_money(rng: random.Random, registry: Registry) -> Registry:
+    """Return a registry with a response cache, now and then, and providers that say what they cost."""
+    providers = [
+        msgspec.structs.replace(entry, cost_source=rng.choice(["price_book", "price_book", "provider"]))
+        for entry in registry.providers
+    ]
+    return msgspec.structs.replace(
+        registry,
+        providers=providers,
+        response_cache_enabled=rng.random() < 0.5,
+        response_cache_ttl_ms=rng.choice([1, 300, 600_000, 600_000]),
+        response_cache_max_entries=rng.choice([1, 2, 128]),
+        response_cache_isolation=rng.choice(["principal", "session", "shared"]),
+        response_cache_tool_calls=rng.random() < 0.5,
+    )
 
 
 def _provider(rng: random.Random, name: str, slowness_ms: int) -> ProviderEntry:
@@ -226,6 +267,18 @@ def _with_keys(rng: random.Random, arrivals: list[Arrival]) -> list[Arrival]:
     return keyed
 
 
+def _with_allowance(rng: random.Random, arrival: Arrival) -> Arrival:
+    """Return a request of somebody, with what it may cost, and like others for the cache."""
+    return msgspec.structs.replace(
+        arrival,
+        principal_id=rng.choice(["key:sim", "key:sim", "key:sim", "key:other"]),
+        session_id=rng.choice(["", "", "s", "t"]),
+        max_cost_nanousd=rng.choice([None] * 16 + [0, 300_000, 20_000_000, 10**12]),
+        alike=rng.choice(["", "x", "x", "x"]),
+        reads_cache=rng.random() < 0.9,
+    )
+
+
 def _arrival(rng: random.Random, number: int, at_ms: int) -> Arrival:
     kind = rng.choices(["chat", "stream", "embed", "refused", "served"], [35, 45, 12, 4, 4])[0]
     leaves = rng.random()
@@ -256,6 +309,19 @@ def _changes(rng: random.Random, profiles: list[SimProfile], duration_ms: int) -
         )
         for _ in range(rng.choice([0, 0, 1, 3]) if profiles else 0)
     ]
+
+
+def _rule_changes(rng: random.Random, duration_ms: int) -> list[Accident]:
+    """What somebody does to rules meanwhile: they are set, with other limits or anew, and taken out of force."""
+    changes = []
+    for _ in range(rng.choice([0, 0, 0, 0, 1, 2, 4])):
+        policy = policy_of(rng, rng.choice(["journal-0", "journal-0", "journal-1"]), managed_by="journal")
+        before = [change.policy for change in changes if change.policy is not None]
+        if before and rng.random() < 0.5:
+            policy = msgspec.structs.replace(before[-1], soft_limit=None, hard_limit=rng.choice([1, 900, 10**7]))
+        kind = rng.choice(["set_rule", "set_rule", "retire_rule"])
+        changes.append(Accident(at_ms=rng.randrange(duration_ms), kind=kind, policy=policy))
+    return changes
 
 
 def _accidents(rng: random.Random, names: str, duration_ms: int) -> list[Accident]:

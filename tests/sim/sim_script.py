@@ -215,7 +215,7 @@ def _error_as_answer(rng: random.Random, call: Call, words_count: int) -> Script
 
 def _junk(rng: random.Random, call: Call, words_count: int) -> Script:
     script = _well(rng, call, words_count)
-    script.pieces = [(_pause_ms(rng), piece) for piece in rng.choices(JUNK, k=2) if piece]
+    script.pieces, script.text = [(_pause_ms(rng), piece) for piece in rng.choices(JUNK, k=2) if piece], ""
     if rng.random() < 0.3:
         script.headers = {}
     return script

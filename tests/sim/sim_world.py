@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import random
 import re
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -24,8 +26,10 @@ from sim_loop import T0_US, Stuck, VirtualClock, VirtualLoop
 from sim_outside import Outside, SimClient, body_of
 from sim_plan import Accident, Arrival, Plan
 
-from palyra.decisions.runs import AdmitRun
+from palyra.decisions.runs import AdmitRun, CacheAsk
+from palyra.engine.budgets import Note, put_in_force, take_out_of_force
 from palyra.engine.client import Reply
+from palyra.engine.core import Batch, Core
 from palyra.engine.run import RunTask
 from palyra.engine.surfaces import EmbeddingsSurface
 from palyra.engine.text_surface import ChatSurface
@@ -71,6 +75,9 @@ class Simulation:
         self._life: Life | None = None
         self._is_dying = False
         self._run_ids: dict[int, str] = {}
+        self._numbers: dict[str, int] = {}
+        #: What came of a run as its client was told it: status, and text or body.
+        self._told: dict[str, tuple[int, str]] = {}
         self._sent: dict[tuple[str, int], None] = {}
         self._visits: list[asyncio.Task[None]] = []
 
@@ -193,7 +200,8 @@ class Simulation:
             request = decode_embeddings(raw) if is_embedding else decode_chat(raw)
             command = AdmitRun(
                 run_id=life.core.ids.ulid(self.clock.now_us()),
-                principal_id="key:sim",
+                principal_id=arrival.principal_id,
+                session_id=arrival.session_id,
                 endpoint="embeddings" if is_embedding else "chat",
                 model=request.model,
                 stream=request.stream,
@@ -204,16 +212,20 @@ class Simulation:
                 body_bytes=len(raw),
                 timeout_ms=arrival.timeout_ms,
                 failover=arrival.failover,
-                command_name=arrival.key,
+                command_name=f"{arrival.principal_id} {arrival.key}" if arrival.key else "",
                 agent_id=arrival.agent_id,
+                max_cost_nanousd=arrival.max_cost_nanousd,
             )
+            if arrival.alike and life.core.state.catalog.registry.response_cache_enabled:
+                ask = CacheAsk(body_digest=f"{arrival.alike} {arrival.inputs_count}", reads=arrival.reads_cache)
+                command = msgspec.structs.replace(command, cache=ask)
             if life.is_draining or arrival.kind == "refused":
                 code = "draining" if life.is_draining else "invalid_request"
                 await life.runs.refuse(command, Refusal(code=code, message="Not now."))
                 return
             surface = (EmbeddingsSurface if is_embedding else ChatSurface)(request, {})
             client = SimClient(self, arrival) if request.stream else None
-            self._run_ids[arrival.number] = command.run_id
+            self._run_ids[arrival.number], self._numbers[command.run_id] = command.run_id, arrival.number
             run = life.runs.start(command, surface, client)
             if arrival.leaves_after_ms is not None:
                 self.loop.call_later(arrival.leaves_after_ms / 1_000, self._leave, run, client)
@@ -289,6 +301,21 @@ class Simulation:
         if self._profile(accident.profile_id) is not None:
             await self._change(accident.profile_id, AuthProfileCooldownCleared())
 
+    async def _do_set_rule(self, accident: Accident) -> None:
+        assert self._life is not None
+        assert accident.policy is not None
+        core = self._life.core
+        with contextlib.suppress(*UNWRITABLE):
+            await put_in_force(core, accident.policy, actor="operator:local", note=_noting(core))
+
+    async def _do_retire_rule(self, accident: Accident) -> None:
+        assert self._life is not None
+        assert accident.policy is not None
+        core = self._life.core
+        with contextlib.suppress(*UNWRITABLE):
+            name = accident.policy.policy_id
+            await take_out_of_force(core, name, actor="operator:local", note=_noting(core))
+
     def _profile(self, profile_id: str) -> AuthProfile | None:
         assert self._life is not None
         return self._life.core.state.auth.profiles.get(profile_id)
@@ -309,7 +336,7 @@ class Simulation:
         """Note an exception that nobody expected; called inside its handler."""
         self.check(False, f"a bug in run {run_id}:\n{traceback.format_exc()}")
 
-    def note_sent(self, number: int, provider_id: str) -> None:
+    def note_sent(self, number: int, provider_id: str, body: bytes) -> None:
         """Check a call to a provider against what is durable."""
         run_id = self._run_ids[number]
         run = self.books.run(run_id)
@@ -317,42 +344,73 @@ class Simulation:
         self.check(run.provider_id == provider_id, f"request {number} is sent to another provider")
         self.check((run_id, run.open) not in self._sent, f"attempt {run.open} of request {number} is sent twice")
         self._sent[run_id, run.open] = None
+        bound = self.books.money.output_bound_tokens(f"run-{run_id}")
+        if bound is not None and self.arrivals[number].kind != "embed":
+            asked = json.loads(body)
+            sent = asked.get("max_tokens", asked.get("max_completion_tokens"))
+            self.check(sent is not None and sent <= bound, f"{sent} tokens are asked for, and {bound} held")
 
     def note_last_byte(self, number: int, *, has_error: bool) -> None:
         """Check the last byte of a stream against what is durable."""
-        run = self.books.run(self._run_ids[number])
+        run_id = self._run_ids[number]
+        run = self.books.run(run_id)
         if not has_error:
+            is_paid = run.attempts_count in run.used or f"run-{run_id}" in self.books.money.hits
             self.check(
-                run.end == "RunCompleted" and run.attempts_count in run.used,
+                run.end == "RunCompleted" and is_paid,
                 f"the last byte of request {number} leaves, and its usage is not durable",
             )
 
     def _check_reply(self, arrival: Arrival, reply: Reply, client: SimClient | None) -> None:
         if "x-palyra-idempotent-replay" in reply.headers:
-            self._check_repeat(arrival, reply)
+            self._check_repeat(arrival, reply, client)
             return
-        run = self.books.run(reply.run_id)
+        run, source = self.books.run(reply.run_id), self.books.money.hits.get(f"run-{reply.run_id}", "")
         code = "" if reply.refusal is None else reply.refusal.code
         if not code:
             self.check(run.end == "RunCompleted", f"request {arrival.number} is answered, and its end not durable")
-            self.check(run.attempts_count in run.used, f"request {arrival.number} is answered without usage")
+            is_paid = run.attempts_count in run.used or bool(source)
+            self.check(is_paid, f"request {arrival.number} is answered without usage")
             self.check(reply.status == 200, f"an answer has status {reply.status}")
             self.check((reply.body is None) == (client is not None), "an answer has no body")
+            made = self._numbers[source.removeprefix("run-")] if source else arrival.number
+            self._check_content(arrival, reply, client, self.arrivals[made])
         elif code not in _UNRECORDED:
             ends = [_END_OF_CODE[code]] if code in _END_OF_CODE else ["RunFailed", "RunRefused"]
             self.check(run.end in ends, f"request {arrival.number} is told {code}, recorded is '{run.end}'")
         self.check(code != "internal", "a client is told of a bug")
-        if client is not None and not code and not client.is_gone:
-            text = self.outside.texts[arrival.number]
+        told = _told(reply, client)
+        if told is not None and code not in (*_UNRECORDED, "client_disconnected"):
+            self._told[reply.run_id] = told
+
+    def _check_content(self, arrival: Arrival, reply: Reply, client: SimClient | None, made: Arrival) -> None:
+        """What the client got is what a provider answered, to this request or to the one whose answer was kept."""
+        if arrival.kind == "embed":
+            assert reply.body is not None
+            self.check(len(json.loads(reply.body)["data"]) == arrival.inputs_count, "vectors are missing")
+            return
+        text = self.outside.texts[made.number]
+        if client is None:
+            assert reply.body is not None
+            got = "".join(one["message"]["content"] for one in json.loads(reply.body)["choices"])
+            self.check(got == text, f"request {arrival.number} got {got!r} for {text!r}")
+        elif not client.is_gone:
             self.check(client.is_complete, f"the stream of request {arrival.number} has no end")
-            is_cut = arrival.words_count >= 200 and text.startswith(client.text)
+            is_cut = made.words_count >= 200 and text.startswith(client.text)
             self.check(client.text == text or is_cut, f"request {arrival.number} got {client.text!r} for {text!r}")
 
-    def _check_repeat(self, arrival: Arrival, reply: Reply) -> None:
-        """A repeat is no run; what it is told is what came of another one."""
-        made = self.books.run(reply.headers["x-palyra-run-id"])
+    def _check_repeat(self, arrival: Arrival, reply: Reply, client: SimClient | None) -> None:
+        """A repeat is no run; what it is told is what came of another one, word for word."""
+        run_id = reply.headers["x-palyra-run-id"]
+        made = self.books.run(run_id)
         self.check(bool(made.end), f"request {arrival.number} gets an answer that is not recorded")
         self.check(not self.books.run(reply.run_id).attempts_count, "a repeat has attempts of its own")
+        first = self.arrivals[self._numbers[run_id]]
+        is_same = (first.key, first.principal_id, first.body) == (arrival.key, arrival.principal_id, arrival.body)
+        self.check(is_same, f"request {arrival.number} gets the answer to another request")
+        told, before = _told(reply, client), self._told.get(run_id)
+        if told is not None and before is not None:
+            self.check(told == before, f"request {arrival.number} is told {told}, and before that {before}")
 
     def _enter_rows(self) -> None:
         """Enter what has become durable."""
@@ -368,6 +426,23 @@ class Simulation:
             self._life.check_state()
         if self.violations:
             raise self.violations[0]
+
+
+def _told(reply: Reply, client: SimClient | None) -> tuple[int, str] | None:
+    """Return what a client was told; None where it did not hear the end."""
+    if reply.body is not None:
+        return reply.status, reply.body.decode()
+    assert client is not None
+    return None if client.is_gone else (200, client.text)
+
+
+def _noting(core: Core) -> Note:
+    def note(drafts: Sequence[Draft]) -> Batch:
+        with core.batch("operator:local") as batch:
+            batch.add(drafts)
+        return batch
+
+    return note
 
 
 async def _snapshot(life: Life) -> None:

@@ -23,7 +23,10 @@ from palyra.events.vocabulary import VOCABULARY
 
 SEEDS_COUNT = 300
 #: Families of facts that the engine records while it serves.
-FAMILIES = tuple("run. routing. attempt. usage. budget. circuit. health. model. heartbeat. incident.".split())
+FAMILIES = tuple(
+    "run. routing. attempt. usage. budget. budget_policy. price. price_list. cache. circuit. health. model."
+    " heartbeat. incident.".split()
+)
 #: What is too rare to wait for, is asked for elsewhere, or comes from the deterministic kind alone.
 RARE = (
     "incident.severity_changed incident.reopened model.readmitted content_policy_blocked unsupported_feature"
