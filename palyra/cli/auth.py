@@ -9,6 +9,7 @@ import click
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer
 from palyra.cli.key_input import key_options, read_key_input
+from palyra.cli.login import attempts, login, refresh
 from palyra.cli.page import Column, Page, Piece, Styled
 from palyra.cli.render import ago, count, instant
 
@@ -525,3 +526,7 @@ def _show_choice(page: Page, found: ExplainAnswer, now_us: int) -> None:
             for one in found.candidates
         ]
         page.table([Column("#"), Column("ID", is_cut=True), Column("VERDICT"), Column("")], rows)
+
+
+for _command in (login, attempts, refresh):
+    auth.add_command(_command)

@@ -290,7 +290,7 @@ def _is_table(name: str, value: Any) -> bool:
     """Return whether a value gets a header of its own; a key whose value is a map does not."""
     if isinstance(value, list):
         return name in ("providers", "models") and bool(value)
-    return isinstance(value, dict) and name not in ("headers", "model_aliases")
+    return isinstance(value, dict) and name not in ("headers", "model_aliases", "extra_authorize_params")
 
 
 def _value_line(name: str, value: Any, origin: str) -> list[Piece]:

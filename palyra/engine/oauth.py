@@ -39,7 +39,7 @@ from palyra.decisions.oauth import (
 )
 from palyra.decisions.profiles import Wish, find_profile, profile_id_for
 from palyra.decisions.tokens import TokenRefusal
-from palyra.engine.console.changes import Order
+from palyra.engine.console.changes import DaemonNotRunning, Order
 from palyra.engine.core import Core
 from palyra.engine.credential_checks import check_credential, find_target
 from palyra.engine.token_endpoint import ask_tokens
@@ -135,6 +135,8 @@ class OAuthDesk:
     ) -> Started:
         """Start an attempt for a new profile, or for new tokens of one that is there; raises `PalyraError`."""
         core, settings = self._core, self._settings()
+        if mode == "browser" and self._callbacks is None:
+            raise DaemonNotRunning
         if not settings.client_id:
             hint = f"set auth.oauth.{PROVIDER}.client_id to the id that the provider has given your program"
             message = f"Nobody can log in at {PROVIDER}: there is no client id."

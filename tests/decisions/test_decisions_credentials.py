@@ -416,6 +416,34 @@ def test_a_second_401_is_no_accident(kind: str, code: str, after_ms: int, fails:
     assert [fact.code for fact in world.facts(AuthProfileFailed)] == ([code] if fails else [])
 
 
+def test_a_401_on_a_token_that_can_be_renewed_stays_with_it() -> None:
+    """Once: the next attempt is for the same credential with a new token. A key has no such way."""
+    world = given(ONE, connect("p", credential_kind="oauth2", oauth=GRANT), admit("r1"), start("r1"))
+    world.do(fail("r1", "auth_invalid"))
+    assert [fact.next_credential_ref for fact in world.facts(AttemptFailed)] == ["p"]
+    world.do(record("credential-p", AuthProfileRefreshed(vault_revision=2)), start("r1"))
+    world.do(fail("r1", "auth_invalid", may_retry=False))
+    world.do(admit("r2"))
+    over = given(ONE, connect("p", credential_kind="oauth2", oauth=GRANT), admit("r1"), start("r1"))
+    over.do(record("credential-p", AuthProfileDisabled()), fail("r1", "auth_invalid"))
+    keyed = given(ONE, connect("p"), admit("r1"), start("r1"), fail("r1", "auth_invalid"))
+    for other in (over, keyed):
+        assert other.facts(AttemptFailed)[-1].next_credential_ref == ""
+
+
+def test_an_expired_token_whose_renewal_waits_is_not_used() -> None:
+    """Until it may be asked for again."""
+    world = given(ONE, connect("p", credential_kind="oauth2", oauth=GRANT, expires_us=T0_US + 60 * US_PER_S))
+    until_us = world.now_us + 90 * US_PER_S
+    failed = AuthProfileRefreshFailed(error_code="unavailable", streak_count=1, next_allowed_us=until_us)
+    world.do(record("credential-p", failed), wait(ms=50_000))
+    assert verdicts(world) == {"p": "eligible"}
+    world.do(wait(ms=10_000))
+    assert verdicts(world) == {"p": "expired_no_refresh"}
+    world.do(wait(ms=30_000))
+    assert verdicts(world) == {"p": "refresh_first"}
+
+
 def test_a_new_token_that_gets_a_401_too_has_failed() -> None:
     """A refresh ends the pause of the first 401 and does not make it forgotten."""
     world = given(ONE, connect("p", credential_kind="oauth2", oauth=GRANT))

@@ -20,6 +20,7 @@ from palyra.decisions.vault import (
     refuse_by_hand,
 )
 from palyra.errors import Refusal
+from palyra.events.auth import AuthProfileConnected, AuthProfileRefreshed
 from palyra.events.base import Draft, Fact, Recorded
 from palyra.events.daemon import DaemonReady
 from palyra.events.journal import BackupRestored
@@ -136,6 +137,25 @@ def test_what_was_put_before_a_crash_goes() -> None:
     state = told(CREATED, stored(1), *bodies(drafts))
     assert revision_in_use(state, f"vault:{REF}") == 1
     assert state.vault.last_revisions[REF] == 2
+
+
+def test_a_token_that_was_renewed_right_before_a_crash_is_the_profile_s() -> None:
+    """It is good for as long as the one before was; without an end where that had none. Others have no profile."""
+    for expires_us, ends_us in ((60, 1_059), (None, None)):
+        state = told(CREATED, stored(1, TOKENS), stored(1, REF))
+        connected = AuthProfileConnected(
+            provider="openai", profile_name="p", credential_kind="oauth2", audience="https://a.example:443",
+            vault_revision=1, expires_us=expires_us,
+        )  # fmt: skip
+        for position, name in enumerate(("openai-1", "other"), 4):
+            evolve(state, Recorded(position, f"credential-{name}", position, 1, "x", "", 0, "", connected))
+        fresh = msgspec.structs.replace(held(2, TOKENS, "refresh"), created_us=1_000)
+        drafts, leftovers = reconcile(state, look(held(1, TOKENS), fresh, held(1), held(2, purpose="refresh")))
+        assert leftovers == []
+        assert [draft.body for draft in drafts if draft.stream == "credential-openai-1"] == [
+            AuthProfileRefreshed(vault_revision=2, key_fingerprint="aa", expires_us=ends_us, recovered=True)
+        ]
+        assert not [draft for draft in drafts if draft.stream == "credential-other"]
 
 
 def test_an_older_revision_goes_without_a_word() -> None:
