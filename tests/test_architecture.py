@@ -232,7 +232,7 @@ DECIDED_ONCE = {
     "cost_ceiling": ("pricing", "budgets"),
     "evaluate_budgets": ("budgets",),
     "rank_models": ("ranking", "planning"),
-    "plan_usage_routing": ("planning", "runs", "flips"),
+    "plan_usage_routing": ("planning", "runs", "flips", "engine.choices"),
 }
 
 
@@ -244,7 +244,7 @@ def test_models_are_chosen_and_priced_in_one_place() -> None:
             called = node.func if isinstance(node, ast.Call) else None
             name = getattr(called, "id", getattr(called, "attr", ""))
             places = DECIDED_ONCE.get(name, ())
-            if places and module.name not in [f"decisions.{place}" for place in places]:
+            if places and module.name.removeprefix("decisions.") not in places:
                 yield node.lineno, f"{module.name} calls {name}"
 
     check(rule, list(FLOORS))

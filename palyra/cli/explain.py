@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from palyra.cli.choice import show_choice
 from palyra.cli.command import Call, Command
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Piece, Styled, Text
@@ -45,8 +46,10 @@ _EDITS = {"model": "model name", "stream_options.include_usage": "usage asked fo
 def explain(call: Call, run: str, has_state: bool) -> Answer:
     """Tell why a request was served the way it was. RUN is its id, the beginning of it, or `last`.
 
-    Shown is what was recorded when it was decided: how the name was understood, the plan with the health of each
-    candidate, what was left out and why, every attempt, what was held for it and what it used.
+    Shown is what was recorded: how the name was understood, the plan with the health of each candidate, what was
+    left out and why, every attempt, what was held for it and what it used. Behind it stands how the model was
+    chosen, decided again from the journal: every model with its figures, the rules about usage, and along each axis
+    alone the nearest value that would have given another model.
     """
     from palyra.cli.asking import ask
     from palyra.engine.console.runs import ExplainParams
@@ -57,6 +60,8 @@ def explain(call: Call, run: str, has_state: bool) -> Answer:
 
     def show(page: Page) -> None:
         _show(page, report, asked.now_us)
+        if report.choice is not None:
+            show_choice(page, report.choice, report.admitted_us)
         if report.seen is not None:
             _show_seen(page, report.seen, report)
 

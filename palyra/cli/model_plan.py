@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from palyra.cli.choice import show_choice
 from palyra.cli.command import Call, Command
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled
@@ -14,6 +15,7 @@ from palyra.cli.words import FAILOVER, READINESS, RESOLVED, ROLES, VIA, exclusio
 
 if TYPE_CHECKING:
     from palyra.engine.model_plans import CandidatePlan, PlanAnswer
+    from palyra.events.smart_routing import RoutingMode, TaskClass
 
 #: A text becomes a request with this much around it (`wire/tokens.py`).
 _AROUND_TOKENS = 7
@@ -26,6 +28,7 @@ _AROUND_TOKENS = 7
         ("palyra models explain", "a request that names no model"),
         ("palyra models explain --model gpt-4o --prompt 'Say hi.'", "which provider would get it, and why"),
         ("palyra models explain --tokens 90000 --needs vision", "who could take a long request with an image"),
+        ("palyra models explain --prompt 'Prove it.' --mode enforced", "what routing would make of it"),
         ("palyra models explain --as-of -2h", "as it was two hours ago"),
     ],
     exits=(0, 2, 5, 7),
@@ -37,6 +40,17 @@ _AROUND_TOKENS = 7
 @click.option("--role", type=click.Choice(ROLES), default="chat", help="What is asked for.")
 @click.option("--needs", metavar="ABILITY", multiple=True, help="What its model must be able to do; repeatable.")
 @click.option("--max-output", type=click.IntRange(1, 1_000_000_000), help="The longest answer that it takes.")
+@click.option("--tools", type=click.IntRange(0, 128), default=0, help="How many tools it offers.")
+@click.option("--image", "images", type=click.IntRange(0, 1_000), default=0, help="How many pictures it has.")
+@click.option("--json-mode", "is_json", is_flag=True, help="It wants JSON.")
+@click.option(
+    "--mode", type=click.Choice(["suggest", "dry_run", "enforced"]), help="Mode of routing, if not its own."
+)
+@click.option(
+    "--task-class", type=click.Choice(["interactive", "background", "auxiliary"]), help="Who waits for it."
+)
+@click.option("--principal", metavar="ID", default="", help="Who pays for it; the operator by default.")
+@click.option("--agent", metavar="ID", default="", help="The agent that asks.")
 @click.option("--stream", "is_stream", is_flag=True, help="It wants a stream.")
 def explain_models(
     call: Call,
@@ -46,16 +60,32 @@ def explain_models(
     role: str,
     needs: tuple[str, ...],
     max_output: int | None,
+    tools: int,
+    images: int,
+    is_json: bool,
+    mode: RoutingMode | None,
+    task_class: TaskClass | None,
+    principal: str,
+    agent: str,
     is_stream: bool,
 ) -> Answer:
     """Tell what a request would meet: candidates in order, who is left out and why.
 
-    Nothing is reserved, recorded or sent; the text stays with this command, which only counts it.
+    Nothing is reserved, recorded or sent; the text stays with this command, which counts it and its keywords. It is
+    told which model would be chosen, and along each axis alone what would have another one chosen.
     """
     from palyra.cli.asking import ask
     from palyra.engine.console.models import PlanParams
     from palyra.engine.console.table import MODELS_PLAN
+    from palyra.wire.keywords import count_keywords
     from palyra.wire.tokens import estimate_token_count
+
+    wanted = [
+        *needs,
+        *(["tools"] if tools else []),
+        *(["vision"] if images else []),
+        *(["json_mode"] if is_json else []),
+    ]
 
     if tokens is None:
         tokens = estimate_token_count(prompt) + (_AROUND_TOKENS if role == "chat" else 0)
@@ -63,7 +93,14 @@ def explain_models(
         model=model,
         endpoint=role,  # type: ignore[arg-type]
         tokens=tokens,
-        needs=list(needs),
+        needs=sorted(dict.fromkeys(wanted)),
+        tools=tools,
+        images=images,
+        keywords=count_keywords(prompt, call.loaded.config.routing.keywords) if prompt else 0,
+        mode=mode,
+        task_class=task_class or "",
+        principal=principal,
+        agent=agent,
         max_output=max_output or 0,
         stream=is_stream,
     )
@@ -90,6 +127,8 @@ def _show(page: Page, plan: PlanAnswer, now_us: int) -> None:
         page.line()
         page.line(Styled("refused", "bad"), f" · {plan.refusal_code}")
         page.line(plan.refusal_message, indent=2)
+    if plan.choice is not None:
+        show_choice(page, plan.choice, now_us)
     if plan.plan:
         page.title("Would be tried in this order")
         page.table(_COLUMNS, [_row(number, one) for number, one in enumerate(plan.plan, 1)])

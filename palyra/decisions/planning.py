@@ -65,6 +65,8 @@ class RoutingPlan(NamedTuple):
     refusal: Refusal | None
     #: What was compared; None where there was nothing to choose.
     board: Board | None = None
+    #: Size that was scored.
+    scored_tokens: int | None = None
 
     @property
     def first(self) -> PlanStep | None:
@@ -126,6 +128,7 @@ class _Planning:
         )
         self._has_budgets = bool(state.budgets.policies) or context.max_cost_nanousd is not None
         self._score_bp: int | None = None
+        self._scored_tokens: int | None = None
         self._board: Board | None = None
         self._judgement = budgets.NOTHING
 
@@ -152,7 +155,7 @@ class _Planning:
             plan, told, refusal = self._within_budgets(plan)
         if not plan.steps and refusal is None:
             refusal = routing.refusal_of_empty_plan(plan.excluded, self._now_us, plan.verdicts)
-        return RoutingPlan(self._decided(plan), told, refusal, self._board)
+        return RoutingPlan(self._decided(plan), told, refusal, self._board, self._scored_tokens)
 
     # -- what is chosen
 
@@ -178,8 +181,8 @@ class _Planning:
         asked, default = self._asked, self._default
         self._score_bp = self._changed.score_bp
         if self._score_bp is None:
-            _, estimated, _ = self._calibrated(default)
-            self._score_bp = complexity_bp(estimated, asked.features, self._config)
+            _, self._scored_tokens, _ = self._calibrated(default)
+            self._score_bp = complexity_bp(self._scored_tokens, asked.features, self._config)
         asking = Asking(
             run=self._run,
             wanted=wanted,

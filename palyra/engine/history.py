@@ -223,6 +223,16 @@ class FailoverAnswer(Answer, frozen=True, kw_only=True):
     remaining_count: int
 
 
+class WouldAnswer(Answer, frozen=True, kw_only=True):
+    """What mode enforced would have done."""
+
+    provider_id: str
+    model_id: str
+    action: str
+    expected_nanousd: int | None
+    verdict: str
+
+
 class RoutingAnswer(Answer, frozen=True, kw_only=True):
     """The plan, as it was decided at admission."""
 
@@ -233,6 +243,18 @@ class RoutingAnswer(Answer, frozen=True, kw_only=True):
     excluded: list[ExclusionAnswer]
     output_requested_tokens: int | None
     output_cap_tokens: int | None
+    mode: str
+    task_class: str
+    #: Null, "" and empty where there was nothing to choose from.
+    complexity_bp: int | None
+    strategy: str
+    #: `provider/model`.
+    recommended: str
+    would: WouldAnswer | None
+    #: proceed, switch, degrade, upgrade, failover or blocked.
+    action: str
+    reason_codes: list[str]
+    budget_outcome: str
 
 
 class HitAnswer(Answer, frozen=True, kw_only=True):
@@ -290,9 +312,14 @@ class RunReport(Answer, frozen=True, kw_only=True):
     reserved_tokens: int
 
 
+def history_of(reader: Reader, run_id: str) -> list[Recorded]:
+    """Return all events of a run."""
+    return [to_recorded(row) for rows in reader.stream(f"run-{run_id}") for row in rows]
+
+
 def run_report(reader: Reader, run_id: str, now_us: int) -> RunReport:
     """Return the story of a run that exists; an open one has lasted until `now_us`."""
-    history = [to_recorded(row) for rows in reader.stream(f"run-{run_id}") for row in rows]
+    history = history_of(reader, run_id)
     view = view_of_run(history)
     if view is None:
         raise PalyraError(f"There is no run '{run_id}'.", code="run_not_found")

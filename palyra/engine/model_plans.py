@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 
 from palyra.decisions.runs import AdmitRun, admit
+from palyra.engine.choices import ChoiceAnswer, choice_of
 from palyra.engine.history import ExclusionAnswer
 from palyra.engine.questions import Answer
 from palyra.events.registry import LISTED_FIGURES, ModelEntry
-from palyra.events.routing import PlanStep, RoutingDecided
+from palyra.events.routing import Features, PlanStep, RoutingDecided
 from palyra.events.runs import RunAdmitted, RunRefused
+from palyra.events.smart_routing import RoutingMode
 from palyra.projections.catalog import DISCOVERED, list_of, model_entry
 from palyra.projections.state import State
 
@@ -59,6 +61,7 @@ class PlanAnswer(Answer, frozen=True, kw_only=True):
     #: Of a request that would be refused.
     refusal_code: str
     refusal_message: str
+    choice: ChoiceAnswer | None
 
 
 def plan_answer(
@@ -70,12 +73,21 @@ def plan_answer(
     needs: list[str],
     output_max_tokens: int | None,
     stream: bool,
+    features: Features,
+    routing_mode: RoutingMode | None,
+    task_class: str,
+    principal_id: str,
+    agent_id: str,
     now_us: int,
 ) -> PlanAnswer:
     """Return the plan that a request of the operator's would get."""
     command = AdmitRun(
         run_id="plan",
-        principal_id=_ASKER,
+        principal_id=principal_id or _ASKER,
+        agent_id=agent_id,
+        features=features,
+        routing_mode=routing_mode,
+        task_class=task_class,
         endpoint=endpoint,
         model=model,
         stream=stream,
@@ -107,6 +119,7 @@ def plan_answer(
         else msgspec.convert(decided.excluded, list[ExclusionAnswer], from_attributes=True),
         refusal_code="" if decision.refusal is None else decision.refusal.code,
         refusal_message="" if decision.refusal is None else decision.refusal.message,
+        choice=choice_of(state, command, now_us),
     )
 
 

@@ -231,6 +231,27 @@ End
   completed · stop reason stop · first byte after 200 ms
   90 tokens in · 20 out · 540 were held
 
+Choice
+  mode        suggest · interactive
+  does        what was asked for is served
+  looks for   the cheapest model
+  complexity  125 of 10,000 · length 125
+  would take  groq/gpt
+  because     context filter applied, mode suggest only, score simple, strategy cheapest, task class interactive
+
+Models
+     PROVIDER / MODEL  EXPECTED  QUALITY  LATENCY   LEFT OUT
+  1  groq / gpt         unknown       60  standard
+  2  openai / gpt       unknown       60  standard
+     local / tiny       unknown       60  standard  window holds 64 tokens, input and answer need 150
+
+What would flip it
+  price       no value of it alone changes the decision
+  budget      there was nothing that it could have changed
+  time        no value of it alone changes the decision
+  complexity  a complexity of 3,501 instead of 125 → would recommend openai/gpt
+  size        an input of about 127,951 tokens instead of 100 → refused with context_window_exceeded
+
 position {head} · 08:01:20Z · journal file, daemon not running
 """
 

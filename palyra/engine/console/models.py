@@ -18,6 +18,8 @@ from palyra.errors import PalyraError
 from palyra.events.base import Draft
 from palyra.events.models import DefaultModelSet
 from palyra.events.registry import ModelRole, ProviderEntry
+from palyra.events.routing import Features
+from palyra.events.smart_routing import RoutingMode
 from palyra.projections.catalog import list_of, provider_entry
 from palyra.projections.circuits import circuit_of
 from palyra.projections.health import health_of
@@ -46,6 +48,15 @@ class PlanParams(Params, frozen=True, kw_only=True):
     needs: list[str] = []
     max_output: Annotated[int, msgspec.Meta(ge=0, le=_TOKENS_MAX)] = 0
     stream: bool = False
+    #: What its score is made of beside its size, and what it says of routing.
+    tools: Annotated[int, msgspec.Meta(ge=0, le=_TOKENS_MAX)] = 0
+    images: Annotated[int, msgspec.Meta(ge=0, le=_TOKENS_MAX)] = 0
+    keywords: Annotated[int, msgspec.Meta(ge=0, le=_TOKENS_MAX)] = 0
+    mode: RoutingMode | None = None
+    task_class: Literal["", "interactive", "background", "auxiliary"] = ""
+    #: Who pays, "" for the operator; and who asks.
+    principal: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    agent: Annotated[str, msgspec.Meta(max_length=256)] = ""
 
 
 def plan(sight: Sight, params: PlanParams) -> PlanAnswer:
@@ -58,6 +69,16 @@ def plan(sight: Sight, params: PlanParams) -> PlanAnswer:
         needs=params.needs,
         output_max_tokens=params.max_output or None,
         stream=params.stream,
+        features=Features(
+            tools=params.tools,
+            images=params.images,
+            json=2 if "json_schema" in params.needs else 1 if "json_mode" in params.needs else 0,
+            keywords=params.keywords,
+        ),
+        routing_mode=params.mode,
+        task_class=params.task_class,
+        principal_id=params.principal,
+        agent_id=params.agent,
         now_us=sight.now_us,
     )
 

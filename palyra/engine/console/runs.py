@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from palyra.engine.choices import ChoiceAnswer, choice_of_run
 from palyra.engine.console.changes import Order
 from palyra.engine.console.frame import Items, ListParams, Params, Sight
 from palyra.engine.console.pages import page_of
 from palyra.engine.hindsight import SeenAnswer, seen_by
-from palyra.engine.history import RunReport, find_run, run_report
+from palyra.engine.history import RunReport, find_run, history_of, run_report
 from palyra.engine.questions import Answer, RunAnswer, runs_answer
 from palyra.errors import PalyraError
 from palyra.events.base import Draft
@@ -35,8 +36,9 @@ class ExplainParams(RunParams, frozen=True, kw_only=True):
 
 
 class ExplainAnswer(RunReport, frozen=True, kw_only=True):
-    """A run, and what its decision saw where that was asked for."""
+    """A run, why it was decided so, and what its decision saw where that was asked for."""
 
+    choice: ChoiceAnswer | None
     seen: SeenAnswer | None
 
 
@@ -54,9 +56,13 @@ def run(sight: Sight, params: RunParams) -> RunReport:
 def explain(sight: Sight, params: ExplainParams) -> ExplainAnswer:
     """Return one run with what its decision saw."""
     report = run(sight, params)
-    seen = seen_by(sight.state_at(report.first_position - 1), report) if params.state else None
+    choice = seen = None
+    if params.state or report.routing is not None:
+        before = sight.state_at(report.first_position - 1)
+        choice = choice_of_run(before, report.run_id, history_of(sight.rows, report.run_id))
+        seen = seen_by(before, report) if params.state else None
     fields = {name: getattr(report, name) for name in RunReport.__struct_fields__}
-    return ExplainAnswer(**fields, seen=seen)
+    return ExplainAnswer(**fields, choice=choice, seen=seen)
 
 
 class CancelParams(RunParams, frozen=True, kw_only=True):
