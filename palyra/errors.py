@@ -105,7 +105,7 @@ _CODES: dict[tuple[int, int], str] = {
     (508, 4): "gateway_loop",
     (0, 3): "credential_refused",
     (0, 5): "no_model_list",
-    (0, 7): "provider_unwell",
+    (0, 7): "provider_unwell replay_not_faithful",
     (0, 4): "daemon_not_running",
 }
 #: code -> HTTP status and exit status; every code that Palyra answers stands here, and nowhere else.

@@ -228,7 +228,7 @@ def test_the_pure_rooms_import_nothing_that_acts() -> None:
 
 #: What compares models and what turns usage into money, and the modules that may ask it: no way leads past them.
 DECIDED_ONCE = {
-    "cost_of": ("pricing", "usage", "estimates", "recost"),
+    "cost_of": ("pricing", "usage", "estimates", "recost", "what_if"),
     "cost_ceiling": ("pricing", "budgets"),
     "evaluate_budgets": ("budgets",),
     "rank_models": ("ranking", "planning"),

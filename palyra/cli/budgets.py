@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -314,3 +315,27 @@ def retire(call: Call, policy: str) -> Answer:
 
     asked = change(call, BUDGET_RETIRE, RetireParams(policy=policy))
     return asked.answer(lambda page: page.line(Styled(policy, "bold"), " is in force no more"))
+
+
+@budgets.command(
+    "backtest",
+    examples=[
+        ("palyra budgets backtest policy.toml", "what a rule would have stopped"),
+        ("palyra budgets backtest policy.toml --from 2026-11-01", "since a day"),
+    ],
+    exits=(0, 2, 7, 8),
+)
+@click.argument("policy_path", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("--from", "from_", metavar="MOMENT", help="Only requests from then on; older ones are counted.")
+def backtest(call: Call, policy_path: Path, from_: str | None) -> Answer:
+    """Tell when rules would have warned or stopped somebody, had they been in force beside the others.
+
+    FILE holds one rule, or [[budgets.policies]] as in the configuration. Nothing is written.
+    """
+    from palyra.cli.reading import Journal
+    from palyra.cli.replay import decide_again
+    from palyra.decisions.what_if import OtherRules
+    from palyra.engine.what_if import read_policy_file
+
+    added = read_policy_file(policy_path)
+    return decide_again(call, Journal(call), OtherRules(added=added), from_, None)

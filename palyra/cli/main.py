@@ -34,6 +34,7 @@ _COMMANDS = {
     "keys": ("keys", "keys", "Issue, limit, rotate and revoke the keys of programs and people."),
     "console": ("console", "console", "Print a link that logs a browser in."),
     "sessions": ("console", "sessions", "Show who is logged in at the console, and end it."),
+    "replay": ("replay", "replay", "Tell what other rules would have made of what was asked."),
     "capture": ("capture", "capture", "Take one run out of the journal, and decide it again anywhere."),
     "journal": ("journal", "journal", "Read the journal, check it, keep copies of it."),
     "vault": ("vault", "vault", "Keep secrets, and move them out of the configuration."),

@@ -9,17 +9,20 @@ from pathlib import Path
 
 import pytest
 from budget_kit import put, rule
-from registries import model
+from registries import model, provider, registry
 from routing_kit import GRADES, TOKEN_NANOUSD, decided, prices, routed, rules, served, three_grades, with_models
 from story import admission, admit, complete, given, record, start, succeed, wait
 
 from palyra.decisions.planning import class_of, plan_usage_routing
+from palyra.decisions.pricing import adopt_prices, with_id
 from palyra.decisions.ranking import Changed
 from palyra.decisions.usage import Metered
 from palyra.events.circuits import CircuitOpened
+from palyra.events.pricing import PriceEntry
 from palyra.events.registry import Capabilities
 from palyra.events.routing import Features, RoutingDecided
 from palyra.events.runs import RunRefused
+from palyra.events.smart_routing import SmartRouting
 from palyra.usage import TokenUsage
 
 #: Worth the best model by its features alone.
@@ -337,3 +340,33 @@ def test_a_wait_changes_nothing() -> None:
     first, second = decided(world, "r1"), decided(world, "r2")
     assert first == second
     assert isinstance(first, RoutingDecided)
+
+
+def test_a_model_that_the_key_may_not_use_is_refused_as_such() -> None:
+    """Before anything is compared; another model is no way out of it."""
+    plan = plan_usage_routing(routed().state, admission("r1", models=["small"]), 0, SmartRouting(mode="enforced"))
+    assert plan.decided is None
+    assert plan.refusal is not None
+    assert plan.refusal.code == "model_not_permitted"
+
+
+def test_a_model_without_a_credential_is_left_out() -> None:
+    """The cheapest one cannot be asked, so that the next one is chosen."""
+    config = registry(
+        provider("a", auth_scheme="bearer"),
+        provider("b"),
+        model("small", "a", **GRADES["small"]),
+        model("gpt", "b"),
+    )
+    fact = decided(routed(config=config, mode="enforced"))
+    assert (served(fact), fact.excluded_counts) == ("gpt", {"no_credential": 1})
+
+
+def test_half_a_price_is_no_estimate() -> None:
+    """A meter without a rate makes the cost unknown, and the entry is named."""
+    world = routed(mode="enforced")
+    half = with_id(PriceEntry(price_id="", provider_id="a", model_id="small", input_nanousd_per_mtok=1))
+    world.record(adopt_prices(world.state, [half], catalogue_name="", catalogue_version=""))
+    estimate = decided(world, model_name="palyra/cheap").estimate
+    assert estimate is not None
+    assert (estimate.state, estimate.price_id, estimate.expected_nanousd) == ("unknown", half.price_id, None)

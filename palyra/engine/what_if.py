@@ -1,0 +1,116 @@
+"""What-if over a journal's file: the other rules out of files, and the fold that shows what they would have made.
+
+The file is opened read-only, beside a daemon or without one; nothing is sent, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from palyra.config.schema import is_zone
+from palyra.decisions.overrides import Fault, read_overrides
+from palyra.decisions.policies import read_policies
+from palyra.decisions.what_if import OtherRules, WhatIf, WhatIfReport
+from palyra.engine.boot import Adoptable
+from palyra.engine.codec import to_known
+from palyra.engine.prices import make_price_list
+from palyra.errors import PalyraError
+from palyra.events.budgets import UsageBudgetPolicyRecord
+from palyra.events.pricing import PriceEntry
+from palyra.events.registry import Registry
+from palyra.journal.reader import JournalReader
+from palyra.projections.pricing import entries_in_force
+from palyra.projections.state import State, evolve
+
+#: Told what is being done, how much of it is done, and of how much.
+Progress = Callable[[str, int, int], None]
+_CHANGES_OF_RULES = ("config", "pricing")
+
+
+def rules_of(adoptable: Adoptable, path: Path) -> OtherRules:
+    """Return a whole configuration as other rules. Prices count as other ones only where they are."""
+    known = _recorded_rules(path)
+    made = asyncio.run(make_price_list(adoptable.registry, adoptable.overrides)).entries
+    recorded = [entry for entry in entries_in_force(known) if not entry.retained]
+    return OtherRules(
+        registry=adoptable.registry,
+        accounting=adoptable.accounting,
+        routing=adoptable.routing,
+        prices=None if made == recorded else made,
+        file_policies=list(adoptable.policies),
+    )
+
+
+def recorded_registry(path: Path) -> Registry:
+    """Return the registry that a journal has in force at its end."""
+    return _recorded_rules(path).catalog.registry
+
+
+def _recorded_rules(path: Path) -> State:
+    """Fold what was adopted, and nothing else: enough to know registry and prices at the end."""
+    state = State()
+    with JournalReader(path) as reader:
+        for stream in _CHANGES_OF_RULES:
+            for rows in reader.stream(stream):
+                for row in rows:
+                    evolve(state, to_known(row))
+    return state
+
+
+def read_policy_file(path: Path) -> list[UsageBudgetPolicyRecord]:
+    """Return the rules of a file: `[[budgets.policies]]` as in the configuration, or one rule by itself."""
+    tree = _read(path)
+    rows = [tree] if "policy_id" in tree else tree.get("budgets", {}).get("policies", [])
+    if not rows:
+        raise PalyraError(f"{path} has no rules.", hint="write [[budgets.policies]]", code="config_invalid")
+    timezone = tree.get("budgets", {}).get("timezone", "UTC") if "policy_id" not in tree else "UTC"
+    records, faults = read_policies(rows, timezone=timezone, is_zone=is_zone, managed_by="file")
+    _refuse(path, "budgets.policies", faults)
+    return records
+
+
+def read_price_file(path: Path, registry: Registry) -> list[PriceEntry]:
+    """Return the whole list that a file of `[[pricing.overrides]]` gives together with the catalogue."""
+    rows = _read(path).get("pricing", {}).get("overrides", [])
+    if not rows:
+        raise PalyraError(f"{path} has no prices.", hint="write [[pricing.overrides]]", code="config_invalid")
+    overrides, faults = read_overrides(rows, [provider.provider_id for provider in registry.providers])
+    _refuse(path, "pricing.overrides", faults)
+    return asyncio.run(make_price_list(registry, overrides)).entries
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise PalyraError(f"{path} cannot be read: {exc}.", code="config_invalid") from exc
+
+
+def _refuse(path: Path, key: str, faults: Sequence[Fault]) -> None:
+    if faults:
+        told = [f"{key}[{'.'.join(map(str, fault.path))}]: {fault.message}" for fault in faults]
+        raise PalyraError(f"{path}: {'; '.join(told)}", code="config_invalid")
+
+
+def what_if(
+    path: Path,
+    other: OtherRules,
+    *,
+    from_us: int = 0,
+    to_us: int = 1 << 62,
+    progress: Progress | None = None,
+) -> tuple[int, WhatIfReport]:
+    """Return the position up to which a journal was read, and what the other rules would have made of it."""
+    folding = WhatIf(other, from_us=from_us, to_us=to_us)
+    with JournalReader(path) as reader:
+        head = reader.head().position
+        for rows in reader.rows(upto=head):
+            for row in rows:
+                folding.add(to_known(row))
+            if progress is not None:
+                progress("deciding again", rows[-1].position, head)
+    return head, folding.report()
