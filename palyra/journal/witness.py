@@ -3,8 +3,9 @@
 The chain in the journal proves that rows follow one another; it cannot prove that the last ones are still there,
 nor that the whole was not written anew. The note names position and link of a head that was durable, under an
 HMAC-SHA256 whose key the caller derives from the vault (RFC 2104). Without a key the note is written and compared
-all the same and the answer says `witness_unkeyed`, because a lost key must not cost the log. Whoever has the key
-signs every note, so one without an HMAC is a forgery where there is a key.
+all the same and the answer says `witness_unkeyed`, because a lost key must not cost the log. Such a note takes
+the last signed one along: when the key is back that one is checked under it, and what came after by digest alone,
+as it was while the key was away. A note with neither is a forgery where there is a key.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Witness(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at_us: int
     #: Hexadecimal HMAC-SHA256 over the fields above; "" when there was no key.
     mac: str = ""
+    #: Of a note without HMAC: the last one before it that had one.
+    signed: Witness | None = None
 
 
 def make_witness(journal_id: str, head: Head, at_us: int, key: bytes | None) -> Witness:
@@ -46,7 +49,12 @@ def make_witness(journal_id: str, head: Head, at_us: int, key: bytes | None) -> 
 
 
 def write_witness(path: Path, witness: Witness) -> None:
-    """Replace the note at `path` by this one, whole or not at all; raises `OSError`."""
+    """Replace the note at `path` by this one, whole or not at all; raises `OSError`.
+
+    One without HMAC takes the last signed note of the same journal along.
+    """
+    if not witness.mac:
+        witness = _carrying(witness, path)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(descriptor, "wb") as file:
@@ -58,6 +66,17 @@ def write_witness(path: Path, witness: Witness) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def _carrying(witness: Witness, path: Path) -> Witness:
+    try:
+        before = read_witness(path)
+    except (OSError, msgspec.DecodeError):
+        before = None
+    signed = before if before is None or before.mac else before.signed
+    if signed is None or signed.journal_id != witness.journal_id or signed.position > witness.position:
+        return witness
+    return msgspec.structs.replace(witness, signed=signed)
 
 
 def read_witness(path: Path) -> Witness | None:
@@ -101,6 +120,9 @@ def check_witness(path: Path, reader: JournalReader, key: bytes | None) -> list[
 
 
 def _compare(witness: Witness, reader: JournalReader, key: bytes | None) -> list[Finding]:
+    if key is not None and not witness.mac and witness.signed is not None:
+        # The key was away for a while: what it signed before holds, the rest is what it was then.
+        return _compare(witness.signed, reader, key) or _compare(witness, reader, None)
     if key is not None and not hmac.compare_digest(witness.mac, _mac(witness, key)):
         found = "another HMAC" if witness.mac else "no HMAC"
         return [finding("witness_mismatch", expected="a note under our key", found=found)]

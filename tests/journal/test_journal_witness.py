@@ -132,6 +132,31 @@ async def test_note_without_an_hmac_is_a_forgery_where_there_is_a_key(tmp_path: 
         assert (found.code, found.found) == ("witness_mismatch", "no HMAC")
 
 
+async def test_a_key_that_is_put_back_vouches_for_what_it_signed(tmp_path: Path) -> None:
+    """What was noted while it was away holds by its links; a row before that which was changed is found."""
+    reader, note = await journal_and_note(tmp_path, KEY, count=3)
+    reader.close()
+    (tmp_path / "more").mkdir()
+    with JournalReader(await write_journal(tmp_path / "more" / "journal.db", rows(1, 5))) as grown:
+        write_witness(note, make_witness(grown.journal_id, Head(3, grown.link(3) or b"", NOW_US), NOW_US, KEY))
+        for _ in range(2):  # one note without a key after another carries the same signed one
+            write_witness(note, make_witness(grown.journal_id, grown.head(), NOW_US, None))
+        assert codes(note, grown, KEY) == ["witness_unkeyed"]
+        witness = read_witness(note)
+        assert witness is not None
+        assert witness.signed is not None
+        forged = msgspec.structs.replace(witness.signed, link="00" * 32)
+        write_witness(note, msgspec.structs.replace(witness, signed=forged))
+        note.write_bytes(msgspec.json.encode(msgspec.structs.replace(witness, signed=forged)))
+        assert codes(note, grown, KEY) == ["witness_mismatch"]
+        note.write_bytes(msgspec.json.encode(msgspec.structs.replace(witness, link="00" * 32)))
+        assert codes(note, grown, KEY) == ["witness_unkeyed", "witness_mismatch"]
+        other = make_witness("another journal", grown.head(), NOW_US, None)
+        write_witness(note, other)
+        assert read_witness(note) == other
+        assert codes(note, grown, KEY) == ["witness_mismatch"]
+
+
 @pytest.mark.parametrize("written", [None, KEY])
 async def test_without_a_key_the_links_are_compared(tmp_path: Path, written: bytes | None) -> None:
     """A lost key costs the HMAC and not the log: `witness_unkeyed`, and damage is found all the same."""

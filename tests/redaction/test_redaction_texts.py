@@ -147,6 +147,21 @@ def test_what_is_known_can_change() -> None:
     assert redact_text("short-one", known.forms) == R
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 59), st.binary(max_size=40), st.binary(max_size=40))
+def test_any_number_of_known_secrets_is_found_in_one_pass(number: int, before: bytes, after: bytes) -> None:
+    """Wherever one begins, also where all of them begin alike; what is let go of is not looked for."""
+    known = KnownSecrets()
+    for each in range(60):
+        known.hold(f"p{each}@1", Secret(f"same-beginning-{each:02}"))
+    data = before + f"same-beginning-{number:02}".encode() + after
+    assert known.are_in(data)
+    assert not known.are_in(before + b"same-beginning-zz" + after)
+    known.let_go(f"p{number}@")
+    assert not known.are_in(data)
+    assert not known.are_in(b"")
+
+
 def test_a_message_is_one_line_and_cut() -> None:
     """Redacted before it is cut, so that no half of a secret is left."""
     assert clean_message("a\r\n\tb\x00c") == "a   bc"
