@@ -168,9 +168,17 @@ def test_after_a_window_was_too_small_only_a_larger_one_follows(
 
 def test_a_window_that_left_the_registry_is_unknown() -> None:
     """Nothing is known about the window of a model that was removed while the run was on."""
-    world = given(THREE, admit("r1"), adopt(registry(provider("a"))))
+    world = given(THREE, admit("r1"), adopt(registry(provider("b"), model("gpt", "b", max_context_tokens=1_000))))
     found, _ = next_candidate(world.state, world.run("r1"), 0, T0_US, needs_larger_window=True)
     assert found == 1
+
+
+def test_a_candidate_that_was_taken_out_gets_nothing_more() -> None:
+    """The plan keeps its place, and the way leads past it."""
+    world = given(THREE, admit("r1"), adopt(registry(provider("c"), model("gpt", "c"))))
+    found, skipped = next_candidate(world.state, world.run("r1"), 0, T0_US)
+    assert found == 2
+    assert [(one.provider_id, one.excluded_by) for one in skipped] == [("b", "model_unavailable")]
 
 
 def test_a_reload_in_the_middle_of_a_run_leaves_its_plan_alone() -> None:
