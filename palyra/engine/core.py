@@ -229,7 +229,8 @@ class Core:
         try:
             yield tap
         finally:
-            self.taps.remove(tap)
+            # By identity: of two taps that hold the same so far, each is its own.
+            self.taps = [one for one in self.taps if one is not tap]
 
     def refuse_secrets(self, encoded: Sequence[tuple[str, int, bytes]]) -> None:
         """Raise `SecretInEvent` if a fact holds a secret: it would stand in the journal for ever."""

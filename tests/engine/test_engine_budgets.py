@@ -17,6 +17,8 @@ from hypothesis.stateful import rule as step
 from palyra.engine.budgets import adopt_file_policies
 from palyra.engine.codec import to_recorded
 from palyra.engine.run import RunTask
+from palyra.events.base import Draft
+from palyra.events.runs import RequestServed
 from palyra.providers.port import Call
 
 #: Rules of all kinds, tight enough that most of what is asked at once does not fit.
@@ -137,3 +139,16 @@ def test_no_interleaving_passes_a_hard_limit() -> None:
         suppress_health_check=[HealthCheck.too_slow],
     )
     run_state_machine_as_test(Limits, settings=how)
+
+
+async def test_who_reads_history_beside_another_misses_nothing() -> None:
+    """Two rules are set at once: the one that is done first takes its own list along, and not the other's."""
+    world = await World.make(OFFER)
+    served = RequestServed(endpoint="models", principal_id="key:x", http_status=200)
+    with world.core.tapped() as mine:
+        with world.core.tapped():
+            pass
+        await world.core.record([Draft("requests", served)])
+    assert [one.body for one in mine] == [served]
+    assert world.core.taps == []
+    await world.close()

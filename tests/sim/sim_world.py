@@ -302,19 +302,21 @@ class Simulation:
             await self._change(accident.profile_id, AuthProfileCooldownCleared())
 
     async def _do_set_rule(self, accident: Accident) -> None:
+        """Somebody changes a rule; meanwhile everything else goes on."""
         assert self._life is not None
-        assert accident.policy is not None
-        core = self._life.core
-        with contextlib.suppress(*UNWRITABLE):
-            await put_in_force(core, accident.policy, actor="operator:local", note=_noting(core))
+        if self._life.is_up:
+            self._visits.append(self.loop.create_task(self._change_rule(self._life.core, accident)))
 
-    async def _do_retire_rule(self, accident: Accident) -> None:
-        assert self._life is not None
+    _do_retire_rule = _do_set_rule
+
+    async def _change_rule(self, core: Core, accident: Accident) -> None:
         assert accident.policy is not None
-        core = self._life.core
+        note, actor = _noting(core), "operator:local"
         with contextlib.suppress(*UNWRITABLE):
-            name = accident.policy.policy_id
-            await take_out_of_force(core, name, actor="operator:local", note=_noting(core))
+            if accident.kind == "set_rule":
+                await put_in_force(core, accident.policy, actor=actor, note=note)
+            else:
+                await take_out_of_force(core, accident.policy.policy_id, actor=actor, note=note)
 
     def _profile(self, profile_id: str) -> AuthProfile | None:
         assert self._life is not None
