@@ -1,8 +1,8 @@
 """Palyra: a local-first gateway for large language models whose journal is the system.
 
 `Daemon` runs a gateway inside an asyncio program; `open_journal` reads a journal's events and what was true after
-each of them. Everything that can go wrong is a `PalyraError`. Importing the package loads none of it: each name is
-fetched when it is first used.
+each of them; `mount_fixtures` makes a configuration of recorded exchanges. Everything that can go wrong is a
+`PalyraError`. Importing the package loads none of it: each name is fetched when it is first used.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from palyra.api import LiveJournal, OpenedJournal, open_journal
     from palyra.app import Daemon
+    from palyra.engine.mounting import mount_fixtures
     from palyra.errors import PalyraError
     from palyra.events.base import Recorded, UnknownEvent
 
@@ -25,6 +26,7 @@ __all__ = [
     "Recorded",
     "UnknownEvent",
     "__version__",
+    "mount_fixtures",
     "open_journal",
 ]
 
@@ -35,6 +37,7 @@ _HOMES = {
     "PalyraError": "palyra.errors",
     "Recorded": "palyra.events.base",
     "UnknownEvent": "palyra.events.base",
+    "mount_fixtures": "palyra.engine.mounting",
     "open_journal": "palyra.api",
 }
 

@@ -41,6 +41,7 @@ from palyra.engine.clock import SystemClock
 from palyra.engine.console.changes import Changer, Desk, Order
 from palyra.engine.console.config import ReloadAnswer
 from palyra.engine.console.live import LiveSights
+from palyra.engine.content import ContentRules, Contents
 from palyra.engine.core import Core, load_state
 from palyra.engine.ids import SystemIds
 from palyra.engine.listing import ModelLists
@@ -313,6 +314,12 @@ class Daemon:
             tokens=self.tokens,
             on_bug=self._on_bug,
         )
+        self._contents = Contents(
+            self._home.content, self._clock, _content_rules(config), on_trouble=self._on_content_trouble
+        )
+        self._stack.push_async_callback(self._contents.close)
+        await self._purge_contents()
+        self.runs.contents = self._contents
         self._adoption = Adoption(config, self._reads, outside=outside, runs=self.runs, obey=self._obey)
         self._stack.push_async_callback(self._adoption.close)
         self._stack.push_async_callback(self.runs.cancel_all, "shutdown")
@@ -341,6 +348,7 @@ class Daemon:
         """Let what the daemon itself reads of a configuration hold from now on."""
         self.gateway.adopt(_limits_of(config, is_tls=self._tls is not None))
         self.access.anonymous = config.auth.anonymous_client
+        self._contents.rules = _content_rules(config)
         self._sights.zone = config.cli.timezone
         self._feed.max_count = config.console.event_clients_max_count
 
@@ -388,6 +396,7 @@ class Daemon:
             watchers=Watchers(self.health, self.discovery),
             oauth=self.oauth,
             tokens=self.tokens,
+            contents=self._contents,
         )
         changer = Changer(self._desk)
         self._stack.push_async_callback(changer.settle)
@@ -438,6 +447,17 @@ class Daemon:
         if self._log is None or which == "off" or (which == "errors" and line.status < 400):
             return
         self._log.info("request", **line._asdict())
+
+    async def _purge_contents(self) -> None:
+        """Let go of content past its day; what cannot be read keeps nobody from being served."""
+        try:
+            await self._contents.purge()
+        except Exception as error:
+            self._on_content_trouble(error)
+
+    def _on_content_trouble(self, error: Exception) -> None:
+        if self._log is not None:
+            self._log.warning("content_not_kept", cause=str(error))
 
     def _on_bug(self, run_id: str) -> None:
         if self._log is not None:
@@ -526,6 +546,16 @@ class Daemon:
             except Exception:
                 if self._log is not None:
                     self._log.error("last_chore_failed", chore=chore.__qualname__, exc_info=True)
+
+
+def _content_rules(config: Config) -> ContentRules:
+    privacy = config.privacy
+    return ContentRules(
+        is_on=privacy.capture_content == "on",
+        days_count=privacy.content_days,
+        max_bytes=privacy.content_max_bytes,
+        principals=frozenset(privacy.capture_principals),
+    )
 
 
 def _limits_of(config: Config, *, is_tls: bool) -> GatewayLimits:

@@ -73,7 +73,7 @@ _CODES: dict[tuple[int, int], str] = {
         " last_admin_key"
         " validation_not_permitted unverifiable profile_exists profile_provider_mismatch profile_revoked"
         " too_many_profiles credentials_ill oauth_not_configured oauth_in_progress not_refreshable"
-        " reauth_required login_failed"
+        " reauth_required login_failed content_not_captured"
     ),
     (412, 7): "position_not_reached",
     (413, 2): "body_too_large value_too_large",

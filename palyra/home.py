@@ -116,6 +116,11 @@ class Home(Protocol):
         ...
 
     @property
+    def content(self) -> Path | None:
+        """Where content is kept that somebody wants kept; None for memory."""
+        ...
+
+    @property
     def key_files(self) -> Mapping[str, Path]:
         """Where keys are kept for the programs of this machine, by the keys' names."""
         ...
@@ -279,6 +284,11 @@ class DiskHome:
         return ChildPast(self.files)
 
     @property
+    def content(self) -> Path:
+        """See `Home.content`."""
+        return self.paths.content
+
+    @property
     def key_files(self) -> Mapping[str, Path]:
         return {path.name: path for path in (self.paths.admin_token, self.paths.client_key)}
 
@@ -302,6 +312,7 @@ class MemoryHome:
 
     is_new = True
     upgraded = None
+    content = None
 
     def __init__(self, settings: JournalConfig, clock: Clock, ids: Ids) -> None:
         self.vault = Vault()

@@ -120,7 +120,13 @@ class Outside:
 def provider_settings(entry: ProviderEntry) -> ProviderSettings:
     """Return what a provider is made of."""
     if entry.kind == "deterministic":
-        return DeterministicSettings(rules=tuple(parse_rule(rule) for rule in entry.rules))
+        return DeterministicSettings(
+            rules=tuple(parse_rule(rule) for rule in entry.rules),
+            fixtures=entry.fixtures,
+            fixtures_digest=entry.fixtures_digest,
+            fixture_mode=entry.fixture_mode,
+            fixture_timing=entry.fixture_timing,
+        )
     base = validate_base_url_network_policy(entry.base_url, allow_private=entry.allow_private_base_url)
     assert isinstance(base, BaseUrl), "configuration has checked the base URL"
     return HttpSettings(

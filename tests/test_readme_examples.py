@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 from journals import write_journal
+from openai import AsyncOpenAI
 from story import admit, given, serve, start
+from upstream import Behaviour, Upstream
 
+import palyra
 from palyra.events.runs import RunAdmitted
 from palyra.events.usage import UsageRecorded
 
@@ -52,6 +55,7 @@ def test_the_readme_has_the_examples(examples: Path) -> None:
         "conftest.py",
         "embed.py",
         "test_assistant.py",
+        "test_recorded.py",
     }
 
 
@@ -72,6 +76,51 @@ def test_the_fixture_makes_a_suite_deterministic(examples: Path) -> None:
     out = run(examples, "-B", "-m", "pytest", *options, "test_assistant.py")
     assert "1 passed" in out
     assert {file.name for file in examples.iterdir()} == before
+
+
+def test_a_suite_runs_against_what_was_recorded(examples: Path) -> None:
+    """The file that was recorded of a provider is all that a suite needs: no provider, no key, no network."""
+    asyncio.run(_record(examples))
+    options = "-q -p no:cacheprovider -p no:anyio -o asyncio_default_fixture_loop_scope=function".split()
+    assert "1 passed" in run(examples, "-B", "-m", "pytest", *options, "test_recorded.py")
+
+
+async def _record(directory: Path) -> None:
+    async with Upstream() as upstream:
+        upstream.default = Behaviour(text="Paris.")
+        config = {
+            "daemon": {"state_dir": str(directory / "state")},
+            "privacy": {"capture_content": "on"},
+            "model_provider": {
+                "providers": [
+                    {
+                        "provider_id": "up",
+                        "kind": "openai_compatible",
+                        "base_url": upstream.url,
+                        "allow_private_base_url": True,
+                    }
+                ],
+                "models": [{"model_id": "gpt", "provider_id": "up"}],
+            },
+        }
+        async with palyra.Daemon(config) as daemon:
+            async with AsyncOpenAI(base_url=daemon.base_url, api_key=daemon.client_key) as client:
+                question = {"role": "user", "content": "What is the capital of France?"}
+                await client.chat.completions.create(model="gpt", messages=[question])  # type: ignore[list-item]
+    out = run(
+        directory,
+        "-m",
+        "palyra",
+        "fixtures",
+        "record",
+        "--run",
+        "last",
+        "-o",
+        "suite.jsonl",
+        "--state-dir",
+        str(directory / "state"),
+    )
+    assert "1 exchange" in out
 
 
 def test_the_audit_reads_a_journal(examples: Path) -> None:

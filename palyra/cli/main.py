@@ -36,6 +36,8 @@ _COMMANDS = {
     "sessions": ("console", "sessions", "Show who is logged in at the console, and end it."),
     "replay": ("replay", "replay", "Tell what other rules would have made of what was asked."),
     "capture": ("capture", "capture", "Take one run out of the journal, and decide it again anywhere."),
+    "fixtures": ("fixtures", "fixtures", "Record what providers answered, and serve it again without them."),
+    "privacy": ("privacy", "privacy", "Delete what is kept of prompts and answers."),
     "journal": ("journal", "journal", "Read the journal, check it, keep copies of it."),
     "vault": ("vault", "vault", "Keep secrets, and move them out of the configuration."),
     "config": ("config", "config", "Show the configuration, check it, change it."),

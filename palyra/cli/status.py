@@ -82,6 +82,7 @@ def _fields(answer: StatusAnswer, now_us: int) -> list[tuple[str, Text]]:
             else "none adopted",
         ),
         *_config_troubles(answer, now_us),
+        *([("content", _CAPTURED)] if answer.captures_content else []),
         ("runs", " · ".join(runs)),
         *([("refused", refused)] if refused else []),
         *([("held", f"{counted(held, 'token')} for open attempts")] if held else []),
@@ -105,6 +106,7 @@ def _config_troubles(answer: StatusAnswer, now_us: int) -> list[tuple[str, Text]
     return troubles
 
 
+_CAPTURED = Styled("prompts and answers are kept in content.db", "bad")
 _OUTCOMES = ("completed", "failed", "cancelled", "refused")
 
 

@@ -30,7 +30,7 @@ def effective_tree(config: Config) -> dict[str, Any]:
     tree["model_provider"].update(tree["model_provider"].pop("registry"))
     del tree["model_provider"]["max_profiles_per_candidate"]  # a key of [auth]
     for provider in tree["model_provider"]["providers"]:
-        del provider["discovers"]  # made of the other keys
+        del provider["discovers"], provider["fixtures_digest"]  # made of the other keys
         if provider["credential_ref"]:
             provider["credential_ref"] = REDACTED
     for model in tree["model_provider"]["models"]:

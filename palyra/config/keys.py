@@ -260,6 +260,14 @@ _ROOT_KEYS = (
         ),
     ),
     *_table(
+        "privacy",
+        "operations",
+        _choice("capture_content", "off", "off on", "on: prompts and answers are kept in content.db"),
+        _int("content_days", 30, 1, 3_650, "how long they are kept"),
+        _int("content_max_bytes", _MIB, _KIB, 64 * _MIB, "of one request, and of one answer; longer is cut"),
+        _texts("capture_principals", 1_000, "whose are kept; [] = everybody's"),
+    ),
+    *_table(
         "console",
         "console",
         _int("event_clients_max_count", 32, 1, 1_024, "event streams open at once"),
@@ -423,6 +431,18 @@ _PROVIDER_KEYS = (
             "script", None, _PATH_MAX_CHARS, "TOML file with more [[rules]], beside this file or absolute",
             only="deterministic",
         ),
+        _text(
+            "fixtures", None, _PATH_MAX_CHARS, "file of `palyra fixtures record`, beside this file or absolute",
+            only="deterministic",
+        ),
+        _choice(
+            "fixture_mode", "strict", "strict lenient", "lenient: rules answer what was not recorded",
+            only="deterministic",
+        ),
+        _choice(
+            "fixture_timing", "instant", "instant recorded", "recorded: answers take the time they took",
+            only="deterministic",
+        ),
     ),
 )  # fmt: skip
 
@@ -505,6 +525,10 @@ _LIVE = frozenset(
         "model_provider.max_request_bytes",
         "observability.log_requests",
         "pricing.overrides",
+        "privacy.capture_content",
+        "privacy.capture_principals",
+        "privacy.content_days",
+        "privacy.content_max_bytes",
         "usage.abandoned",
         "usage.unknown_outcome",
     )

@@ -35,6 +35,9 @@ def resolve_model(reading: Reading, values: Values, provider: ProviderEntry, dec
     values.derive({name: getattr(row.capabilities, field) for name, field in _CAPABILITIES.items()}, by_row)
     values.derive({"quality": QUALITY_OF_TIER[values.get("cost_tier")]}, Sources.derived(values.key("cost_tier")))
     apis = list(traits_of(provider.kind, provider.flavor).upstream_apis) if role == "chat" else []
+    if apis and provider.fixtures:
+        # What was recorded is played in the dialect that it is asked for in.
+        apis = ["chat", "messages", "responses"]
     values.derive({"reasoning": row.reasoning if role == "chat" else "none", "upstream_apis": apis}, by_row)
     for name in ("request_timeout_ms", "first_byte_timeout_ms"):
         values.derive({name: getattr(provider, name)}, Sources.derived(declared.key(name)))

@@ -10,7 +10,7 @@ from typing import Any
 from palyra.config.document import Document
 from palyra.config.flavors import FLAVORS, Flavor, flavor_of_host, traits_of
 from palyra.config.problems import Path, quoted
-from palyra.config.rules import resolve_rules
+from palyra.config.rules import resolve_fixtures, resolve_rules
 from palyra.config.values import NOT_WRITTEN, Reading, Sources, Values
 from palyra.events.registry import ProviderEntry, origin_of
 from palyra.wire.netguard import BaseUrl, UrlProblem, validate_base_url_network_policy
@@ -56,6 +56,7 @@ def resolve_provider(
     _check_headers(reading, values)
     _check_pairs(reading, values)
     script = resolve_rules(reading, values)
+    fixtures_digest = resolve_fixtures(reading, values) if kind == "deterministic" else ""
     values.fill()
     # From here on the entry has the names of what it was resolved to: `credential_ref`, not `api_key_env`.
     values.keep(ProviderEntry.__struct_fields__)
@@ -63,7 +64,9 @@ def resolve_provider(
     if name is None:  # refused already; the rest was judged all the same
         return None
     # A kind that goes nowhere has no URL.
-    return ProviderEntry(**{**fields, "base_url": fields["base_url"] or ""}), script
+    base_url, fixtures = fields["base_url"] or "", fields["fixtures"] or ""
+    fields |= {"base_url": base_url, "fixtures": fixtures, "fixtures_digest": fixtures_digest}
+    return ProviderEntry(**fields), script
 
 
 def warn_without_effect(reading: Reading, values: Values, meant: str, owner: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path as FilePath
 from typing import Any
@@ -10,6 +11,7 @@ from palyra.config.document import Document, read_document
 from palyra.config.problems import Findings, key_text
 from palyra.config.schema import path_fault
 from palyra.config.values import Reading, Setting, Sources, Values
+from palyra.wire.fixtures import BadFixture, read_lines
 from palyra.wire.script import ScriptError, parse_rule
 
 _SCRIPT_KEY = "rules"
@@ -28,19 +30,47 @@ def resolve_rules(reading: Reading, values: Values) -> Document | None:
     return script
 
 
-def _read_script(reading: Reading, values: Values) -> Document | None:
-    """Return the script as a document whose tree is `rules`, an array of tables, and nothing else."""
-    written = values.get("script")
-    source = values.source("script")
+def resolve_fixtures(reading: Reading, values: Values) -> str:
+    """Find a provider's recorded exchanges and check that each is one; return the digest of their file."""
+    if not values.is_written("fixtures"):
+        for name in ("fixture_mode", "fixture_timing"):
+            if values.is_written(name):
+                reading.warn("setting_without_effect", values, name, "means nothing without fixtures")
+        return ""
+    file = _file_of(reading, values, "fixtures")
+    if file is None:
+        return ""
+    try:
+        text = file.read_bytes()
+        read_lines(text)
+    except (OSError, BadFixture) as exc:
+        reading.refuse("bad_path", values, "fixtures", f"cannot be replayed: {exc}")
+        return ""
+    values.settings["fixtures"] = Setting(str(file), values.settings["fixtures"].sources)
+    return hashlib.sha256(text).hexdigest()
+
+
+def _file_of(reading: Reading, values: Values, name: str) -> FilePath | None:
+    """Return the file that a key names, beside the one that it stands in; None where there is none."""
+    written: str = values.get(name)
+    source = values.source(name)
     fault = path_fault(written)
     if not fault and not written.startswith("/") and source.kind != "file":
         fault = "must be absolute, for it stands in no file"
     if fault:
-        reading.refuse("bad_path", values, "script", fault)
+        reading.refuse("bad_path", values, name, fault)
         return None
-    file = FilePath(source.file).parent / written
+    file: FilePath = FilePath(source.file).parent / written
     if not os.path.exists(file):  # unlike Path.exists, false for a name that is too long
-        reading.refuse("bad_path", values, "script", "there is no such file")
+        reading.refuse("bad_path", values, name, "there is no such file")
+        return None
+    return file
+
+
+def _read_script(reading: Reading, values: Values) -> Document | None:
+    """Return the script as a document whose tree is `rules`, an array of tables, and nothing else."""
+    file = _file_of(reading, values, "script")
+    if file is None:
         return None
     script = read_document(file, reading.findings)
     if script is None:

@@ -51,6 +51,8 @@ STATE_FILES: tuple[StateFile, ...] = (
     StateFile("vault.db", "the vault: sealed secrets"),
     StateFile("vault.db-journal", "an unfinished write of the vault"),
     StateFile("vault.lock", "lock of whoever may write the vault"),
+    StateFile("content.db", "prompts and answers, where content capture is or was on"),
+    StateFile("content.db-journal", "an unfinished write of content.db"),
     StateFile("ballast", "space that is given back when the disk is full"),
     StateFile("log", "log files", is_directory=True),
 )
@@ -100,6 +102,10 @@ class StatePaths(NamedTuple):
     @property
     def vault_lock(self) -> FilePath:
         return self.directory / "vault.lock"
+
+    @property
+    def content(self) -> FilePath:
+        return self.directory / "content.db"
 
     @property
     def ballast(self) -> FilePath:

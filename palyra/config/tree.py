@@ -186,6 +186,15 @@ class RoutingConfig(_Table, frozen=True, kw_only=True):
     agents: dict[str, RoutingMode]
 
 
+class PrivacyConfig(_Table, frozen=True, kw_only=True):
+    """`[privacy]`."""
+
+    capture_content: Literal["off", "on"]
+    content_days: int
+    content_max_bytes: int
+    capture_principals: list[str]
+
+
 class ConsoleConfig(_Table, frozen=True, kw_only=True):
     """`[console]`."""
 
@@ -224,6 +233,7 @@ class Config(_Table, frozen=True, kw_only=True):
     budgets: BudgetsConfig
     pricing: PricingConfig
     routing: RoutingConfig
+    privacy: PrivacyConfig
     console: ConsoleConfig
     cli: CliConfig
     model_provider: ModelProviderConfig

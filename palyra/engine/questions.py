@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from palyra.decisions.config import leaf_of
 from palyra.decisions.credentials import Chosen, choose, needs_credential
 from palyra.decisions.naming import resolve
 from palyra.errors import Refusal
@@ -226,6 +227,8 @@ class StatusAnswer(Answer, frozen=True, kw_only=True):
     incidents: list[IncidentAnswer]
     usage_today: UsageAnswer
     usage_total: UsageAnswer
+    #: Prompts and answers are kept in content.db.
+    captures_content: bool = False
 
 
 def daemon_answer(state: State, lock: LockState) -> DaemonAnswer:
@@ -282,6 +285,7 @@ def status_answer(state: State, lock: LockState, *, now_us: int, today_us: int) 
         incidents=msgspec.convert(open_incidents(state), list[IncidentAnswer], from_attributes=True),
         usage_today=usage_since(state, today_us),
         usage_total=_usage([state.usage.total], None),
+        captures_content=leaf_of(state.config.effective, "privacy.capture_content") == "on",
     )
 
 

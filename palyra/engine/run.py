@@ -38,6 +38,7 @@ from palyra.redaction import Secret
 from palyra.units import ms_to_s, us_to_ms
 
 if TYPE_CHECKING:
+    from palyra.engine.content import Taken
     from palyra.engine.runs import Runs
 
 __all__ = ["Outward", "Reply", "RunSettings", "RunTask", "refusal_headers"]
@@ -128,6 +129,10 @@ class RunTask:
         self._at_once: KeptAnswer | None = None
         #: Where the answer is kept for requests like this one.
         self._place: Place | None = None
+        #: What is kept of its content, where somebody has turned that on.
+        self._taken: Taken | None = None
+        if runs.contents is not None and runs.contents.rules.is_on:
+            self._taken = runs.contents.begin(command, surface.request, surface.request_type)
         if command.command_name:
             self.client.keep_copy(REPEAT_MAX_BYTES)
         elif command.cache is not None and command.cache.writes:
@@ -184,6 +189,8 @@ class RunTask:
         reply = await (self.client.finish() if refusal is None else self.client.refuse(refusal))
         if self._command.command_name and self._core.is_writable:
             self._keep_for_repeats(answer or self.client.told(reply))
+        if self._taken is not None and self._runs.contents is not None:
+            self._runs.contents.keep(self._taken, refusal.code if refusal else "completed", reply)
         return reply
 
     async def _tell(self, answer: KeptAnswer) -> Reply:
@@ -405,8 +412,11 @@ class RunTask:
             failure = Failure(failure_class=failure_class, phase="connect", message=str(error))
             return Ended(failure=failure)
         call = candidate.call(self._surface, part, self._time_left_ms())
+        provider = outward.provider(candidate.provider.provider_id)
+        if self._taken is not None:
+            provider = self._taken.listen(provider, candidate.entry, part)
         exchange = Exchange(
-            outward.provider(candidate.provider.provider_id),
+            provider,
             call,
             secret,
             self._core.clock,
@@ -447,6 +457,8 @@ class RunTask:
         self._is_drained = self.client.is_gone and is_last and ended.failure is None
         self._release_slot()
         self.client.note_end(ended)
+        if self._taken is not None:
+            self._taken.note_end(ended)
         following = await self._follow(batch, following)
         if stored is not None and stored.is_recorded:
             self._runs.cache.keep(stored.answer(), self._core.state.catalog.registry)

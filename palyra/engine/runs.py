@@ -8,6 +8,7 @@ from collections.abc import Callable
 from palyra.decisions.runs import AdmitRun, refusal_draft
 from palyra.engine.beats import Watch
 from palyra.engine.cache import ResponseCache
+from palyra.engine.content import Contents
 from palyra.engine.core import Core
 from palyra.engine.exchange import Client
 from palyra.engine.repeats import Repeats
@@ -40,6 +41,8 @@ class Runs:
         self.memory = WireMemory(core.clock)
         self.repeats = Repeats()
         self.cache = ResponseCache()
+        #: What keeps prompts and answers; None where nothing does.
+        self.contents: Contents | None = None
         self.open: dict[str, RunTask] = {}
         #: Called with the run's id inside the handler of an exception that nobody expected.
         self.on_bug: Callable[[str], None] = on_bug or (lambda run_id: None)

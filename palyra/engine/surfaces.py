@@ -66,6 +66,11 @@ class Surface(Protocol):
         """What a whole answer is."""
         ...
 
+    @property
+    def request_type(self) -> str:
+        """What the request's body is."""
+        ...
+
     def parts(self, entry: ModelEntry) -> list[Part]:
         """Return the calls that the request takes, the same objects each time."""
         ...
@@ -142,7 +147,7 @@ class EmbeddingsSurface:
     """`POST /v1/embeddings`."""
 
     keepalive = b""
-    content_type = "application/json"
+    content_type = request_type = "application/json"
 
     def __init__(self, request: SurfaceRequest, headers: Mapping[str, str], around: object = None) -> None:
         self.request = request

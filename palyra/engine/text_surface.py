@@ -66,7 +66,7 @@ class TextSurface:
     """See `palyra.engine.surfaces.Surface`."""
 
     dialect: ClassVar[Dialect]
-    content_type = "application/json"
+    content_type = request_type = "application/json"
 
     def __init__(self, request: SurfaceRequest, headers: Mapping[str, str], around: Around | None = None) -> None:
         self.request = request

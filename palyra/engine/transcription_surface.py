@@ -49,6 +49,11 @@ class TranscriptionSurface:
         """See `Surface.content_type`."""
         return CONTENT_TYPES.get(self._recording.response_format, "application/json")
 
+    @property
+    def request_type(self) -> str:
+        """See `Surface.request_type`."""
+        return self._recording.form.content_type
+
     def parts(self, entry: ModelEntry) -> list[Part]:
         """See `Surface.parts`."""
         return self._parts

@@ -97,6 +97,11 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     discovers: list[ModelEntry] = []
     #: Rules of kind deterministic, inline and from `script`, in the order in which they are tried.
     rules: list[dict[str, Any]] = []
+    #: Recorded exchanges that go before its rules: their file, its digest, and how they are played.
+    fixtures: str = ""
+    fixtures_digest: str = ""
+    fixture_mode: Literal["strict", "lenient"] = "strict"
+    fixture_timing: Literal["instant", "recorded"] = "instant"
 
     @property
     def audience(self) -> str:

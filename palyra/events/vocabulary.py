@@ -31,6 +31,7 @@ from palyra.events import (
     models,
     oauth,
     pricing,
+    privacy,
     routing,
     runs,
     usage,
@@ -117,6 +118,7 @@ AnyFact = (
     | vault.VaultDamageFound
     | vault.VaultSecretStored
     | vault.VaultSecretDeleted
+    | privacy.SubjectErased
     | auth.AuthProfileConnected
     | auth.AuthProfileValidated
     | auth.AuthProfileValidationFailed
@@ -170,6 +172,7 @@ _RETENTION: dict[str, Retention] = {
     "access": "audit",
     "request": "pulse",
     "vault": "audit",
+    "subject": "audit",
     "auth_profile": "audit",
     "oauth_attempt": "audit",
 }

@@ -9,11 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import msgspec
 
 from palyra.errors import CODES, TransportFailed
 from palyra.limits import OFF_LOOP_BYTES, SSE_LINE_MAX_BYTES, UPSTREAM_BODY_MAX_BYTES
+from palyra.providers.fixture_book import (
+    TRANSLATED,
+    FixtureBook,
+    as_chat,
+    content_type_of,
+    read_call,
+    steps_of,
+    translated_reply,
+)
 from palyra.providers.port import Answer, Call
 from palyra.providers.script_match import Asked, RuleBook
 from palyra.providers.script_play import Break, Patience, ScriptedAnswer, Sleep, Step, Wait
@@ -26,8 +36,10 @@ from palyra.providers.script_reply import (
 )
 from palyra.redaction import Secret
 from palyra.wire.errors import WireError
+from palyra.wire.fixtures import BadFixture, canonical
 from palyra.wire.openai_errors import openai_error_type
 from palyra.wire.openai_reply import chat_completion, chat_events
+from palyra.wire.request import SurfaceRequest
 from palyra.wire.script import AfterChunks, Chunk, Fault, Pace, Reply, Rule
 from palyra.wire.sse import encode_event
 from palyra.wire.transcripts import CONTENT_TYPES, write_transcript
@@ -47,18 +59,35 @@ class DeterministicSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a deterministic provider obeys. Equal settings may share one provider, and its counts of used rules."""
 
     rules: tuple[Rule, ...] = ()
+    #: Path of a file of recorded exchanges, which go before the rules; "" for none.
+    fixtures: str = ""
+    #: A changed file makes another provider.
+    fixtures_digest: str = ""
+    #: What becomes of a request that was not recorded: it fails, or the rules answer it.
+    fixture_mode: Literal["strict", "lenient"] = "strict"
+    fixture_timing: Literal["instant", "recorded"] = "instant"
 
 
 class DeterministicProvider:
     """Answers calls by its script; satisfies `palyra.providers.port.Provider`."""
 
     def __init__(self, settings: DeterministicSettings, *, sleep: Sleep = asyncio.sleep) -> None:
+        self._settings = settings
         self._book = RuleBook(settings.rules)
+        self._fixtures: FixtureBook | None = None
         self._sleep = sleep
 
     async def send(self, call: Call, secret: Secret | None) -> Answer:
         """See `palyra.providers.port.Provider.send`; a secret is not used."""
         patience = Patience(call, self._sleep)
+        if self._settings.fixtures:
+            replayed = await self._replay(call, patience)
+            if replayed is not None:
+                return replayed
+        return await self._obey(call, patience)
+
+    async def _obey(self, call: Call, patience: Patience) -> Answer:
+        """Answer by the rules."""
         try:
             is_large = len(call.body) > OFF_LOOP_BYTES
             asked = await asyncio.to_thread(Asked, call) if is_large else Asked(call)
@@ -67,6 +96,39 @@ class DeterministicProvider:
             return _error_answer(status, exc.code, exc.message, patience)
         rule = self._book.take(asked) or Rule()
         return await _perform(asked, rule, patience)
+
+    async def _replay(self, call: Call, patience: Patience) -> Answer | None:
+        """Answer as it was recorded; None for what the rules are to answer."""
+        settings = self._settings
+        try:
+            if self._fixtures is None:
+                self._fixtures = await asyncio.to_thread(FixtureBook.read, settings.fixtures)
+            request = await asyncio.to_thread(read_call, call)
+            plain = canonical(request, request.model)
+        except (OSError, BadFixture) as exc:
+            raise TransportFailed("fixture_missing", "headers", f"the recorded exchanges: {exc}") from exc
+        except WireError as exc:
+            return _error_answer(CODES[exc.code].http_status, exc.code, exc.message, patience)
+        recorded, api = self._fixtures.take(plain), request.surface
+        if recorded is None:
+            if settings.fixture_mode == "strict":
+                raise TransportFailed("fixture_missing", "headers", self._fixtures.missing(plain))
+            return None if call.path not in TRANSLATED else await self._obey_in(api, request, call, patience)
+        steps = steps_of(
+            recorded, api=api, model=request.model, stream=request.stream, timing=settings.fixture_timing
+        )
+        headers = {**recorded.headers, "content-type": content_type_of(recorded, stream=request.stream)}
+        return ScriptedAnswer(recorded.status, headers, steps, patience)
+
+    async def _obey_in(self, api: str, request: SurfaceRequest, call: Call, patience: Patience) -> Answer:
+        """Answer a request in another dialect by the rules, which know one."""
+        asked = as_chat(request, call)
+        answer = await self._obey(asked, patience)
+        if answer.status != 200:
+            return answer
+        body = translated_reply(await answer.body(UPSTREAM_BODY_MAX_BYTES), api, request)
+        content_type = "text/event-stream" if request.stream else "application/json"
+        return ScriptedAnswer(200, {"content-type": content_type}, [body], patience)
 
     async def close(self) -> None:
         """Hold nothing, so there is nothing to close."""

@@ -341,7 +341,11 @@ def test_typed_tree_has_exactly_the_rows() -> None:
     assert root == set(fields(Config, "")) - kept_elsewhere
     providers = {path.partition("[].")[2] for path in rows if path.startswith("model_provider.providers[]")}
     written_otherwise = {"api_key_env", "api_key_file", "api_key_vault_ref", "script"}
-    assert providers - written_otherwise == set(ProviderEntry.__struct_fields__) - {"credential_ref", "discovers"}
+    assert providers - written_otherwise == set(ProviderEntry.__struct_fields__) - {
+        "credential_ref",
+        "discovers",
+        "fixtures_digest",
+    }
     models = {path.partition("[].")[2] for path in rows if path.startswith("model_provider.models[]")}
     assert models == set(fields(ModelEntry, "")) - {"left_open"}
     assert {name for name in models if "." in name} == {f"capabilities.{n}" for n in Capabilities.__struct_fields__}

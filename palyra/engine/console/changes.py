@@ -19,6 +19,7 @@ import msgspec
 from palyra.auth.keyfiles import write_key_file
 from palyra.decisions.keys import ALL_SCOPES
 from palyra.engine.console.frame import AnswerT, At, Params, Told, tell
+from palyra.engine.content import Contents
 from palyra.engine.core import Batch, Core
 from palyra.engine.runs import Runs
 from palyra.engine.vault import VaultKeeper
@@ -61,6 +62,7 @@ class Desk:
         watchers: Watchers | None = None,
         oauth: OAuthDesk | None = None,
         tokens: TokenKeeper | None = None,
+        contents: Contents | None = None,
     ) -> None:
         """`key_files`: where the keys of these names are kept for the programs of this machine."""
         self.core = core
@@ -71,6 +73,7 @@ class Desk:
         self._key_files = key_files
         self._reload = reload
         self._watchers = watchers
+        self._contents = contents
 
     @property
     def watchers(self) -> Watchers:
@@ -78,6 +81,13 @@ class Desk:
         if self._watchers is None:
             raise DaemonNotRunning
         return self._watchers
+
+    @property
+    def contents(self) -> Contents:
+        """What keeps prompts and answers; raises `DaemonNotRunning`."""
+        if self._contents is None:
+            raise DaemonNotRunning
+        return self._contents
 
     @property
     def live_runs(self) -> Runs:

@@ -17,6 +17,7 @@ from palyra.engine.console import (
     models,
     oauth,
     pricing,
+    privacy,
     runs,
     status,
     usage,
@@ -335,6 +336,9 @@ MODELS_TEST = changes.Change(
 PRICING_RECOST = changes.Change(
     "POST", "pricing/recost", pricing.RecostParams, RecostAnswer, pricing.recost_usage, scope="usage:write"
 )
+PRIVACY_ERASE = changes.Change(
+    "POST", "privacy/erase", privacy.EraseParams, privacy.ErasedAnswer, privacy.erase, needs_daemon=True
+)
 RUN_CANCEL = changes.Change(
     "POST", "runs/{run}/cancel", runs.CancelParams, runs.CancelAnswer, runs.cancel, needs_daemon=True
 )
@@ -380,6 +384,7 @@ CHANGES: tuple[changes.Change[Any, Any], ...] = (
     MODELS_DISCOVER,
     MODELS_TEST,
     PRICING_RECOST,
+    PRIVACY_ERASE,
     RUN_CANCEL,
     VAULT_REKEY,
     VAULT_SECRET_DELETE,

@@ -1,0 +1,146 @@
+"""Which recorded exchange answers a request, and how it is played: bit for bit, bounds and pace included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from palyra.providers.port import Call
+from palyra.providers.script_play import Step, Wait
+from palyra.wire.answer_reader import fold
+from palyra.wire.answer_writer import Reply, written
+from palyra.wire.dialects import DIALECT_ROWS, neutral_of
+from palyra.wire.fixtures import Chunk, Recorded, answered_as, is_text, nearest, read_lines, request_key
+from palyra.wire.messages_surface import decode_messages
+from palyra.wire.neutral_answer import Event, events_of
+from palyra.wire.request import SurfaceRequest, decode_chat, decode_embeddings
+from palyra.wire.responses_surface import decode_responses
+from palyra.wire.sse import SseSplitter, event_data, event_name
+from palyra.wire.target import Target
+from palyra.wire.transcription import decode_transcription
+from palyra.wire.transcription_answer import transcript_stream
+
+_US_PER_MS = 1_000
+#: Answers name a time, but none may be read: 2026-01-01.
+_CREATED_S = 1_767_225_600
+
+
+class FixtureBook:
+    """The exchanges of a file by their request, and how often each was asked for since the start."""
+
+    def __init__(self, recorded: list[Recorded]) -> None:
+        self._all = recorded
+        self._by_key: dict[str, list[Recorded]] = {}
+        for one in recorded:
+            self._by_key.setdefault(one.key, []).append(one)
+        self._asked: dict[str, int] = {}
+
+    @classmethod
+    def read(cls, path: str) -> FixtureBook:
+        """Read a file; raises `OSError` or `BadFixture`."""
+        return cls(read_lines(Path(path).read_bytes()))
+
+    def take(self, plain: Mapping[str, Any]) -> Recorded | None:
+        """Return the next exchange of a request; the last one answers for ever."""
+        key = request_key(plain)
+        found = self._by_key.get(key)
+        if found is None:
+            return None
+        count = self._asked[key] = self._asked.get(key, 0) + 1
+        return found[min(count, len(found)) - 1]
+
+    def missing(self, plain: Mapping[str, Any]) -> str:
+        """Return what is said of a request that was not recorded."""
+        near = nearest(plain, self._all)
+        if near is None:
+            return "this request was not recorded, nor any like it"
+        fields = ", ".join(near.fields) or "nothing that was kept of it"
+        return f"this request was not recorded; nearest is run {near.run_id}, which differs in {fields}"
+
+
+def content_type_of(recorded: Recorded, *, stream: bool) -> str:
+    """Return what an answer is sent as: as it was, unless it is made anew."""
+    if recorded.stream == stream or recorded.status != 200:
+        return recorded.headers.get("content-type", "application/json")
+    return "text/event-stream" if stream else "application/json"
+
+
+def steps_of(
+    recorded: Recorded, *, api: str, model: str, stream: bool, timing: Literal["instant", "recorded"]
+) -> Iterator[Step]:
+    """Yield an answer as it left the socket; in another dialect, or where it was not a stream, made anew of it."""
+    chunks = answered_as(recorded, model)
+    is_same = recorded.api == api and recorded.stream == stream
+    if not is_same and recorded.status == 200:
+        body = b"".join(chunk.data for chunk in chunks)
+        chunks = [Chunk(after_us=recorded.chunks[-1].after_us if recorded.chunks else 0)]
+        yield from _paced(chunks, [_made_anew(recorded, body, api=api, model=model, stream=stream)], timing)
+        return
+    yield from _paced(chunks, [chunk.data for chunk in chunks], timing)
+
+
+def _paced(chunks: list[Chunk], pieces: list[bytes], timing: str) -> Iterator[Step]:
+    passed_ms = 0
+    for chunk, piece in zip(chunks, pieces, strict=True):
+        at_ms = chunk.after_us // _US_PER_MS
+        if timing == "recorded" and at_ms > passed_ms:
+            yield Wait(at_ms - passed_ms)
+            passed_ms = at_ms
+        if piece:
+            yield piece
+
+
+def _made_anew(recorded: Recorded, body: bytes, *, api: str, model: str, stream: bool) -> bytes:
+    if not is_text(recorded.api):
+        return transcript_stream(body, "json") if stream else body
+    reader = DIALECT_ROWS[recorded.api].reader(vendor="", seed=recorded.key)
+    events: list[Event] = []
+    if recorded.stream:
+        for block in SseSplitter().feed(body):
+            if data := event_data(block):
+                events += reader.read(event_name(block), data)
+        events += reader.finish()
+    else:
+        events = list(reader.read_whole(body))
+    answer, row = fold(events), DIALECT_ROWS[api]
+    reply = Reply(run_id=recorded.key[:24], created_s=_CREATED_S, model=model, wants_usage=True)
+    return written(row.writer(reply), events_of(answer)) if stream else row.write_reply(answer, reply)
+
+
+# -- requests in every dialect
+
+_READERS: Mapping[str, Callable[[bytes], SurfaceRequest]] = {
+    "/chat/completions": decode_chat,
+    "/messages": decode_messages,
+    "/responses": decode_responses,
+    "/embeddings": decode_embeddings,
+}
+#: Paths of the dialects that rules do not know.
+TRANSLATED = ("/messages", "/responses")
+
+
+def read_call(call: Call) -> SurfaceRequest:
+    """Read a call in whatever dialect its path means; raises `WireError`."""
+    reader = _READERS.get(call.path)
+    if reader is None:
+        headers = {name.lower(): value for name, value in call.headers.items()}
+        return decode_transcription(headers.get("content-type", ""), call.body)
+    return reader(call.body)
+
+
+def as_chat(request: SurfaceRequest, call: Call) -> Call:
+    """Return a call of another dialect as the rules read it: a chat request for a whole answer."""
+    target = Target(dialect="chat", model=request.model, output_cap_tokens=request.output_max_tokens)
+    neutral = msgspec.structs.replace(neutral_of(request), stream=False)
+    body = DIALECT_ROWS["chat"].write_call(neutral, target).body
+    return msgspec.structs.replace(call, path=DIALECT_ROWS["chat"].path, body=body, stream=False)
+
+
+def translated_reply(body: bytes, api: str, request: SurfaceRequest) -> bytes:
+    """Return a whole chat answer as the answer to a request of another dialect."""
+    answer, row = fold(DIALECT_ROWS["chat"].reader(vendor="", seed="").read_whole(body)), DIALECT_ROWS[api]
+    reply = Reply(run_id=answer.response_id[-24:], created_s=_CREATED_S, model=request.model)
+    return written(row.writer(reply), events_of(answer)) if request.stream else row.write_reply(answer, reply)
