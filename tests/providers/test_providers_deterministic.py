@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from provider_calls import FOREVER_MS
+from recordings import CONTENT_TYPE, transcription
 
 from palyra.errors import TransportFailed
 from palyra.limits import SSE_LINE_MAX_BYTES
@@ -565,3 +566,73 @@ def test_two_processes_say_the_same_bytes() -> None:
     }
     assert len(outputs) == 1
     assert len(outputs.pop()) == 65
+
+
+# -- transcripts
+
+
+def heard(stream: str = "false", response_format: str = "json", **fields: Any) -> Call:
+    """A transcription call."""
+    body = transcription(model="ear", stream=stream, response_format=response_format, **fields)
+    return Call(
+        path="/audio/transcriptions",
+        headers={"Content-Type": CONTENT_TYPE},
+        body=body,
+        stream=stream == "true",
+        connect_timeout_ms=1_000,
+        first_byte_timeout_ms=1_000,
+        idle_timeout_ms=1_000,
+        total_timeout_ms=1_000,
+    )
+
+
+async def said(rules: list[dict[str, Any]], call: Call) -> tuple[str, bytes]:
+    """Content type and body of an answer."""
+    settings = DeterministicSettings(rules=tuple(parse_rule(rule) for rule in rules))
+    answer = await DeterministicProvider(settings).send(call, None)
+    return answer.headers["content-type"], await answer.body(1 << 20)
+
+
+SPOKEN = {
+    "text": "Hi there. Bye.",
+    "duration_ms": 2_500,
+    "segments": [
+        {"start_ms": 0, "end_ms": 1_250, "text": "Hi there.", "speaker": "A"},
+        {"start_ms": 1_250, "end_ms": 2_500, "text": "Bye.", "speaker": "B"},
+    ],
+}
+
+
+async def test_a_recording_without_a_rule() -> None:
+    """The hint that goes with it comes back, else `ok`; its own length is what it used."""
+    for fields, text in (({}, "ok"), ({"prompt": "words to expect"}, "words to expect")):
+        _, body = await said([], heard(**fields))
+        assert json.loads(body) == {"text": text, "usage": {"type": "duration", "seconds": 1.5}}
+
+
+async def test_a_scripted_transcript_in_each_format() -> None:
+    """The same words in every format, to the millisecond."""
+    rules = [{"match": {"surface": "audio_transcription"}, "reply": {"transcript": SPOKEN}}]
+    assert await said(rules, heard(response_format="text")) == ("text/plain; charset=utf-8", b"Hi there. Bye.\n")
+    kind, subtitles = await said(rules, heard(response_format="vtt"))
+    assert kind == "text/vtt; charset=utf-8"
+    assert b"00:00:01.250 --> 00:00:02.500\nBye." in subtitles
+    _, verbose = await said(rules, heard(response_format="verbose_json"))
+    assert json.loads(verbose)["duration"] == 2.5
+
+
+async def test_a_streamed_transcript() -> None:
+    """Its pieces are the text; with speakers each passage is told; the end has text and usage; a fault strikes."""
+    rules = [
+        {"reply": {"transcript": SPOKEN, "usage": {"input_tokens": 9, "input_audio_tokens": 8, "output_tokens": 4}}}
+    ]
+    kind, body = await said(rules, heard("true", "diarized_json"))
+    events = [json.loads(line[6:]) for line in body.decode().split("\n\n") if line]
+    assert kind == "text/event-stream"
+    deltas = [event["delta"] for event in events if event["type"] == "transcript.text.delta"]
+    assert "".join(deltas) == SPOKEN["text"]
+    assert [event["speaker"] for event in events if event["type"] == "transcript.text.segment"] == ["A", "B"]
+    assert events[-1]["usage"]["input_token_details"] == {"audio_tokens": 8}
+    broken = [{"reply": {"transcript": SPOKEN}, "error": {"reset": True}, "at": {"after_chunks": 1}}]
+    with pytest.raises(TransportFailed):
+        await said(broken, heard("true"))
