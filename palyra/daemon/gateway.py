@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 from aiohttp import web
 
+import palyra
 from palyra.daemon.answers import EVERY_ANSWER, JSON, STRICT, refusal_answer
 from palyra.daemon.bodies import FORM, Bodies, Body, decode_body
 from palyra.daemon.caching import with_cache
@@ -122,12 +123,15 @@ class Gateway:
                 {"POST": self._transcribe},
             ),
             Route("/v1/models", "models", "v1:models", {"GET": self._list_models}),
+            Route("/v1/openapi.json", "openapi", "", {"GET": self._openapi}),
             Route("/v1", "service", "", {"GET": self._service, "HEAD": self._service}),
             Route("/", "service", "", {"GET": self._service, "HEAD": self._service}),
             Route("/healthz", "health", "", {"GET": self._alive, "HEAD": self._alive}),
             Route("/readyz", "health", "", {"GET": self._ready, "HEAD": self._ready}),
         ]
         self._routes = {route.template: route for route in places}
+        #: The API as it describes itself, once somebody has asked.
+        self._described = b""
         self._model_route = Route("/v1/models/{id}", "models", "v1:models", {"GET": self._find_model})
 
     @property
@@ -399,6 +403,14 @@ class Gateway:
 
     async def _service(self, visit: Visit) -> web.StreamResponse:
         return await self._send(visit, 200, JSON, _SERVICE)
+
+    async def _openapi(self, visit: Visit) -> web.StreamResponse:
+        if not self._described:
+            from palyra.wire.openapi import Place, describe  # hardly ever asked
+
+            places = [Place(one.template, one.surface, bool(one.scope), one.methods) for one in self.places]
+            self._described = msgspec.json.encode(describe(places, palyra.__version__))
+        return await self._send(visit, 200, JSON, self._described)
 
     async def _alive(self, visit: Visit) -> web.StreamResponse:
         return await self._send(visit, 200, JSON, ALIVE)

@@ -22,6 +22,8 @@ from palyra.units import ceil_div, us_to_ms
 
 #: Of what a client wrote and a header repeats.
 _HEADER_MAX_CHARS = 256
+#: Of the names of all parameters that were dropped, changed or made up for.
+_TOLD_MAX_CHARS = 4_096
 #: Told where the facts of a run could not be recorded; what became of it is found out later.
 _NOT_OF_THE_RUN = ("journal_unwritable", "engine_stopped")
 
@@ -284,7 +286,9 @@ class ClientSide:
         if candidate.cap_tokens is not None and (asked_tokens is None or candidate.cap_tokens < asked_tokens):
             headers["x-palyra-adjusted"] = f"max_tokens={candidate.cap_tokens}"
         for name, value in self._surface.answer_headers().items():
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+            # Names of parameters are the client's to make up.
+            plain = _header_value(value, _TOLD_MAX_CHARS)
+            headers[name] = f"{headers[name]}, {plain}" if name in headers else plain
         return headers
 
 
@@ -315,9 +319,9 @@ def _what_came(ended: Ended) -> Mapping[str, str]:
     return headers
 
 
-def _header_value(text: str) -> str:
+def _header_value(text: str, max_chars: int = _HEADER_MAX_CHARS) -> str:
     """Return a text of the client's as it may stand in a header."""
-    return "".join(char if " " <= char <= "~" else "?" for char in text[:_HEADER_MAX_CHARS])
+    return "".join(char if " " <= char <= "~" else "?" for char in text[:max_chars])
 
 
 def _pair(step: PlanStep) -> str:

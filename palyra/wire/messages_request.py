@@ -47,7 +47,9 @@ class _Message(msgspec.Struct):
     content: str | list[msgspec.Raw]
 
 
-class _Messages(msgspec.Struct):
+class MessagesBody(msgspec.Struct):
+    """A request of the Messages API, as far as it is read."""
+
     messages: list[_Message]
     model: str | None = None
     system: str | list[msgspec.Raw] | None = None
@@ -118,7 +120,7 @@ class _OutputConfig(msgspec.Struct):
     format: _Format | None = None
 
 
-_REQUEST = msgspec.json.Decoder(_Messages)
+_REQUEST = msgspec.json.Decoder(MessagesBody)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _BLOCK = msgspec.json.Decoder(_Block)
 _TOOL = msgspec.json.Decoder(_Tool)
@@ -176,7 +178,7 @@ class _Notes:
             self.marks["cache_control"] = None
 
 
-def _check(asked: _Messages) -> None:
+def _check(asked: MessagesBody) -> None:
     if not asked.messages:
         raise WireError("invalid_request", "messages must hold at least one message.", "messages")
     for place, items, bound in (

@@ -77,15 +77,17 @@ class SurfaceRequest(msgspec.Struct, frozen=True, kw_only=True):
 #: A limit above this is no limit; the view stays a number that every store takes, the body keeps its own.
 TOKENS_MAX = 1_000_000_000
 _REQUEST_TOKENS = 3
-_CHOICES_MAX_COUNT = 128
-_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+CHOICES_MAX_COUNT = 128
+CHAT_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
 class _StreamOptions(msgspec.Struct):
     include_usage: Any = None
 
 
-class _Chat(msgspec.Struct):
+class ChatBody(msgspec.Struct):
+    """A chat request, as far as it is checked."""
+
     messages: list[Message]
     model: str | None = None
     stream: bool | None = None
@@ -103,7 +105,7 @@ class _Chat(msgspec.Struct):
     prompt_cache_key: msgspec.Raw = NULL
 
 
-_CHAT = msgspec.json.Decoder(_Chat)
+_CHAT = msgspec.json.Decoder(ChatBody)
 _STREAM_OPTIONS = msgspec.json.Decoder(_StreamOptions)
 TEXT = msgspec.json.Decoder(str)
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
@@ -158,16 +160,16 @@ def decode_chat(body: bytes) -> SurfaceRequest:
     )
 
 
-def _check_chat(chat: _Chat) -> None:
+def _check_chat(chat: ChatBody) -> None:
     if not chat.messages:
         raise WireError("invalid_request", "messages must hold at least one message.", "messages")
     _check_count("messages", len(chat.messages), MESSAGES_MAX_COUNT)
     for index, message in enumerate(chat.messages):
-        if message.role not in _ROLES:
+        if message.role not in CHAT_ROLES:
             place = f"messages[{index}].role"
-            raise WireError("invalid_request", f"{place} must be one of {', '.join(_ROLES)}.", place)
-    if chat.n is not None and not 1 <= chat.n <= _CHOICES_MAX_COUNT:
-        raise WireError("invalid_request", f"n must be from 1 to {_CHOICES_MAX_COUNT}.", "n")
+            raise WireError("invalid_request", f"{place} must be one of {', '.join(CHAT_ROLES)}.", place)
+    if chat.n is not None and not 1 <= chat.n <= CHOICES_MAX_COUNT:
+        raise WireError("invalid_request", f"n must be from 1 to {CHOICES_MAX_COUNT}.", "n")
     _check_positive("max_tokens", chat.max_tokens)
     _check_positive("max_completion_tokens", chat.max_completion_tokens)
 
@@ -182,7 +184,7 @@ def _check_positive(place: str, value: int | None) -> None:
         raise WireError("invalid_request", f"{place} must be 1 or more.", place)
 
 
-def _output_max_tokens(chat: _Chat) -> int | None:
+def _output_max_tokens(chat: ChatBody) -> int | None:
     old, new = chat.max_tokens, chat.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise WireError(
@@ -207,14 +209,16 @@ def _asks_usage(stream_options: msgspec.Raw) -> bool:
     return options is not None and options.include_usage is True
 
 
-class _Embeddings(msgspec.Struct):
+class EmbeddingsBody(msgspec.Struct):
+    """An embeddings request, as far as it is checked."""
+
     input: msgspec.Raw
     model: str | None = None
     dimensions: int | None = None
     encoding_format: str | None = None
 
 
-_EMBEDDINGS = msgspec.json.Decoder(_Embeddings)
+_EMBEDDINGS = msgspec.json.Decoder(EmbeddingsBody)
 _TEXTS = msgspec.json.Decoder(list[str])
 _TOKENS = msgspec.json.Decoder(list[int])
 _TOKEN_LISTS = msgspec.json.Decoder(list[list[int]])

@@ -115,7 +115,9 @@ class _Reasoning(msgspec.Struct):
     generate_summary: str | None = None
 
 
-class _Responses(msgspec.Struct):
+class ResponsesBody(msgspec.Struct):
+    """A request of the Responses API, as far as it is read."""
+
     input: str | list[msgspec.Raw] | None = None
     model: str | None = None
     instructions: str | None = None
@@ -131,7 +133,7 @@ class _Responses(msgspec.Struct):
     include: list[str] | None = None
 
 
-_REQUEST = msgspec.json.Decoder(_Responses)
+_REQUEST = msgspec.json.Decoder(ResponsesBody)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _CONTENT = msgspec.json.Decoder(_Content)
 _ITEM = msgspec.json.Decoder(_Item)
@@ -175,7 +177,7 @@ def read_responses_request(body: bytes) -> NeutralRequest:
     )
 
 
-def _check(asked: _Responses) -> None:
+def _check(asked: ResponsesBody) -> None:
     for place, items, bound in (
         ("input", asked.input if isinstance(asked.input, list) else [], MESSAGES_MAX_COUNT),
         ("tools", asked.tools or [], TOOLS_MAX_COUNT),
