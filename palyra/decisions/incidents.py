@@ -37,7 +37,9 @@ _REOPEN_WITHIN_US = 1_800_000 * US_PER_MS
 #: A clock that was set is worth a look for this long.
 _CLOCK_STEP_US = 3_600_000 * US_PER_MS
 
-StallKind = Literal["run_stalled", "loop_stalled", "loop_down", "clock_step", "disk_low", "secret_in_event"]
+StallKind = Literal[
+    "run_stalled", "loop_stalled", "loop_down", "clock_step", "disk_low", "secret_in_event", "login_needed"
+]
 _SUBJECT_OF: dict[str, str] = {
     "run_stalled": "run",
     "loop_stalled": "loop",
@@ -45,6 +47,7 @@ _SUBJECT_OF: dict[str, str] = {
     "clock_step": "clock",
     "disk_low": "disk",
     "secret_in_event": "fact",
+    "login_needed": "credential",
 }
 _WORST: dict[str, Severity] = {"run_stalled": "danger"}
 _FIRST: dict[str, Severity] = {
@@ -54,6 +57,7 @@ _FIRST: dict[str, Severity] = {
     "clock_step": "info",
     "disk_low": "critical",
     "secret_in_event": "danger",
+    "login_needed": "warning",
 }
 #: Kinds that `judge` resolves; whoever else opens incidents resolves them.
 _JUDGED = ("run_stalled", "loop_stalled", "loop_down", "clock_step")

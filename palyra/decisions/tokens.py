@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from palyra.decisions.incidents import Stall
 from palyra.errors import Refusal
 from palyra.events.auth import AuthProfileFailed, AuthProfileRefreshFailed, FailureCode
 from palyra.events.base import Fact
 from palyra.projections.auth import AuthProfile, can_refresh, failure_of
+from palyra.projections.incidents import incident_key, newest_incident
 from palyra.projections.state import State
 from palyra.projections.vault import presence_of
 from palyra.units import US_PER_MS, US_PER_S
@@ -148,6 +150,25 @@ def wait_us(streak_count: int, retry_after_ms: int | None, jitter_bp: int) -> in
     full_us = min(_WAIT_FIRST_US << min(streak_count - 1, 20), _WAIT_MAX_US)
     asked_us = min((retry_after_ms or 0) * US_PER_MS, _ASKED_MAX_US)
     return max(full_us * (_JITTER_LOW + jitter_bp) // _JITTER_WHOLE, asked_us)
+
+
+def logins_needed(state: State) -> list[Stall]:
+    """Return the profiles that only a person can bring back, as incidents name them, and those that are back."""
+    stalls = []
+    for one in state.auth.profiles.values():
+        failure = failure_of(state, one.profile_id)
+        is_needed = one.status == "active" and failure is not None and failure.code in _FOR_A_PERSON
+        key = incident_key("login_needed", "credential", one.profile_id)
+        known = newest_incident(state, key)
+        is_open = known is not None and known.status == "open"
+        if is_needed is not is_open:
+            stage: Literal["suspect", "recovered"] = "suspect" if is_needed else "recovered"
+            stall = Stall(kind="login_needed", stage=stage, subject_kind="credential", subject_id=one.profile_id)
+            stalls.append(stall)
+    return stalls
+
+
+_FOR_A_PERSON = ("reauth_required", "client_rejected")
 
 
 def to_give_back(state: State) -> list[AuthProfile]:

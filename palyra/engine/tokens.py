@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from palyra.auth.oauth import Tokens, refresh_body, revoke_body
 from palyra.decisions import oauth as logins
+from palyra.decisions.incidents import Stall, report, resolve
 from palyra.decisions.tokens import (
     SUPERSEDED,
     TokenRefusal,
@@ -21,6 +22,7 @@ from palyra.decisions.tokens import (
     due_refreshes,
     is_given_up,
     is_needed_now,
+    logins_needed,
     refuse_refresh,
     to_give_back,
     wait_us,
@@ -84,7 +86,7 @@ class TokenKeeper:
         dues += [self._next_try_us(one) for one in to_give_back(state)]
         expiry_us = logins.next_expiry_us(state)
         dues += [] if expiry_us is None else [expiry_us]
-        dues += [0] if logins.leftovers(state) else []
+        dues += [0] if logins.leftovers(state) or logins_needed(state) else []
         return min(dues, default=None)
 
     async def do(self) -> None:
@@ -281,12 +283,20 @@ class TokenKeeper:
 
     # -- logins that are over
 
+    def _tell(self, stall: Stall, now_us: int) -> list[Draft]:
+        """Return what tells people that a profile waits for one of them, or does not any more."""
+        if stall.stage == "recovered":
+            return resolve(self._core.state, stall, now_us=now_us)
+        return report(self._core.state, stall, incident_id=self._core.ids.ulid(now_us), now_us=now_us)
+
     async def _sweep(self, now_us: int) -> None:
-        """Expire logins that nobody came back for, and delete what was sealed for those that are over."""
+        """Expire logins that nobody came back for, delete what was sealed for them, and say who has to log in."""
         with self._core.batch() as batch:
             for attempt in open_attempts(self._core.state):
                 if attempt.state == "pending" and attempt.expires_us <= now_us:
                     batch.add(logins.expire(attempt))
+            for stall in logins_needed(self._core.state):
+                batch.add(self._tell(stall, batch.now_us))
         await batch.durable()
         for ref in logins.leftovers(self._core.state):
             await self._vault.delete(ref_of(ref), reason="attempt_over")

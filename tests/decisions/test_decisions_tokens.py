@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from story import World, given, record
 
+from palyra.decisions.incidents import report, resolve
 from palyra.decisions.tokens import (
     TokenRefusal,
     after_refusal,
     due_refreshes,
     is_given_up,
     is_needed_now,
+    logins_needed,
     refresh_due_us,
     refuse_refresh,
     to_give_back,
@@ -168,6 +170,23 @@ def test_how_long_is_waited() -> None:
     assert wait_us(1, None, 10_000) == 18 * US_PER_S
     assert wait_us(1, 60_000, 5_000) == 60 * US_PER_S
     assert wait_us(1, 9_000_000, 5_000) == 3_600 * US_PER_S
+
+
+def test_who_has_to_log_in() -> None:
+    """A profile whose grant is over, until a person has been there; one that rests or was revoked needs nobody."""
+    failed = AuthProfileFailed(code="reauth_required", vault_revision=1)
+    world = world_of(failed)
+    (stall,) = logins_needed(world.state)
+    assert (stall.kind, stall.stage, stall.subject_id) == ("login_needed", "suspect", "p")
+    world.record(report(world.state, stall, incident_id="1", now_us=world.now_us))
+    assert logins_needed(world.state) == []
+    world.do(record("credential-p", AuthProfileRevoked(remote="skipped")))
+    (stall,) = logins_needed(world.state)
+    assert stall.stage == "recovered"
+    world.record(resolve(world.state, stall, now_us=world.now_us))
+    assert logins_needed(world.state) == []
+    assert logins_needed(world_of().state) == []
+    assert logins_needed(world_of(AuthProfileFailed(code="account_disabled", vault_revision=1)).state) == []
 
 
 def test_giving_back() -> None:

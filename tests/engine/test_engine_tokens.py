@@ -13,7 +13,7 @@ from token_world import TokenWorld
 
 from palyra.auth.vault import Vault
 from palyra.decisions.vault import VaultRef
-from palyra.engine.console.auth import ProfileParams, RevokeParams, disable, revoke
+from palyra.engine.console.auth import ProfileParams, RebindParams, RevokeParams, disable, rebind, revoke
 from palyra.engine.console.changes import Desk, Order
 from palyra.engine.vault import ref_of
 from palyra.events.attempts import AttemptFailed, AttemptStarted
@@ -27,6 +27,7 @@ from palyra.events.auth import (
     AuthProfileRotated,
 )
 from palyra.events.base import Draft
+from palyra.events.incidents import IncidentOpened, IncidentResolved
 from palyra.projections.auth import failure_of
 from palyra.redaction import Secret
 
@@ -169,6 +170,7 @@ async def test_a_401_on_the_new_token_as_well_is_a_failure() -> None:
         failure = failure_of(house.core.state, "p")
         assert failure is not None
         assert failure.code == "reauth_required"
+        await house.tokens.do()
         assert house.due_in_s() is None
         await house.world.chat()
         assert len(up.token_requests) == 1
@@ -194,6 +196,33 @@ async def test_a_grant_that_is_over_is_asked_for_once() -> None:
         assert renewed.refusal is not None
         assert renewed.refusal.code == "reauth_required"
         assert len(up.token_requests) == 1
+        await house.world.close()
+
+
+async def test_people_are_told_whom_only_they_can_bring_back() -> None:
+    """An incident opens with the end of a grant, once, and is resolved by the next login."""
+    async with AuthorizationServer() as up:
+        house = await TokenWorld.make(up)
+        grant = await house.connect()
+        grant.is_alive = False
+        house.pass_s(HOUR_S - 100)
+        await house.tokens.do()
+        assert house.tokens.due_at_us() == 0
+        await house.tokens.do()
+        assert house.due_in_s() is None
+        (opened,) = house.world.facts(IncidentOpened)
+        assert (opened.kind, opened.severity, opened.subject_id) == ("login_needed", "warning", "p")
+        fact = AuthProfileRotated(vault_revision=2, oauth=house.profile().oauth)
+        await house.vault.put(
+            ref_of("global/auth.p"),
+            {"access_token": Secret("at-another-one"), "refresh_token": Secret("rt-another-one")},
+            reason="rotate",
+            then=lambda stored: [Draft("credential-p", fact)],
+        )
+        assert house.tokens.due_at_us() == 0
+        await house.tokens.do()
+        assert len(house.world.facts(IncidentResolved)) == 1
+        assert house.due_in_s() is None
         await house.world.close()
 
 
@@ -376,6 +405,19 @@ async def test_redirects_are_not_followed() -> None:
         await house.tokens.do()
         assert house.profile().status == "revoking"
         assert (other.token_requests, other.revocations) == ([], [])
+        await house.world.close()
+
+
+async def test_a_profile_that_is_bound_anew_stays_renewable() -> None:
+    """Its tokens are sealed again as they are, all of them."""
+    async with AuthorizationServer() as up:
+        house = await TokenWorld.make(up)
+        grant = await house.connect()
+        await rebind(order(house), RebindParams(id="p", provider_id="a"))
+        assert house.profile().vault_revision == 2
+        renewed = await house.tokens.renew("p")
+        assert renewed.refusal is None
+        assert up.token_requests[0]["refresh_token"] == grant.used_refresh[0]
         await house.world.close()
 
 

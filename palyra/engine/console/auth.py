@@ -5,6 +5,7 @@ Nothing is stored that its provider has not taken; nothing is asked of a provide
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -148,7 +149,7 @@ async def connect(order: Order, params: ConnectParams) -> ActionResult:
         )
         return _of(profile_id, connected, *([AuthProfileDefaultSet()] if params.set_default else []))
 
-    await _seal(order, ref, secret, "connect", target, profile_id, facts)
+    await _seal(order, ref, {"api_key": secret}, "connect", target, profile_id, facts)
     return ActionResult(
         provider=target.provider,
         action="api_key",
@@ -178,7 +179,7 @@ async def rotate(order: Order, params: KeyParams) -> ActionResult:
         )
         return _of(params.id, rotated)
 
-    await _seal(order, ref_of(profile.vault_ref), secret, "rotate", target, params.id, facts)
+    await _seal(order, ref_of(profile.vault_ref), {"api_key": secret}, "rotate", target, params.id, facts)
     return _done(
         profile,
         "rotate",
@@ -231,7 +232,9 @@ async def rebind(order: Order, params: RebindParams) -> ActionResult:
         )
         return _of(params.id, rebound)
 
-    await _seal(order, ref_of(profile.vault_ref), secret, "rebind", target, params.id, facts)
+    # Whole, as it is: tokens stay renewable.
+    parts = order.desk.vault.opened(ref_of(profile.vault_ref), profile.vault_revision).parts
+    await _seal(order, ref_of(profile.vault_ref), parts, "rebind", target, params.id, facts)
     message = f"It is sent to {target.audience} from now on, and nowhere else."
     return _done(profile, "rebind", "valid", message, models_count=checked.models_count)
 
@@ -405,12 +408,18 @@ def _failed_check(provider: str, checked: Checked, revision: int = 0) -> AuthPro
 
 
 async def _seal(
-    order: Order, ref: VaultRef, secret: Secret, reason: str, target: Target, profile_id: str, facts: Any
+    order: Order,
+    ref: VaultRef,
+    parts: Mapping[str, Secret],
+    reason: str,
+    target: Target,
+    profile_id: str,
+    facts: Any,
 ) -> None:
-    """Put the key into the vault, and record what becomes of it in the same commit."""
+    """Put a credential into the vault, and record what becomes of it in the same commit."""
     await order.desk.vault.put(
         ref,
-        {"api_key": secret},
+        parts,
         reason=reason,
         record=order.record,
         audience=target.audience,
