@@ -129,6 +129,10 @@ def main() -> None:
     show("ready, behind a snapshot", *(machine.ready() for _ in rounds))
     show("status, behind a snapshot", *(machine.run("status") for _ in rounds))
     show("journal verify --replay", *(machine.run("journal", "verify", "--replay") for _ in rounds))
+    show(
+        "usage report --group-by day,model",
+        *(machine.run("usage", "report", "--group-by", "day,model") for _ in rounds),
+    )
     export, copy = home / "export.jsonl", home / "copy"
     show("journal export", *(machine.run("journal", "export", "-o", str(export)) for _ in rounds))
     for _ in rounds:

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from palyra.engine.reports.scope import Scope
     from palyra.engine.reports.tables import Asked, Table
     from palyra.journal.reader import JournalReader
+    from palyra.projections.state import State
 
-FORMATS = ("table", "csv", "json", "parquet")
+FORMATS = ("table", "csv", "json", "parquet", "html")
 #: What a terminal cannot show.
-_FILES_ONLY = ("parquet",)
+_FILES_ONLY = ("parquet", "html")
 FILTERS = ("principal", "key", "session", "agent", "provider", "model", "endpoint", "origin")
 _GROUPED = ("summary", "timeline")
 
@@ -92,11 +93,14 @@ def _asked(options: dict[str, Any], zone: tzinfo | None, moment: Moment) -> Aske
     from palyra.engine.reports.scope import Filters, groups_of, scope_of
     from palyra.engine.reports.tables import Asked
 
-    dataset = options["dataset"]
+    dataset, form = options["dataset"], options["form"]
     given = [name for part in options["group_by"] for name in part.split(",") if name]
+    if form == "html" and (given or dataset != "summary" or options["top"] is not None):
+        message = "an html report tells it all; --dataset, --group-by and --top are for the other forms"
+        raise click.UsageError(message, click.get_current_context())
     if given and dataset not in _GROUPED:
         raise click.UsageError(f"--group-by is for {' and '.join(_GROUPED)}", click.get_current_context())
-    if options["bucket"] != "auto" and dataset != "timeline":
+    if options["bucket"] != "auto" and dataset != "timeline" and form != "html":
         raise click.UsageError("--bucket is for the dataset timeline", click.get_current_context())
     if options["top"] is not None and dataset not in _GROUPED:
         raise click.UsageError(f"--top is for {' and '.join(_GROUPED)}", click.get_current_context())
@@ -126,13 +130,16 @@ def _write(call: Call, rows: JournalReader, asked: Asked, moment: Moment, option
         def reading(done: int, total: int) -> None:
             progress("reading", done, total)
 
-        table = table_of(
-            rows,
-            asked,
-            lambda: fold_file(rows.path, upto=moment.position, progress=lambda *at: progress("folding", *at)).state,
-            moment.as_of_us,
-            reading,
-        )
+        def state() -> State:
+            return fold_file(rows.path, upto=moment.position, progress=lambda *at: progress("folding", *at)).state
+
+        if form == "html":
+            from palyra.engine.reports.html import html_of, story_of
+
+            story = story_of(rows, asked, state, moment.as_of_us, reading)
+            _put(options["out"], [html_of(story, head).encode()])
+            return
+        table = table_of(rows, asked, state, moment.as_of_us, reading)
         if form == "csv":
             _put(options["out"], writing.csv_of(table))
         elif form == "json":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -228,7 +228,17 @@ def _getter(places: list[int]) -> Callable[[Where], Key]:
     return itemgetter(*places)
 
 
-def fold(rows: Reader, *groupings: Grouping, since_us: int, progress: Progress | None = None) -> None:
+class Folding(Protocol):
+    """Whatever is made of the facts of one pass."""
+
+    def add(self, recorded: Recorded) -> None:
+        """Take the next fact."""
+
+    def close(self) -> None:
+        """There is no further one."""
+
+
+def fold(rows: Reader, *groupings: Folding, since_us: int, progress: Progress | None = None) -> None:
     """Feed groupings the journal in one pass, from where requests since an instant begin."""
     for recorded in recorded_since(rows, since_us, progress=progress):
         for grouping in groupings:
