@@ -44,7 +44,7 @@ _CODES: dict[tuple[int, int], str] = {
         " unsupported_feature capability_missing model_role_mismatch as_of_in_future bad_path"
         " invalid_query invalid_policy unknown_field usage_error import_damaged import_partial"
         " invalid_vault_ref own_key_as_upstream_credential config_not_editable"
-        " invalid_api_key_format oauth_state_mismatch"
+        " invalid_api_key_format invalid_export oauth_state_mismatch"
     ),
     (400, 3): "invalid_credential",
     (400, 6): "address_refused",
@@ -60,12 +60,12 @@ _CODES: dict[tuple[int, int], str] = {
         "model_not_found model_disabled route_not_found run_not_found config_not_found position_not_found"
         " budget_policy_not_found"
         " secret_not_found"
-        " key_not_found session_not_found profile_not_found provider_not_found attempt_not_found"
+        " usage_not_found key_not_found session_not_found profile_not_found provider_not_found attempt_not_found"
     ),
     (405, 5): "method_not_allowed",
     (409, 7): (
-        "conflict idempotency_in_progress idempotency_result_gone in_the_past journal_locked"
-        " managed_by_file stale_revision"
+        "conflict drift_found idempotency_in_progress idempotency_result_gone in_the_past journal_locked"
+        " managed_by_file stale_revision usage_differs"
         " address_in_use insecure_permissions vault_key_missing needs_space"
         " upgrade_due upgrade_needs_space"
         " capsule_too_large capsule_differs"

@@ -228,7 +228,11 @@ def test_the_pure_rooms_import_nothing_that_acts() -> None:
 
 #: What compares models and what turns usage into money, and the modules that may ask it: no way leads past them.
 DECIDED_ONCE = {
-    "cost_of": ("pricing", "usage", "estimates", "recost", "what_if"),
+    # The last two check what was charged: against itself, and against a provider's account.
+    "cost_of": (
+        *("pricing", "usage", "estimates", "recost", "what_if"),
+        *("engine.reports.verify", "engine.reports.reconcile"),
+    ),
     "cost_ceiling": ("pricing", "budgets"),
     "evaluate_budgets": ("budgets",),
     "rank_models": ("ranking", "planning"),

@@ -190,6 +190,75 @@ def report(call: Call, form: str | None, **options: Any) -> int:
     return make_report(call, form=form or ("json" if call.as_json else "table"), **options)
 
 
+@usage.command(
+    "reconcile",
+    examples=[
+        ("palyra usage reconcile account.json --provider openai", "what the provider says, beside the journal"),
+        ("palyra usage reconcile bill.csv --provider groq --map day=start,usd=cost_usd", "columns of any name"),
+        ("palyra usage reconcile account.csv --provider openai --apply", "correct the rows that stand alone"),
+    ],
+    exits=(0, 2, 4, 5, 6, 7, 8),
+)
+@click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
+@click.option("--provider", "provider_id", metavar="ID", required=True, help="Whose account it is.")
+@click.option("--format", "form", type=click.Choice(["auto", "openai", "anthropic", "csv"]), default="auto")
+@click.option("--map", "columns", metavar="COL=FIELD,..", default="", help="Of a csv: what its columns are.")
+@click.option("--timezone", metavar="ZONE", default="UTC", help="Of days in a csv; UTC by default.")
+@click.option("--tolerance-bp", type=click.IntRange(0, 10_000), default=100, help="Drift that is fine; 100 is 1 %.")
+@click.option("--apply", is_flag=True, help="Write corrections of rows that match one line alone.")
+@click.option("--as-of", metavar="WHEN", help="Compare with the journal as it was then.")
+def reconcile(call: Call, **options: Any) -> Answer:
+    """Put a provider's account beside the journal, and split what lies between them into its causes.
+
+    FILE is a page of OpenAI's or Anthropic's usage or cost report, or a csv. What is written are corrections beside
+    the rows; doing it twice is doing it once.
+    """
+    from palyra.cli.usage_reconcile import reconcile_export
+
+    if options["apply"] and call.as_of is not None:
+        raise click.UsageError("--apply is for now, not for --as-of", click.get_current_context())
+    return reconcile_export(call, **options)
+
+
+@usage.command(
+    "verify",
+    examples=[
+        ("palyra usage verify", "price every row again, sum every window again"),
+        ("palyra usage verify --json", "the same for a program"),
+    ],
+    exits=(0, 2, 5, 7),
+)
+@click.option("--as-of", metavar="WHEN", help="Check the journal as it was then.")
+def verify(call: Call) -> Answer:
+    """Check that each row costs what its tokens do, and that sums and budgets are those of their rows."""
+    from palyra.cli.usage_reconcile import verify_rows
+
+    return verify_rows(call)
+
+
+@usage.command(
+    "correct",
+    examples=[
+        ("palyra usage correct 01JD --cost-usd 0.0213 --reason invoice", "the run's first attempt, asked before"),
+        ("palyra usage correct 12345 --cost-usd unknown --reason disputed --yes", "the row at a position"),
+    ],
+    exits=(0, 2, 4, 6, 7, 8),
+    is_change=True,
+)
+@click.argument("usage_id", metavar="USAGE")
+@click.option("--cost-usd", metavar="USD", required=True, help="What it really cost; `unknown` too.")
+@click.option("--reason", metavar="CODE", required=True, help="A word for the journal: invoice, refund, ...")
+@click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")
+def correct(call: Call, usage_id: str, cost_usd: str, reason: str, is_sure: bool) -> Answer:
+    """Correct what one attempt cost. USAGE is a run (its first attempt), RUN/2, or the position of the row.
+
+    The row stays; the correction stands beside it, and budgets count the difference at once.
+    """
+    from palyra.cli.usage_reconcile import correct_row
+
+    return correct_row(call, usage_id=usage_id, cost_usd=cost_usd, reason=reason, is_sure=is_sure)
+
+
 def _given(window: dict[str, str | None]) -> dict[str, str]:
     """Return the options about requests by the names of the parameters."""
     ids = {name: f"{name}_id" for name in FILTERS if name not in ("endpoint", "origin")}

@@ -162,6 +162,8 @@ def show_totals(page: Page, row: Mapping[str, Any], since: str = "") -> None:
         fields.append(("estimated", f"{share(row['estimated_share_bp'], BP_PER_UNIT)} of all tokens"))
     if row["cache_hits"]:
         saved = f"{count(row['cache_hits'])} hits · {count(row['cache_saved_tokens'])} tokens saved"
+        if row["cache_saved_nanousd"]:
+            saved += f" ({usd(rounded(row['cache_saved_nanousd']))})"
         fields.append(("cache", saved))
     if row["latency_max_ms"] is not None:
         p50, p95, most = (ms_text(row[f"latency_{name}_ms"]) for name in ("p50", "p95", "max"))

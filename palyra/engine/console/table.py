@@ -11,6 +11,7 @@ from palyra.engine.console import (
     budgets,
     changes,
     config,
+    corrections,
     frame,
     journal,
     keys,
@@ -342,6 +343,14 @@ PRIVACY_ERASE = changes.Change(
 RUN_CANCEL = changes.Change(
     "POST", "runs/{run}/cancel", runs.CancelParams, runs.CancelAnswer, runs.cancel, needs_daemon=True
 )
+USAGE_CORRECT = changes.Change(
+    "POST",
+    "usage/corrections",
+    corrections.CorrectParams,
+    corrections.CorrectAnswer,
+    corrections.correct_usage,
+    scope="usage:write",
+)
 VAULT_REKEY = changes.Change(
     "POST", "vault/rekey", vault.RekeyParams, vault.VaultStatusAnswer, vault.rekey, "secrets:write"
 )
@@ -386,6 +395,7 @@ CHANGES: tuple[changes.Change[Any, Any], ...] = (
     PRICING_RECOST,
     PRIVACY_ERASE,
     RUN_CANCEL,
+    USAGE_CORRECT,
     VAULT_REKEY,
     VAULT_SECRET_DELETE,
     VAULT_SECRET_PUT,

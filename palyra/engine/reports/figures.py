@@ -28,6 +28,7 @@ class CacheFigures(msgspec.Struct, frozen=True, kw_only=True):
 
     hits: int
     saved_tokens: int
+    saved_nanousd: int
 
 
 class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,10 +137,11 @@ class Sums:
     """Figures while they are added up."""
 
     __slots__ = (
-        "absorbed_nanousd", "attempts", "audio_ms", "cache_hits", "cache_saved_tokens", "cache_write_1h_tokens",
-        "cache_write_5m_tokens", "cached_input_tokens", "cost_nanousd", "estimated_tokens", "first_us",
-        "image_count", "input_tokens", "last_us", "latency", "output_tokens", "reasoning_tokens", "runs_cancelled",
-        "runs_failed", "runs_ok", "runs_open", "runs_refused", "sessions", "unpriced_attempts", "unpriced_tokens",
+        "absorbed_nanousd", "attempts", "audio_ms", "cache_hits", "cache_saved_nanousd", "cache_saved_tokens",
+        "cache_write_1h_tokens", "cache_write_5m_tokens", "cached_input_tokens", "cost_nanousd", "estimated_tokens",
+        "first_us", "image_count", "input_tokens", "last_us", "latency", "output_tokens", "reasoning_tokens",
+        "runs_cancelled", "runs_failed", "runs_ok", "runs_open", "runs_refused", "sessions", "unpriced_attempts",
+        "unpriced_tokens",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -148,7 +150,7 @@ class Sums:
         self.cached_input_tokens = self.cache_write_5m_tokens = self.cache_write_1h_tokens = 0
         self.audio_ms = self.image_count = self.cost_nanousd = self.absorbed_nanousd = 0
         self.unpriced_attempts = self.unpriced_tokens = self.estimated_tokens = 0
-        self.cache_hits = self.cache_saved_tokens = 0
+        self.cache_hits = self.cache_saved_tokens = self.cache_saved_nanousd = 0
         self.first_us: int | None = None
         self.last_us: int | None = None
         self.sessions: set[str] = set()
@@ -243,7 +245,11 @@ class Sums:
             unpriced=Unpriced(attempts=self.unpriced_attempts, tokens=self.unpriced_tokens),
             estimated_share_bp=self.estimated_tokens * BP_PER_UNIT // max(1, self.total_tokens),
             absorbed_nanousd=self.absorbed_nanousd,
-            cache=CacheFigures(hits=self.cache_hits, saved_tokens=self.cache_saved_tokens),
+            cache=CacheFigures(
+                hits=self.cache_hits,
+                saved_tokens=self.cache_saved_tokens,
+                saved_nanousd=self.cache_saved_nanousd,
+            ),
             latency_ms=LatencyFigures(
                 p50=self.latency.quantile(5_000), p95=self.latency.quantile(9_500), max=self.latency.largest
             ),

@@ -194,6 +194,7 @@ class Grouping:
         if sums is not None:
             sums.cache_hits += 1
             sums.cache_saved_tokens += body.saved_input_tokens + body.saved_output_tokens
+            sums.cache_saved_nanousd += body.saved_nanousd
 
     def _completed(self, recorded: Recorded, body: runs.RunCompleted) -> None:
         run = self._open.pop(recorded.stream, None)

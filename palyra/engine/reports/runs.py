@@ -13,6 +13,7 @@ from palyra.engine.reports.figures import ms_of
 from palyra.engine.reports.fold import Progress, recorded_since
 from palyra.engine.reports.scope import Scope, where_of
 from palyra.events import runs, usage
+from palyra.events.routing import PricingEstimate
 from palyra.journal.port import Reader
 from palyra.projections.run_view import AttemptView, RunView, add_to_view
 from palyra.usage import TokenUsage
@@ -21,7 +22,8 @@ from palyra.usage import TokenUsage
 CostState = Literal["priced", "free", "unknown", "partial"]
 
 _NAMES = (
-    "run.admitted", "run.refused", "run.completed", "run.failed", "run.cancelled", "cache.hit", "attempt.started",
+    "run.admitted", "run.refused", "run.completed", "run.failed", "run.cancelled", "routing.decided", "cache.hit",
+    "attempt.started",
     "attempt.succeeded", "attempt.failed", "attempt.abandoned", "usage.recorded",
 )  # fmt: skip
 _ENDS = (runs.RunCompleted, runs.RunFailed, runs.RunCancelled, runs.RunRefused)
@@ -71,9 +73,19 @@ class UsageEnrichedRun(Answer, frozen=True, kw_only=True):
     latency_ms: int | None
     ttft_ms: int | None
     model_requested: str
+    #: `provider/model` that routing recommended; "" where there was nothing to choose.
+    model_recommended: str
     #: Null where nobody served it.
     model_served: str | None
     provider_id: str | None
+    #: How it was routed; null where it was refused before that.
+    routing_mode: str | None
+    routing_action: str | None
+    reason_codes: list[str]
+    complexity_bp: int | None
+    budget_outcome: str
+    #: What it was expected to cost.
+    estimate: PricingEstimate | None
     attempts: list[EnrichedAttempt]
     #: Sum of the attempts.
     usage: TokenUsage
@@ -131,7 +143,7 @@ def _is_wanted(view: RunView, scope: Scope) -> bool:
 def _enriched(view: RunView, corrections: Corrections) -> UsageEnrichedRun:
     first = view.admitted or view.refused
     assert first is not None
-    where = where_of(first, "", "")
+    where, routing = where_of(first, "", ""), view.routing
     attempts = [_attempt(one, corrections.get((view.run_id, one.started.attempt), [])) for one in view.attempts]
     done = view.completed
     used = TokenUsage()
@@ -154,7 +166,7 @@ def _enriched(view: RunView, corrections: Corrections) -> UsageEnrichedRun:
         key_id=first.key_id,
         session_id=first.session_id,
         agent_id=first.agent_id,
-        task_class=where[8],
+        task_class=where[8] if routing is None else routing.task_class,
         tags={} if view.admitted is None else view.admitted.tags,
         state=view.state,
         code=code,
@@ -163,8 +175,15 @@ def _enriched(view: RunView, corrections: Corrections) -> UsageEnrichedRun:
         latency_ms=None if done is None else ms_of(done.duration_us),
         ttft_ms=None if done is None or done.first_byte_us is None else ms_of(done.first_byte_us),
         model_requested=first.model_requested,
+        model_recommended="" if routing is None else routing.recommended,
         model_served=None if done is None else done.model_id,
         provider_id=None if done is None else done.provider_id,
+        routing_mode=None if routing is None else routing.mode,
+        routing_action=None if routing is None else routing.action,
+        reason_codes=[] if routing is None else routing.reason_codes,
+        complexity_bp=None if routing is None else routing.complexity_bp,
+        budget_outcome="" if routing is None else routing.budget_outcome,
+        estimate=None if routing is None else routing.estimate,
         attempts=attempts,
         usage=used,
         cost_nanousd=None if state == "unknown" else sum(one.known_nanousd for one in attempts),
