@@ -124,6 +124,12 @@ def test_headers_of_ours_are_read() -> None:
     assert read() == Attribution()
 
 
+def test_wishes_about_cost_and_loss_are_read() -> None:
+    """What a request may cost at most, and whether what a model cannot take may be left out."""
+    found = read(max_cost_usd="0.25", unsupported="drop")
+    assert found == Attribution(max_cost_nanousd=250_000_000, unsupported="drop")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "code"),
     [

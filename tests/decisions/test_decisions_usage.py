@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from registries import THREE
-from story import admit, boot, fail, given, recover, start, succeed
+from registries import THREE, model, provider, registry
+from story import admit, boot, fail, given, record, recover, start, succeed
 
+from palyra.decisions.pricing import usage_of_recording
 from palyra.decisions.usage import Metered, may_have_cost
+from palyra.events.accounting import Accounting
+from palyra.events.config import ConfigAdopted
+from palyra.events.pricing import PriceEntry
 from palyra.events.usage import UsageRecorded
 from palyra.usage import TokenUsage
 
@@ -107,3 +111,53 @@ def test_an_abandoned_attempt_is_charged_with_all_it_held() -> None:
     assert row is not None
     assert (row.source, row.billed) == ("estimated", "unknown")
     assert row.usage == TokenUsage(input_tokens=130, output_tokens=50)
+
+
+def test_zero_tokens_are_believed_unless_the_provider_is_known_to_say_so() -> None:
+    """Where its rule says so, what the provider left at zero is estimated; what it did count stays."""
+    seen = Metered(
+        reported=TokenUsage(input_tokens=80), output_estimate_tokens=12, anomalies=("usage_zero_reported",)
+    )
+    for rule, source, output_tokens in (("trust", "provider", 0), ("estimate", "partial", 12)):
+        world = given(registry(provider("a", zero_usage=rule), model("gpt", "a")), admit("r1"), start("r1"))
+        [row] = world.do(succeed("r1", seen)).facts(UsageRecorded)
+        assert (row.source, row.usage) == (source, TokenUsage(input_tokens=80, output_tokens=output_tokens))
+
+
+def test_a_provider_that_is_believed_sets_the_cost() -> None:
+    """What it says that it cost is the cost, where its rule says so; else it is noted beside."""
+    said = Metered(reported=SEEN, provider_cost_nanousd=123)
+    for source, cost in (("provider", ("priced", 123)), ("price_book", ("unknown", None))):
+        world = given(registry(provider("a", cost_source=source), model("gpt", "a")), admit("r1"), start("r1"))
+        [row] = world.do(succeed("r1", said)).facts(UsageRecorded)
+        assert (row.cost_state, row.cost_nanousd) == cost
+        assert row.provider_cost_nanousd == 123
+
+
+def test_what_a_crash_cut_off_is_counted_by_its_rule() -> None:
+    """Its input, all that it held, or nothing."""
+    for rule, tokens in (("input", 100), ("reserved", 180), ("zero", None)):
+        adopted = ConfigAdopted(
+            generation=1, digest="", effective={}, registry=THREE, accounting=Accounting(abandoned=rule)
+        )
+        world = given(THREE, record("config", adopted), admit("r1"), start("r1"))
+        rows = world.do(boot(), recover()).facts(UsageRecorded)
+        assert [row.usage.total_tokens for row in rows] == ([] if tokens is None else [tokens])
+
+
+def test_a_recording_without_counts_is_taken_by_its_length() -> None:
+    """By the minute where that has a price, else by tokens, which are audio where audio has a rate of its own."""
+    length = {"audio_ms": 60_000}
+    for price, usage in (
+        (PriceEntry(price_id="x", provider_id="a", model_id="gpt", audio_nanousd_per_minute=6), length),
+        (
+            PriceEntry(price_id="x", provider_id="a", model_id="gpt", input_audio_nanousd_per_mtok=9),
+            {"input_tokens": 70, "input_audio_tokens": 70, "output_tokens": 5},
+        ),
+        (
+            PriceEntry(price_id="x", provider_id="a", model_id="gpt", input_nanousd_per_mtok=9),
+            {"input_tokens": 70, "output_tokens": 5},
+        ),
+        (None, {"input_tokens": 70, "output_tokens": 5, **length}),
+    ):
+        assert usage_of_recording(price, 70, 5, 60_000) == TokenUsage(**usage)
