@@ -217,6 +217,8 @@ class RunTask:
                 await self._settlement.fail(self._exchange, refusal)
                 return refusal
         except (JournalUnwritable, EngineStopped) as error:
+            # An answer at hand is not told either: its request has left no fact.
+            self._at_once = None
             return Refusal(code=error.code, message=str(error), retry_after_ms=1_000)
 
     async def _serve(self) -> Refusal | None:

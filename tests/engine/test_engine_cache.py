@@ -19,6 +19,7 @@ from palyra.engine.run import Reply
 from palyra.events.cache import CacheHit, CacheStored
 from palyra.events.pricing import PriceEntry
 from palyra.events.usage import UsageRecorded
+from palyra.journal.memory import MemoryJournal
 from palyra.journal.reader import JournalReader
 from palyra.journal.sqlite import SqliteJournal
 
@@ -244,3 +245,16 @@ async def test_where_it_is_off_nothing_is_said() -> None:
     async with house(one(), extra={"a": fake}) as world:
         assert [word(await world.chat()) for _ in range(2)] == [None, None]
         assert len(fake.calls) == 2
+
+
+async def test_a_hit_that_cannot_be_recorded_is_not_told() -> None:
+    """The answer is at hand, but every request leaves a fact before it is answered: it is 503 until one can."""
+    journal = MemoryJournal(journal_id="01TEST", now_us=1)
+    async with house(on(), journal=journal, extra={"a": ScriptedProvider()}) as world:
+        first = await ask(world)
+        journal.fail_next_commits(1)
+        second = await ask(world)
+        assert (second.status, second.refusal and second.refusal.code) == (503, "journal_unwritable")
+        assert world.names(second.run_id) == []
+        await world.core.wait_until_rebuilt()
+        assert (await ask(world)).body == first.body
