@@ -246,6 +246,10 @@ def holds(call: Call, policy: str) -> Answer:
 @click.option("--soft", metavar="AMOUNT", help="A limit that only warns, in the same unit.")
 @click.option("--timezone", metavar="ZONE", help="Where its days begin: Europe/Prague; else UTC.")
 @click.option("--mode", type=click.Choice(["enforced", "dry_run", "suggest"]), help="Two of them stop nobody.")
+@click.option(
+    "--downgrade-to", multiple=True, metavar="MODEL", help="What is left past the limit: a model, or free."
+)
+@click.option("--ceiling", metavar="AMOUNT", help="The limit that stops even those, in the same unit.")
 @click.option("--on-unpriced", type=click.Choice(["deny", "allow"]), help="What becomes of models without a price.")
 def set_budget(
     call: Call,
@@ -259,6 +263,8 @@ def set_budget(
     soft: str | None,
     timezone: str | None,
     mode: str | None,
+    downgrade_to: tuple[str, ...],
+    ceiling: str | None,
     on_unpriced: str | None,
 ) -> Answer:
     """Put a rule in force, or change it. What its window holds already counts, also what was used before it."""
@@ -271,9 +277,10 @@ def set_budget(
     if usd is not None and tokens is not None:
         raise click.UsageError("A rule counts USD or tokens, not both: --usd or --tokens.")
     is_money = tokens is None and usd is not None
-    soft_limit: str | int | None = soft
-    if soft is not None and not is_money:
-        soft_limit = int(soft) if soft.isdecimal() else soft
+
+    def amount(text: str | None) -> str | int | None:
+        return int(text) if text is not None and not is_money and text.isdecimal() else text
+
     wanted = {
         "scope_kind": scope,
         "scope_id": scope_id,
@@ -281,7 +288,10 @@ def set_budget(
         "interval_kind": interval or "rolling",
         "rolling_hours": rolling,
         "hard_limit": usd if is_money else tokens,
-        "soft_limit": soft_limit,
+        "soft_limit": amount(soft),
+        "on_hard": "downgrade" if downgrade_to else None,
+        "downgrade_to": list(downgrade_to) or None,
+        "ceiling_limit": amount(ceiling),
         "timezone": timezone,
         "mode": mode,
         "on_unpriced": on_unpriced,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from palyra.engine.choices import ChoiceAnswer, EvaluationAnswer, FlipAnswer, RankedAnswer
 
 _STATUS = {"blocked": "bad", "unpriced": "bad", "soft_limit": "warn", "would_block": "warn", "hard_limit": "warn"}
+_STATUS |= {"downgraded": "warn", "would_downgrade": "warn"}
 _ACTIONS = {
     "proceed": "what was asked for is served",
     "switch": "another model of the same cost",

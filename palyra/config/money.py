@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from palyra.config.schema import is_zone
 from palyra.config.values import Reading
@@ -26,7 +27,23 @@ def resolve_money(reading: Reading) -> None:
         timezone = root.get("budgets.timezone")
         records, faults = read_policies(rows, timezone=timezone, is_zone=is_zone, managed_by="file")
         _refuse(reading, _POLICIES, faults)
+        _check_models_left(reading, rows)
         root.settings[_POLICIES] = root.settings[_POLICIES]._replace(value=records)
+
+
+def _check_models_left(reading: Reading, rows: Sequence[dict[str, Any]]) -> None:
+    """Refuse names that no model has: nothing would be left past the limit."""
+    models = reading.entries["model_provider.models"]
+    ids = [(entry.get("provider_id"), entry.get("model_id")) for entry in models]
+    known = ["free", *(model_id for _, model_id in ids), *(f"{at}/{model_id}" for at, model_id in ids)]
+    for index, row in enumerate(rows):
+        names = row.get("downgrade_to", [])
+        for place, name in enumerate(names if isinstance(names, list) else []):
+            if name not in known:
+                message = f"no model is called {name!r}"
+                reading.refuse(
+                    "unknown_model", reading.root, _POLICIES, message, inside=(index, "downgrade_to", place)
+                )
 
 
 def _refuse(reading: Reading, name: str, faults: Sequence[Fault]) -> None:

@@ -17,12 +17,16 @@ from palyra.units import BP_PER_UNIT, NANOUSD_PER_USD, US_PER_S, ceil_div
 _RESERVED_RETRY_MS = 2_000
 
 
+#: What a rule says past its hard limit that is told once.
+_PAST_HARD = ("blocked", "would_block", "downgraded", "would_downgrade")
+
+
 def note_limits(state: State, run_id: str, judgement: Judgement) -> list[Draft]:
     """Return the facts that a limit was passed, each once for a rule's revision and window."""
     drafts: list[Draft] = []
     for one, share in zip(judgement.evaluations, judgement.shares, strict=True):
         is_soft = one.status == "soft_limit"
-        if one.policy_id == MAX_COST or not (is_soft or one.status in ("blocked", "would_block")):
+        if one.policy_id == MAX_COST or not (is_soft or one.status in _PAST_HARD):
             continue
         counter = counter_of(state, one.policy_id, one.subject, share.window_start_us)
         told = 0 if counter is None else counter.soft_told if is_soft else counter.hard_told

@@ -53,10 +53,15 @@ _SHORTEST_OUTPUT_TOKENS = 256
 #: The longest transcript of a recording: ten tokens a second and something for its form.
 _TRANSCRIPT_TOKENS, _MS_PER_TRANSCRIPT_TOKEN = 256, 100
 
-Status = Literal["ok", "soft_limit", "hard_limit", "would_block", "unpriced", "blocked"]
+Status = Literal[
+    "ok", "soft_limit", "hard_limit", "would_downgrade", "would_block", "downgraded", "unpriced", "blocked"
+]
 BlockedBy = Literal["", "request", "settled", "reserved"]
 #: What is strict comes last.
-_RANK = {"ok": 0, "hard_limit": 1, "soft_limit": 1, "would_block": 2, "unpriced": 3, "blocked": 3}
+_RANK = {
+    "ok": 0, "hard_limit": 1, "soft_limit": 1, "would_downgrade": 2, "would_block": 2, "downgraded": 3,
+    "unpriced": 4, "blocked": 4,
+}  # fmt: skip
 _STOPS = ("unpriced", "blocked")
 
 
@@ -229,7 +234,9 @@ def evaluate_budgets(
         window = windows.get(key)
         if window is None:
             window = windows[key] = counted_window(record, effective_at_us)
-        _judge(state, policy, subject, window, _asked(record, size, amounts), effective_at_us, judgement)
+        requested = _asked(record, size, amounts)
+        is_spared = record.on_hard == "downgrade" and _is_listed(record, where, size)
+        _judge(state, policy, subject, window, requested, effective_at_us, judgement, is_spared=is_spared)
     if max_cost is not None:
         own = own_limit(max_cost)
         window = counted_window(own.record, effective_at_us)
@@ -265,12 +272,14 @@ def _judge(
     requested: int | None,
     at_us: int,
     judgement: Judgement,
+    *,
+    is_spared: bool = False,
 ) -> None:
     """Add the evaluation and the share of one rule."""
     record = policy.record
     counter = counter_of(state, record.policy_id, subject, window.start_us)
     consumed, reserved = _standing(policy, counter, subject, window, at_us)
-    status, blocked_by = _verdict(record, consumed, reserved, requested)
+    status, blocked_by = _verdict(record, consumed, reserved, requested, is_spared=is_spared)
     start_us, end_us = window
     if record.interval_kind == "rolling":
         start_us, end_us = rolling_start_us(record, at_us), at_us
@@ -314,14 +323,26 @@ def _standing(policy: Policy, counter: Counter | None, subject: str, window: Win
     return late_amount(policy, subject, max(window.start_us, since_us), window.end_us), 0
 
 
+def _is_listed(record: UsageBudgetPolicyRecord, where: Where, size: Size) -> bool:
+    """Return whether a model is one that a rule leaves to those who are past its limit."""
+    names = [where.model_id, f"{where.provider_id}/{where.model_id}"]
+    if size.price is not None and size.price.state == "free":
+        names.append("free")
+    return any(name in record.downgrade_to for name in names)
+
+
 def _verdict(
-    record: UsageBudgetPolicyRecord, consumed: int, reserved: int, requested: int | None
+    record: UsageBudgetPolicyRecord, consumed: int, reserved: int, requested: int | None, *, is_spared: bool
 ) -> tuple[Status, BlockedBy]:
     """Walk down the ladder of one rule: what is equal to a limit is inside it."""
     if requested is None and record.on_unpriced == "deny":
         return _softened(record, "unpriced"), ""
     asked = requested or 0
     hard = record.hard_limit
+    if is_spared and hard is not None and consumed + reserved + asked > hard:
+        hard = record.ceiling_limit
+        if hard is None or consumed + reserved + asked <= hard:
+            return _softened(record, "downgraded"), ""
     if hard is not None and consumed + reserved + asked > hard:
         blocked_by: BlockedBy = "request" if asked > hard else "settled" if consumed + asked > hard else "reserved"
         return _softened(record, "blocked"), blocked_by
@@ -334,7 +355,9 @@ def _softened(record: UsageBudgetPolicyRecord, status: Status) -> Status:
     """A rule that is tried out stops nobody."""
     if record.mode == "enforced":
         return status
-    return "would_block" if record.mode == "dry_run" else "hard_limit"
+    if record.mode == "suggest":
+        return "hard_limit"
+    return "would_downgrade" if status == "downgraded" else "would_block"
 
 
 # -- admission and start
@@ -392,7 +415,10 @@ def _has_hard(state: State, judgement: Judgement) -> bool:
 
 def _shrinks(state: State, one: UsageBudgetEvaluation) -> bool:
     policy = state.budgets.policies.get(one.policy_id)
-    return one.status == "blocked" and (policy is None or policy.record.shrink_output)
+    if policy is None:
+        return one.status == "blocked"
+    record = policy.record
+    return one.status == "blocked" and record.shrink_output and record.on_hard == "block"
 
 
 def reserve(run: Run, start: Start, *, attempt: int) -> BudgetReserved:

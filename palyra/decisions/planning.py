@@ -43,6 +43,7 @@ _FREE_NAMES = ("virtual", "default")
 _REASON_OF_STATUS = {
     "soft_limit": "budget_soft_limit",
     "blocked": "budget_blocked",
+    "downgraded": "budget_downgrade",
     "unpriced": "budget_unpriced",
 }
 #: Rules that leave a model out, as a reason.
@@ -153,6 +154,9 @@ class _Planning:
         refusal: Refusal | None = None
         if plan.steps and self._has_budgets:
             plan, told, refusal = self._within_budgets(plan)
+            if refusal is not None and self._is_downgraded():
+                downgraded = self._downgrade(wanted)
+                plan, told, refusal = (plan, told, refusal) if downgraded is None else (downgraded, [], None)
         if not plan.steps and refusal is None:
             refusal = routing.refusal_of_empty_plan(plan.excluded, self._now_us, plan.verdicts)
         return RoutingPlan(self._decided(plan), told, refusal, self._board, self._scored_tokens)
@@ -276,6 +280,27 @@ class _Planning:
         self._judgement = stopped[0]
         told = note_limits(self._state, self._asked.run_id, stopped[0])
         return plan, told, refusal_of(self._state, stopped[0], self._now_us)
+
+    def _is_downgraded(self) -> bool:
+        """Return whether every rule that stops the request leaves some models to it; a pin with its scope holds."""
+        policies = self._state.budgets.policies
+        stopping = [policies.get(one.policy_id) for one in self._judgement.evaluations if one.stops]
+        spares = all(policy is not None and policy.record.on_hard == "downgrade" for policy in stopping)
+        is_held = self._resolution.is_pinned and self._asked.may_pin
+        return self._asked.endpoint == "chat" and not self._moves and spares and not is_held
+
+    def _downgrade(self, wanted: routing.Wanted) -> routing.Plan | None:
+        """Return the plan among the models that rules leave over, in whatever mode; None where none can serve."""
+        judgement, self._moves = self._judgement, True
+        self._board = self._compare(wanted)
+        if self._board.ranked:
+            served = self._chosen(self._board.ranked[0].entry)
+            plan = routing.plan_candidates(self._state, served, wanted, self._now_us)
+            plan, _, refusal = self._within_budgets(self._guarded(plan))
+            assert refusal is None, "what ranks first was judged already"
+            return plan
+        self._judgement = judgement
+        return None
 
     # -- the fact
 

@@ -41,11 +41,13 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "interval_kind": get_args(IntervalKind),
     "token_count": ("all", "uncached", "output"),
     "week_start": ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"),
+    "on_hard": ("block", "downgrade"),
     "on_unpriced": ("deny", "allow"),
     "sizing": ("worst_case", "strict"),
     "mode": ("enforced", "dry_run", "suggest"),
 }
 _REQUIRED = ("policy_id", "scope_kind", "metric_kind", "interval_kind")
+_DOWNGRADE_ONLY = 'means something with on_hard = "downgrade" only'
 #: Keys that mean something for some rules only: which, and what is said about the others.
 _WITHOUT_EFFECT: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
     "token_count": (lambda row: row.get("metric_kind") == "tokens", "means something for tokens only"),
@@ -58,13 +60,23 @@ _WITHOUT_EFFECT: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
     ),
     "scope_id": (lambda row: row.get("scope_kind") != "global", "means nothing for the scope global"),
     "on_unpriced": (lambda row: row.get("metric_kind") == "usd_cost", "means something for usd_cost only"),
+    "on_hard": (lambda row: row.get("hard_limit") is not None, "means something with a hard limit only"),
+    "downgrade_to": (
+        lambda row: row.get("on_hard") == "downgrade",
+        'means something with on_hard = "downgrade" only',
+    ),
+    "ceiling_limit": (
+        lambda row: row.get("on_hard") == "downgrade",
+        'means something with on_hard = "downgrade" only',
+    ),
     "shrink_output": (lambda row: row.get("hard_limit") is not None, "means something with a hard limit only"),
 }
 _FLAGS = {"shrink_output": True, "enabled": True}
 #: Every key that a rule may have.
 POLICY_KEYS = (
     *_REQUIRED, "scope_id", "match", "token_count", "rolling_hours", "timezone", "week_start", "month_day",
-    "soft_limit", "hard_limit", "on_unpriced", "sizing", "shrink_output", "mode", "effective_from", "enabled",
+    "soft_limit", "hard_limit", "on_hard", "downgrade_to", "ceiling_limit", "on_unpriced", "sizing",
+    "shrink_output", "mode", "effective_from", "enabled",
 )  # fmt: skip
 
 
@@ -166,9 +178,10 @@ def _read_numbers(row: Mapping[str, Any], fields: dict[str, Any], fault: Callabl
                 fault("out_of_range", f"must be {low} to {high}", name)
     if row.get("interval_kind") == "rolling" and "rolling_hours" not in row:
         fault("missing_key", "must be set for an interval that rolls", "rolling_hours")
-    for name in ("soft_limit", "hard_limit"):
+    for name in ("soft_limit", "hard_limit", "ceiling_limit"):
         if name in row:
             _read_limit(row, fields, name, fault)
+    _read_downgrade(row, fields, fault)
     soft, hard = fields.get("soft_limit"), fields.get("hard_limit")
     if "soft_limit" not in row and "hard_limit" not in row:
         fault("missing_key", "must have a limit: soft_limit, hard_limit, or both", "hard_limit")
@@ -181,6 +194,20 @@ def _read_numbers(row: Mapping[str, Any], fields: dict[str, Any], fault: Callabl
             fields["effective_from_us"] = read_instant_us(row["effective_from"])
         except BadAmount:
             fault("bad_instant", "must be a date or an RFC 3339 instant", "effective_from")
+
+
+def _read_downgrade(row: Mapping[str, Any], fields: dict[str, Any], fault: Callable[..., None]) -> None:
+    """Read what is left to those who are past the hard limit."""
+    models = row.get("downgrade_to")
+    if row.get("on_hard") == "downgrade" and not models:
+        fault("missing_key", "must name the models that are left past the limit, or free", "downgrade_to")
+    if models is not None:
+        fields["downgrade_to"] = models
+        if not isinstance(models, list) or not all(isinstance(name, str) and name for name in models):
+            fault("wrong_type", "must be a list of model names, or free", "downgrade_to")
+    hard, ceiling = fields.get("hard_limit"), fields.get("ceiling_limit")
+    if isinstance(hard, int) and isinstance(ceiling, int) and ceiling <= hard:
+        fault("ceiling_below_hard", "must be above the hard limit", "ceiling_limit")
 
 
 def _read_limit(row: Mapping[str, Any], fields: dict[str, Any], name: str, fault: Callable[..., None]) -> None:

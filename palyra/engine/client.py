@@ -114,6 +114,7 @@ class ClientSide:
         """Take what is told of the choice of the model; a trial of routing is the operator's business alone."""
         served = decided.plan[0] if decided.plan else None
         is_chosen = decided.mode == "enforced" or bool(VIRTUAL_NAMES.get(self._command.model.strip()))
+        is_chosen = is_chosen or decided.budget_outcome == "downgraded"
         is_hint = decided.mode == "suggest" and served is not None and decided.recommended != _pair(served)
         if decided.strategy and (is_chosen or is_hint):
             codes = ",".join(decided.reason_codes)

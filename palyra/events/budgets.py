@@ -35,6 +35,11 @@ class UsageBudgetPolicyRecord(msgspec.Struct, frozen=True, kw_only=True, omit_de
     #: Nano-USD or tokens.
     soft_limit: int | None = None
     hard_limit: int | None = None
+    #: What happens past the hard limit: it stops, or only these models may be used: `provider/model`, a model's
+    #: name, or `free` for whatever costs nothing. The ceiling stops them too.
+    on_hard: Literal["block", "downgrade"] = "block"
+    downgrade_to: list[str] = []
+    ceiling_limit: int | None = None
     #: What happens to a request whose cost cannot be told.
     on_unpriced: Literal["deny", "allow"] = "allow"
     #: Input at its calibrated bound, or at a token for each byte; output at the maximum that is sent upstream.

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from budget_kit import rule
 from daemon_house import House, chat, open_house, raw_client
 from registries import model, provider, registry
 
 from palyra.decisions.keys import DEFAULT_SCOPES
+from palyra.engine.budgets import adopt_file_policies
 from palyra.events.base import Draft
 from palyra.events.config import ConfigAdopted
 from palyra.events.routing import RoutingDecided
@@ -79,3 +81,14 @@ async def test_a_client_may_say_that_nobody_waits(tmp_path: Path) -> None:
         fact = house.facts(RoutingDecided)[-1]
         assert (fact.task_class, fact.strategy, fact.features.keywords) == ("background", "cheapest", 3)
         assert b"Prove" not in b"".join(row.body for row in house.core.journal.rows)  # type: ignore[attr-defined]
+
+
+async def test_past_a_limit_a_cheaper_model_answers_and_says_so(tmp_path: Path) -> None:
+    """A rule that downgrades acts in mode suggest too; the client learns which model it got, and why."""
+    async with open_house(tmp_path, offer=OFFER) as house, raw_client(house) as raw:
+        limit = rule(hard_limit=1, on_hard="downgrade", downgrade_to=["small"], managed_by="file")
+        await adopt_file_policies(house.core, [limit])
+        answer = await raw(body=chat(max_tokens=5))
+        assert (answer.status, answer.json["model"]) == (200, "small")
+        assert answer.headers["x-palyra-requested-model"] == "gpt"
+        assert "budget_downgrade" in answer.headers["x-palyra-routing"]

@@ -11,12 +11,13 @@ import pytest
 from budget_kit import put, rule
 from registries import model, provider, registry
 from routing_kit import GRADES, TOKEN_NANOUSD, decided, prices, routed, rules, served, three_grades, with_models
-from story import admission, admit, complete, given, record, start, succeed, wait
+from story import World, admission, admit, complete, given, record, start, succeed, wait
 
 from palyra.decisions.planning import class_of, plan_usage_routing
 from palyra.decisions.pricing import adopt_prices, with_id
 from palyra.decisions.ranking import Changed
 from palyra.decisions.usage import Metered
+from palyra.events.budgets import BudgetHardLimitReached
 from palyra.events.circuits import CircuitOpened
 from palyra.events.pricing import PriceEntry
 from palyra.events.registry import Capabilities
@@ -370,3 +371,65 @@ def test_half_a_price_is_no_estimate() -> None:
     estimate = decided(world, model_name="palyra/cheap").estimate
     assert estimate is not None
     assert (estimate.state, estimate.price_id, estimate.expected_nanousd) == ("unknown", half.price_id, None)
+
+
+def spent(world: World, tokens: int) -> None:
+    """Have somebody use so many tokens."""
+    row = Metered(reported=TokenUsage(input_tokens=tokens, output_tokens=0))
+    world.do(admit("spent", "palyra/cheap", raw_tokens=1), start("spent"), succeed("spent", row), complete("spent"))
+
+
+@pytest.mark.parametrize("mode", ["suggest", "dry_run", "enforced"])
+def test_past_its_limit_a_rule_may_leave_the_cheap_models(mode: str) -> None:
+    """In every mode: what was asked for is stopped, and the listed model serves; the limit is told once."""
+    world = routed(put(rule(hard_limit=500, on_hard="downgrade", downgrade_to=["a/small"])), mode=mode)
+    assert served(decided(world, "r0")) == ("small" if mode == "enforced" else "gpt")
+    world.do(start("r0"), succeed("r0"), complete("r0"))
+    spent(world, 500)
+    fact = decided(world, "r1", **DEMANDING)
+    assert [step.model_id for step in fact.plan] == ["small"], "no other one in the chain either"
+    assert (fact.action, fact.budget_outcome) == ("degrade", "downgraded")
+    assert "budget_downgrade" in fact.reason_codes
+    world.do(start("r1"))
+    assert world.facts(BudgetHardLimitReached)[-1].verdict == "downgraded"
+
+
+def test_the_ceiling_stops_the_cheap_models_too() -> None:
+    """One token below it fits, one above does not; without anybody left the request is refused."""
+    limits = {"hard_limit": 100, "on_hard": "downgrade", "downgrade_to": ["small", "nothing-like-it"]}
+    for ceiling, expected in ((180, "small"), (179, "")):
+        world = routed(put(rule(**limits, ceiling_limit=ceiling)))
+        assert served(decided(world)) == expected
+    assert world.facts(RunRefused)[-1].code == "budget_request_too_large"
+
+
+def test_free_stands_for_whatever_costs_nothing() -> None:
+    """A price that was declared to be nothing; an unknown one is not that."""
+    limit = rule(hard_limit=1, on_hard="downgrade", downgrade_to=["free"])
+    free = PriceEntry(price_id="", provider_id="c", model_id="large", state="free")
+    world = routed(put(limit))
+    world.record(adopt_prices(world.state, [with_id(free)], catalogue_name="", catalogue_version=""))
+    assert served(decided(world)) == "large"
+
+
+def test_a_scoped_pin_and_vectors_are_not_downgraded() -> None:
+    """Who may pin is refused instead; vectors of another model would mean something else."""
+    config = three_grades(model("vec", "a", role="embeddings"), default_embeddings_model_id="vec")
+    world = routed(put(rule(hard_limit=1, on_hard="downgrade", downgrade_to=["small"])), config=config)
+    assert served(decided(world, "r1", "b/gpt", may_pin=True)) == ""
+    assert served(decided(world, "r2", "vec", endpoint="embeddings", output_max_tokens=None)) == ""
+    assert served(decided(world, "r3", "b/gpt")) == "small"
+
+
+@pytest.mark.parametrize(("mode", "status"), [("dry_run", "would_downgrade"), ("suggest", "hard_limit")])
+def test_a_downgrade_that_is_tried_out_moves_nobody(mode: str, status: str) -> None:
+    """The rule's own mode softens it."""
+    fact = decided(routed(put(rule(hard_limit=1, on_hard="downgrade", downgrade_to=["gpt"], mode=mode))))
+    assert (served(fact), fact.budget_outcome) == ("gpt", status)
+
+
+def test_a_rule_that_blocks_makes_downgrades_moot() -> None:
+    """Two rules past their limits, one of them stops everybody."""
+    blocks = rule("b", hard_limit=1)
+    world = routed(put(blocks), put(rule("d", hard_limit=1, on_hard="downgrade", downgrade_to=["small"])))
+    assert served(decided(world)) == ""
