@@ -199,7 +199,7 @@ def report(call: Call, form: str | None, **options: Any) -> int:
     ],
     exits=(0, 2, 4, 5, 6, 7, 8),
 )
-@click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
+@click.argument("file", metavar="FILE")
 @click.option("--provider", "provider_id", metavar="ID", required=True, help="Whose account it is.")
 @click.option("--format", "form", type=click.Choice(["auto", "openai", "anthropic", "csv"]), default="auto")
 @click.option("--map", "columns", metavar="COL=FIELD,..", default="", help="Of a csv: what its columns are.")

@@ -158,7 +158,18 @@ _NOT_RUN = (
     *("vault put", "vault delete", "vault rekey", "vault absorb", "vault verify"),
     *("config set", "config unset", "move-secrets"),
     *("models set", "models connect", "models test", "models discover", "models circuit"),
-    *("completions bash", "journal export -o", "copy/", "backup", "import", "restore", "branch", "accept-fork"),
+    *(
+        "completions bash",
+        "journal export -o",
+        "copy/",
+        "usage reconcile",
+        "usage correct",
+        "backup",
+        "import",
+        "restore",
+        "branch",
+        "accept-fork",
+    ),
 )
 
 
