@@ -48,7 +48,7 @@ async def test_every_route_is_described(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_nothing_that_is_sent_breaks_it() -> None:
+async def test_nothing_that_is_sent_breaks_it(tmp_path: Path) -> None:
     """Schemathesis sends what the description allows and what it does not: no 5xx, no status that it lacks."""
     async with palyra.Daemon(CONFIG, journal=":memory:") as daemon:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{daemon.base_url}/openapi.json"]
@@ -58,6 +58,7 @@ async def test_nothing_that_is_sent_breaks_it() -> None:
         ran = await asyncio.to_thread(
             subprocess.run,
             command,
+            cwd=tmp_path,
             capture_output=True,
             text=True,
             timeout=110,
