@@ -221,6 +221,8 @@ def _show_attempt(page: Page, attempt: AttemptAnswer) -> None:
         fields.append(("asked in", f"{attempt.api}, translated"))
     if attempt.dropped:
         fields.append(("dropped", ", ".join(attempt.dropped)))
+    if attempt.answer_dropped:
+        fields.append(("lost", f"{', '.join(attempt.answer_dropped)}, which the client's dialect cannot say"))
     if attempt.edits:
         fields.append(("changed", ", ".join(_EDITS.get(edit, edit) for edit in attempt.edits)))
     page.fields([*fields, *_token_fields(attempt)], indent=5)

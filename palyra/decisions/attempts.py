@@ -97,6 +97,7 @@ class AnswerEnd(msgspec.Struct, frozen=True, kw_only=True):
     upstream_model: str = ""
     output_bytes: int = 0
     unparsed_count: int = 0
+    dropped: Sequence[str] = ()
 
 
 def succeed_attempt(state: State, run: Run, end: AnswerEnd, metered: usage.Metered, now_us: int) -> list[Draft]:
@@ -115,6 +116,7 @@ def succeed_attempt(state: State, run: Run, end: AnswerEnd, metered: usage.Meter
         upstream_model="" if end.upstream_model == attempt.upstream_model else end.upstream_model,
         output_bytes=end.output_bytes,
         unparsed_count=end.unparsed_count,
+        dropped=list(end.dropped),
     )
     row = usage.row_of_answer(state, run, attempt, metered, estimated_input_tokens=_estimated(state, run))
     drafts = [Draft(stream, succeeded), Draft(stream, row), *_note_unpriced(state, run, row, now_us)]

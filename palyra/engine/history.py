@@ -162,6 +162,8 @@ class AttemptAnswer(Answer, frozen=True, kw_only=True):
     edits: list[str]
     #: What that dialect has no place for.
     dropped: list[str]
+    #: What stood in the answer and the client's dialect has no place for.
+    answer_dropped: list[str]
     queue_wait_ms: int
     started_us: int
     #: open, succeeded, failed or abandoned.
@@ -402,6 +404,7 @@ def _attempt(row: AttemptView, overshoot_tokens: int) -> AttemptAnswer:
         is_passthrough=started.passthrough,
         edits=started.edits,
         dropped=started.dropped,
+        answer_dropped=succeeded.dropped if succeeded is not None else [],
         queue_wait_ms=started.queue_wait_ms,
         started_us=row.started_us,
         state=_attempt_state(row),

@@ -230,6 +230,7 @@ def _answer_end(ended: Ended) -> AnswerEnd:
         upstream_model=facts.upstream_model[:256],
         output_bytes=ended.output_bytes,
         unparsed_count=ended.unparsed_count,
+        dropped=facts.dropped,
     )
 
 

@@ -77,6 +77,8 @@ class TextSurface:
         self._neutral: NeutralRequest | None = None
         self._channel: Channel | None = None
         self._prepared = Prepared(body=b"")
+        #: What stood in the answer and could not be said in the client's dialect.
+        self._lost: tuple[str, ...] = ()
         self._meter: StreamMeter | None = None
         self._provider_id = ""
 
@@ -169,6 +171,7 @@ class TextSurface:
             part.answer = public_chat_reply(body, upstream_model=entry.upstream_model, public_model=entry.model_id)
             return read_chat_reply(body)
         facts, answer, part.answer = channel.read_whole(body)
+        self._lost = facts.dropped
         thoughts = tuple(said for said in answer.parts if isinstance(said, Reasoning))
         self._keep(facts, thoughts, [said.call_id for said in answer.parts if isinstance(said, Call)])
         return facts
@@ -258,7 +261,7 @@ class TextSurface:
     def answer_headers(self) -> Mapping[str, str]:
         """See `Surface.answer_headers`."""
         told = {
-            "x-palyra-dropped-params": self._prepared.dropped,
+            "x-palyra-dropped-params": (*self._prepared.dropped, *self._lost),
             "x-palyra-adjusted": self._prepared.adjusted,
             "x-palyra-emulated": self._prepared.emulated,
         }

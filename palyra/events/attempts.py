@@ -46,6 +46,8 @@ class AttemptSucceeded(Fact, tag="attempt.succeeded", frozen=True, kw_only=True)
     output_bytes: int = 0
     #: Events of a stream that could not be read and were passed on.
     unparsed_count: int = 0
+    #: What stood in the answer and has no place in the client's dialect: `citations`, a kind of content.
+    dropped: list[str] = []
 
 
 class AttemptFailed(Fact, tag="attempt.failed", frozen=True, kw_only=True):

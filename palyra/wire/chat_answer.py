@@ -43,6 +43,7 @@ class _Said(msgspec.Struct):
     refusal: Any = None
     tool_calls: list[_Call] | None = None
     function_call: _Called | None = None
+    annotations: Any = None
 
 
 class _Choice(msgspec.Struct):
@@ -50,6 +51,7 @@ class _Choice(msgspec.Struct):
     message: _Said | None = None
     delta: _Said | None = None
     finish_reason: Any = None
+    logprobs: Any = None
 
 
 class _Groq(msgspec.Struct):
@@ -109,6 +111,7 @@ class ChatReader:
         self._by_index: dict[int | str, _OpenCall] = {}
         self._calls: list[_OpenCall] = []
         self._has_refusal = False
+        self._dropped: set[str] = set()
         self._usage: dict[str, Any] = {}
         #: None until there is a finish reason, which may be empty.
         self._raw_stop: str | None = None
@@ -147,7 +150,7 @@ class ChatReader:
         raw_stop = self._raw_stop or ""
         stop = _STOPS.get(raw_stop, "unknown")
         stop = derive_stop(stop, has_call=bool(self._calls), has_refusal=self._has_refusal)
-        return [*events, Finish(stop=stop, raw_stop=raw_stop)]
+        return [*events, Finish(stop=stop, raw_stop=raw_stop, dropped=tuple(sorted(self._dropped)))]
 
     def _take(self, reply: _Reply, data: bytes, name: str) -> list[Event]:
         if bytes(reply.error) not in _NO_ERROR or reply.object == "error" or name == "error":
@@ -167,6 +170,8 @@ class ChatReader:
         for choice in reply.choices or ():
             if choice.index in (0, None):
                 said = choice.delta or choice.message
+                if choice.logprobs:
+                    self._dropped.add("logprobs")
                 events += [] if said is None else self._said(said)
                 if choice.finish_reason is not None:
                     self._raw_stop = _text(choice.finish_reason) or self._raw_stop or ""
@@ -184,6 +189,8 @@ class ChatReader:
         events += self._details(said.reasoning_details)
         if text := _content(said.content):
             events += self._more("text", text)
+        if said.annotations:
+            self._dropped.add("citations")
         if isinstance(said.refusal, str) and said.refusal:
             self._has_refusal = True
             events += self._more("refusal", said.refusal)

@@ -138,7 +138,8 @@ class Channel(NamedTuple):
         answer = fold(self.reader().read_whole(body))
         if self.is_passthrough:
             return facts_of(answer), answer, rename_model(body, self.target.model, self.reply.model)
-        return facts_of(answer), answer, DIALECT_ROWS[self.client].write_reply(answer, self.reply)
+        told = DIALECT_ROWS[self.client].write_reply(answer, self.reply)
+        return facts_of(answer, is_translated=True), answer, told
 
     def meter(self, output_cap_tokens: int | None) -> StreamMeter:
         """Return what a stream goes through."""

@@ -29,6 +29,7 @@ class _Block(msgspec.Struct):
     thinking: str = ""
     signature: str = ""
     data: str = ""
+    citations: list[Any] | None = None
 
 
 class _Delta(msgspec.Struct):
@@ -98,6 +99,7 @@ class MessagesReader:
         self._usage: dict[str, Any] = {}
         self._has_call = False
         self._stop: tuple[str, str] | None = None
+        self._has_citations = False
         self._has_ended = False
 
     def read(self, name: str, data: bytes) -> list[Event]:
@@ -150,7 +152,8 @@ class MessagesReader:
         events = [event for index in list(self._open) for event in self._end(index)]
         raw_stop, stop_text = self._stop or ("", "")
         stop = derive_stop(_STOPS.get(raw_stop, "unknown"), has_call=self._has_call, has_refusal=False)
-        return [*events, Finish(stop=stop, raw_stop=raw_stop, stop_text=stop_text)]
+        dropped = ("citations",) if self._has_citations else ()
+        return [*events, Finish(stop=stop, raw_stop=raw_stop, stop_text=stop_text, dropped=dropped)]
 
     def _count(self, raw: msgspec.Raw) -> list[Event]:
         fields = decode_usage(raw)
@@ -170,6 +173,7 @@ class MessagesReader:
         self._open[index] = opened
         match block.type:
             case "text":
+                self._has_citations = self._has_citations or bool(block.citations)
                 return [PartStart(index=part, kind="text"), *_delta(part, block.text)]
             case "tool_use":
                 self._has_call = True
@@ -188,6 +192,8 @@ class MessagesReader:
         match (opened.block.type, delta.type):
             case ("text", "text_delta"):
                 return _delta(opened.part, delta.text)
+            case ("text", "citations_delta"):
+                self._has_citations = True
             case ("tool_use", "input_json_delta"):
                 opened.has_arguments = opened.has_arguments or bool(delta.partial_json)
                 return _delta(opened.part, delta.partial_json)

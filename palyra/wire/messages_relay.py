@@ -48,6 +48,8 @@ _TYPED = msgspec.json.Decoder(_Typed)
 class MessagesOutlet:
     """An outlet of the provider's own events; see `stream_meter.Outlet`."""
 
+    drops = False
+
     def __init__(self, *, upstream_model: str, public_model: str) -> None:
         self._upstream_model = upstream_model
         self._public_model = public_model

@@ -69,6 +69,8 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
     raw_stop: str = ""
     #: The sequence that ended it.
     stop_text: str = ""
+    #: What stood in it that no other dialect can say, sorted: `citations`, `logprobs`.
+    dropped: tuple[str, ...] = ()
 
 
 Event = Start | PartStart | Delta | PartEnd | Usage | Finish
@@ -84,6 +86,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     raw_stop: str = ""
     stop_text: str = ""
     usage: Usage | None = None
+    dropped: tuple[str, ...] = ()
 
 
 def derive_stop(stop: Stop, *, has_call: bool, has_refusal: bool) -> Stop:
@@ -143,6 +146,7 @@ class Fold:
             raw_stop=finish.raw_stop,
             stop_text=finish.stop_text,
             usage=self._usage,
+            dropped=finish.dropped,
         )
 
 
@@ -167,7 +171,7 @@ def events_of(answer: Answer) -> Iterator[Event]:
         yield from _events_of_part(index, part)
     if answer.usage is not None:
         yield answer.usage
-    yield Finish(stop=answer.stop, raw_stop=answer.raw_stop, stop_text=answer.stop_text)
+    yield Finish(stop=answer.stop, raw_stop=answer.raw_stop, stop_text=answer.stop_text, dropped=answer.dropped)
 
 
 def _events_of_part(index: int, part: Part) -> Iterator[Event]:

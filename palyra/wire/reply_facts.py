@@ -27,11 +27,14 @@ class ReplyFacts(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens_estimate: int
     #: What the provider says it cost.
     provider_cost_nanousd: int | None
+    #: What stood in it and did not reach a client of another dialect, sorted.
+    dropped: tuple[str, ...] = ()
 
 
-def facts_of(answer: Answer) -> ReplyFacts:
-    """Return the facts of a whole answer."""
+def facts_of(answer: Answer, *, is_translated: bool = False) -> ReplyFacts:
+    """Return the facts of a whole answer, for a client of its own dialect or of another one."""
     tally = TokenTally()
+    dropped = set(answer.dropped)
     for part in answer.parts:
         match part:
             case Text(text=text) | Refused(text=text) | Reasoning(text=text):
@@ -39,7 +42,8 @@ def facts_of(answer: Answer) -> ReplyFacts:
             case Call(name=name, arguments=arguments):
                 tally.add(name)
                 tally.add(arguments)
-            case Foreign(raw=raw):
+            case Foreign(label=label, raw=raw):
+                dropped.add(label)
                 tally.add(raw.decode("utf-8", "replace"))
     usage = answer.usage
     return ReplyFacts(
@@ -51,4 +55,5 @@ def facts_of(answer: Answer) -> ReplyFacts:
         response_id=answer.response_id,
         output_tokens_estimate=tally.tokens,
         provider_cost_nanousd=None if usage is None else usage.cost_nanousd,
+        dropped=tuple(sorted(dropped)) if is_translated else (),
     )

@@ -5,6 +5,8 @@ An item of a kind that only this dialect has is kept as it came and has no meani
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from palyra.usage import TokenUsage
@@ -33,6 +35,8 @@ class _Text(msgspec.Struct):
     type: str = ""
     text: str = ""
     refusal: str = ""
+    annotations: Any = None
+    logprobs: Any = None
 
 
 class _Item(msgspec.Struct):
@@ -110,6 +114,7 @@ class ResponsesReader:
         #: Pieces of messages that were whole before their message was.
         self._ended: set[_Key] = set()
         self._has_call = self._has_refusal = False
+        self._dropped: set[str] = set()
         self._finish: tuple[str, str] | None = None
         self._has_started = self._has_ended = False
 
@@ -164,7 +169,7 @@ class ResponsesReader:
         events: list[Event] = [PartEnd(index=opened.part) for opened in self._open.values()]
         stop, raw_stop = self._finish
         stop = derive_stop(stop, has_call=self._has_call, has_refusal=self._has_refusal)
-        return [*events, Finish(stop=stop, raw_stop=raw_stop)]
+        return [*events, Finish(stop=stop, raw_stop=raw_stop, dropped=tuple(sorted(self._dropped)))]
 
     def _start(self, response: _Response) -> list[Event]:
         if self._has_started:
@@ -221,6 +226,9 @@ class ResponsesReader:
             return []
         self._ended.add(key)
         said = said or _Text()
+        self._dropped |= {
+            name for name, found in (("citations", said.annotations), ("logprobs", said.logprobs)) if found
+        }
         text = said.refusal or said.text
         events: list[Event] = []
         if key not in self._open:

@@ -78,6 +78,9 @@ class StreamMeter(Protocol):
 class Outlet(Protocol):
     """What a client gets of a stream."""
 
+    #: What the client's dialect cannot say does not come out.
+    drops: bool
+
     def pass_on(self, block: bytes) -> bytes:
         """Return what becomes of a block that says nothing: a comment, or what could not be read."""
         ...
@@ -119,6 +122,8 @@ class EventMeter:
         self._start = Start()
         self._finish: Finish | None = None
         self._usage: Usage | None = None
+        #: What another dialect cannot say.
+        self._foreign: set[str] = set()
 
     @property
     def done(self) -> bool:
@@ -164,6 +169,7 @@ class EventMeter:
             response_id=self._start.response_id,
             output_tokens_estimate=self._tally.tokens,
             provider_cost_nanousd=None if usage is None else usage.cost_nanousd,
+            dropped=tuple(sorted({*self._foreign, *finish.dropped})) if self._outlet.drops else (),
         )
 
     def _take(self, block: bytes) -> bytes:
@@ -194,6 +200,7 @@ class EventMeter:
                     self.call_ids.append(event.call_id)
                     self.has_content = True
                 case PartEnd(raw=raw) if raw:
+                    self._foreign |= {event.label} if event.label else set()
                     self.thoughts += [Reasoning(vendor=event.vendor, raw=raw)] if event.vendor else []
                     self.has_content = True
                 case Start():
@@ -207,6 +214,8 @@ class EventMeter:
 
 class Translation:
     """An outlet in another dialect than the provider's; what it could not read it cannot pass on."""
+
+    drops = True
 
     def __init__(self, writer: StreamWriter) -> None:
         self._writer = writer

@@ -16,6 +16,7 @@ from daemon_house import House, chat, open_house, raw_client
 from dialect_house import DIALECTS, asked
 from openai import APIStatusError as OpenAIStatusError
 from openai import AsyncOpenAI, RateLimitError
+from recordings import CONTENT_TYPE, transcription
 from registries import model, provider, registry
 from upstream import CUT, RESET, Behaviour
 
@@ -27,7 +28,7 @@ from palyra.events.budgets import BudgetReserved
 from palyra.events.runs import RunRefused
 
 #: What may be sent to each place that can spend, by its path.
-SPENDING: dict[str, list[dict[str, Any]]] = {
+SPENDING: dict[str, list[Any]] = {
     "/v1/chat/completions": [chat(max_tokens=5), chat(max_tokens=5, stream=True)],
     "/v1/messages": [asked(model="gpt", max_tokens=5), asked(model="gpt", max_tokens=5, stream=True)],
     "/v1/responses": [
@@ -35,9 +36,12 @@ SPENDING: dict[str, list[dict[str, Any]]] = {
         {"model": "gpt", "input": "Say hi.", "max_output_tokens": 16, "stream": True},
     ],
     "/v1/embeddings": [{"model": "vec", "input": "Say hi."}],
+    "/v1/audio/transcriptions": [transcription(model="ear")],
 }
 #: Places that spend nothing.
-FREE = ("/v1/models", "/v1", "/", "/healthz", "/readyz")
+FREE = ("/v1/models", "/v1/openapi.json", "/v1", "/", "/healthz", "/readyz")
+#: One that is asked by POST all the same.
+COUNTING = "/v1/messages/count_tokens"
 OFFER = registry(
     provider(
         "up",
@@ -49,6 +53,7 @@ OFFER = registry(
     ),
     model("gpt", "up", upstream_model="gpt-x"),
     model("vec", "up", upstream_model="vec-x", role="embeddings"),
+    model("ear", "up", upstream_model="ear-x", role="audio_transcription", max_context_tokens=None),
     default_embeddings_model_id="vec",
 )
 SCOPES: list[dict[str, Any]] = [
@@ -73,22 +78,25 @@ def history(house: House) -> list[Recorded]:
 @pytest.mark.parametrize("scope", SCOPES, ids=lambda scope: str(scope["scope_kind"]))
 async def test_every_place_that_spends_passes_the_gate(tmp_path: Path, scope: dict[str, Any]) -> None:
     """Whatever the router serves and however it is asked: one use is let through, the next is stopped."""
-    async with open_house(tmp_path, offer=OFFER) as house, raw_client(house) as raw:
+    async with open_house(tmp_path, offer=OFFER, max_audio_bytes=1 << 20) as house, raw_client(house) as raw:
         places = {path for path, route in house.gateway._routes.items() if "POST" in route.methods}
-        assert places == set(SPENDING), "a place that spends has to be tried here"
+        assert places == {*SPENDING, COUNTING}, "a place that spends has to be tried here"
         assert set(house.gateway._routes) - places == set(FREE)
         for path, bodies in SPENDING.items():
             for body in bodies:
                 await limit(house)
-                assert (await raw(path=path, body=body)).status == 200
+                headers = {"content-type": CONTENT_TYPE} if isinstance(body, bytes) else {}
+                assert (await raw(path=path, body=body, headers=headers)).status == 200
                 await limit(house, {**scope, "hard_limit": 1})
                 started_count = len(house.facts(AttemptStarted))
-                refused = await raw(path=path, body=body)
+                refused = await raw(path=path, body=body, headers=headers)
                 assert refused.status == 402, (path, body, refused.body)
                 assert refused.headers["x-should-retry"] == "false"
                 assert len(house.facts(AttemptStarted)) == started_count
         for path in FREE:
             assert (await raw("GET", path)).status == 200
+        counted = {"model": "gpt", "messages": [{"role": "user", "content": "Say hi."}]}
+        assert (await raw(path=COUNTING, body=counted)).status == 200
         assert {fact.code for fact in house.facts(RunRefused)} == {"budget_request_too_large"}
 
 

@@ -270,7 +270,7 @@ def test_a_block_that_begins_with_its_text() -> None:
     assert event(type="message_delta", delta={}, usage={"output_tokens": 3})[0].usage.output_tokens == 3
     assert reader.finish() == []
     ends = event(type="message_stop")
-    assert ends[-1] == Finish(stop="tool_calls", raw_stop="")
+    assert ends[-1] == Finish(stop="tool_calls", raw_stop="", dropped=("citations",))
     assert reader.finish() == []
 
 
@@ -664,3 +664,101 @@ def test_deltas_that_do_not_fit_their_part_are_nothing() -> None:
     other = DIALECT_ROWS["responses"].reader(vendor="", seed="s")
     other.read("", b'{"type":"response.output_item.added","item":{"type":"odd"}}')
     assert other.read("", b'{"type":"response.function_call_arguments.delta","delta":"x"}') == []
+
+
+# -- what no other dialect can say
+
+_CITED: dict[Dialect, bytes] = {
+    "chat": json.dumps(
+        {
+            "id": "c",
+            "model": "up-model",
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {
+                        "role": "assistant",
+                        "content": "Paris.",
+                        "annotations": [{"type": "url_citation"}],
+                    },
+                    "logprobs": {"content": [{"token": "Paris", "logprob": 0}]},
+                    "finish_reason": "stop",
+                }
+            ],
+        }
+    ).encode(),
+    "messages": json.dumps(
+        {
+            "type": "message",
+            "id": "m",
+            "model": "up-model",
+            "content": [
+                {"type": "text", "text": "Paris.", "citations": [{"type": "char_location"}]},
+                {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
+            ],
+            "stop_reason": "end_turn",
+        }
+    ).encode(),
+    "responses": json.dumps(
+        {
+            "id": "r",
+            "model": "up-model",
+            "status": "completed",
+            "output": [
+                {
+                    "type": "message",
+                    "content": [
+                        {"type": "output_text", "text": "Paris.", "annotations": [{}], "logprobs": [{"token": "P"}]}
+                    ],
+                },
+                {"type": "web_search_call", "id": "w"},
+            ],
+        }
+    ).encode(),
+}
+_LOST: dict[Dialect, tuple[str, ...]] = {
+    "chat": ("citations", "logprobs"),
+    "messages": ("citations", "server_tool_use"),
+    "responses": ("citations", "logprobs", "web_search_call"),
+}
+
+
+@pytest.mark.parametrize("client", DIALECTS)
+@pytest.mark.parametrize("upstream", DIALECTS)
+def test_what_a_client_cannot_be_told_is_named(client: Dialect, upstream: Dialect) -> None:
+    """Citations, probabilities and content of one dialect alone: passed on untouched, or named when translated."""
+    facts, _, told = channel(client, upstream).read_whole(_CITED[upstream])
+    assert b"Paris." in told
+    assert facts.dropped == (() if client == upstream else _LOST[upstream])
+
+
+_CITED_STREAMS: dict[Dialect, bytes] = {
+    "chat": sse(
+        chunk({"content": "Paris."}, logprobs={"content": [{}]}),
+        chunk({"annotations": [{}]}, finish_reason="stop"),
+        "[DONE]",
+    ),
+    "messages": b"".join(
+        f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode()
+        for one in (
+            {"type": "message_start", "message": {"id": "m", "model": "up-model"}},
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Paris."}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "citations_delta", "citation": {}}},
+            {"type": "content_block_stop", "index": 0},
+            {"type": "content_block_start", "index": 1, "content_block": {"type": "server_tool_use", "id": "s"}},
+            {"type": "content_block_stop", "index": 1},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+            {"type": "message_stop"},
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("upstream", _CITED_STREAMS)
+@pytest.mark.parametrize("client", DIALECTS)
+def test_what_a_stream_cannot_say_is_named(client: Dialect, upstream: Dialect) -> None:
+    """The same of streams, of which the journal is the only place where it can still be said."""
+    meter = channel(client, upstream).meter(None)
+    assert b"Paris." in meter.feed(_CITED_STREAMS[upstream]) + meter.end() + meter.closing(is_cut=False)
+    assert meter.facts().dropped == (() if client == upstream else _LOST[upstream])
