@@ -277,7 +277,7 @@ def _toml_lines(tree: Mapping[str, Any], path: str, origins: Mapping[str, str]) 
     for name, value in inner.items():
         header = re.sub(r"\[\d+\]", "", f"{path}{name}")
         if isinstance(value, dict):
-            if not all(_is_table(*item) for item in value.items()):
+            if not value or not all(_is_table(*item) for item in value.items()):
                 yield from ([], [Styled(f"[{header}]", "title")])
             yield from _toml_lines(value, f"{path}{name}.", origins)
             continue
