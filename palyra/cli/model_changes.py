@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _DURATION = re.compile(r"([1-9][0-9]{0,5})(s|m|h|d)")
 _UNIT_MS: Mapping[str, int] = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 #: From good to bad: `--fail-on` names the first that fails.
-_STATES = ("degraded", "unavailable")
+_STATES = ("degraded", "cooling_down", "unavailable")
 
 
 @click.command(

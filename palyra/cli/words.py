@@ -13,7 +13,7 @@ ROLES = ("chat", "embeddings", "audio_transcription")
 
 _STYLES: Mapping[str, str] = {
     **dict.fromkeys(("healthy", "closed", "completed", "succeeded", "ready"), "good"),
-    **dict.fromkeys(("degraded", "half_open", "cancelled", "cancelling", "refused"), "warn"),
+    **dict.fromkeys(("degraded", "cooling_down", "half_open", "cancelled", "cancelling", "refused"), "warn"),
     **dict.fromkeys(("draining", "starting"), "warn"),
     **dict.fromkeys(("unavailable", "failed", "abandoned", "crashed", "danger", "critical"), "bad"),
     **dict.fromkeys(("open", "warning"), "accent"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from palyra.decisions.health import health_with_credentials
 from palyra.decisions.keys import is_permitted
 from palyra.decisions.naming import VIRTUAL_NAMES, resolve
 from palyra.errors import Refusal
 from palyra.events.registry import ROLES, ModelEntry
 from palyra.projections.catalog import provider_entry
-from palyra.projections.health import health_of
 from palyra.projections.state import State
 from palyra.units import US_PER_S
 from palyra.wire.messages_models import messages_model, messages_models_page
@@ -79,7 +79,7 @@ def _object(state: State, name: str, entries: Sequence[ModelEntry], now_us: int)
         max_output_tokens=first.max_output_tokens,
         cost_tier=first.cost_tier,
         latency_tier=first.latency_tier,
-        health="unknown" if provider is None else health_of(state, provider, now_us),
+        health="unknown" if provider is None else health_with_credentials(state, provider, now_us),
         metadata_source=first.metadata_source,
         aliases=first.aliases,
     )

@@ -18,6 +18,7 @@ from palyra.projections.auth import (
     AuthProfile,
     Cooldown,
     can_refresh,
+    cooldowns_of,
     cooling_until_us,
     failure_of,
     live_revision,
@@ -27,6 +28,7 @@ from palyra.projections.auth import (
 from palyra.projections.catalog import provider_entry
 from palyra.projections.runs import Attempt
 from palyra.projections.state import State
+from palyra.projections.vault import presence_of
 from palyra.units import US_PER_MS, US_PER_S, ceil_div, us_to_ms
 
 VerdictName = Literal[
@@ -197,6 +199,44 @@ def choose(
     ]
     ends = [one.verdict.until_us for one in ranked if one.verdict.until_us is not None]
     return Chosen(credentials, verdicts, min(ends) if ends and not credentials else None)
+
+
+def common_verdict(
+    state: State, provider: ProviderEntry, now_us: int
+) -> Literal["usable", "cooling_down", "unavailable"]:
+    """Return what a provider's credentials say together, whosever they are.
+
+    Usable: one may be used for one of its models. Cooling down: each that is good for anything rests. Unavailable:
+    each has failed, or its secret is missing, or there is none.
+    """
+    if not needs_credential(provider):
+        return "usable"
+    agents = {"", *(one.agent_id for one in state.auth.profiles.values())}
+    absent = absent_profiles(state)
+    ranked = [
+        one
+        for agent in sorted(agents)
+        for one in rank(state, provider, "", agent_id=agent, absent=absent, now_us=now_us)
+    ]
+    usable = [one.credential_ref for one in ranked if one.verdict.name in USABLE]
+    if any(_is_free(state, provider.provider_id, ref, now_us) for ref in usable):
+        return "usable"
+    is_resting = usable or any(one.verdict.until_us is not None for one in ranked)
+    return "cooling_down" if is_resting else "unavailable"
+
+
+def _is_free(state: State, provider_id: str, credential_ref: str, now_us: int) -> bool:
+    """Return whether a credential does not rest for at least one of a provider's models."""
+    if not cooldowns_of(state, credential_ref, now_us):
+        return True
+    names = [one.model_id for one in state.catalog.registry.models if one.provider_id == provider_id]
+    return not names or any(not cooling_until_us(state, credential_ref, name, now_us) for name in names)
+
+
+def absent_profiles(state: State) -> list[str]:
+    """Return the profiles whose secret the vault does not have, as far as it is recorded."""
+    profiles = state.auth.profiles.values()
+    return [one.profile_id for one in profiles if presence_of(state, one.vault_ref) != "present"]
 
 
 class Waiting(NamedTuple):

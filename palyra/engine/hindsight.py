@@ -5,12 +5,13 @@ Folded from the journal, so it shows what was true, beside the run's own events 
 
 from __future__ import annotations
 
+from palyra.decisions.health import health_with_credentials
 from palyra.engine.history import ExclusionAnswer, RunReport, StepAnswer
 from palyra.engine.questions import Answer
 from palyra.projections.budgets import reserved_tokens
 from palyra.projections.catalog import excluded_until_us, model_entry, provider_entry, standing_of
 from palyra.projections.circuits import circuit_of
-from palyra.projections.health import evidence_of, health_of
+from palyra.projections.health import evidence_of
 from palyra.projections.state import State
 from palyra.projections.usage import calibrate
 from palyra.units import BP_PER_UNIT
@@ -82,7 +83,7 @@ def _candidate(state: State, role: str, provider_id: str, model_id: str, now_us:
     return CandidateSeen(
         provider_id=provider_id,
         model_id=model_id,
-        health="unknown" if provider is None else health_of(state, provider, now_us),
+        health="unknown" if provider is None else health_with_credentials(state, provider, now_us),
         circuit=circuit.status,
         circuit_until_us=circuit.until_us if circuit.status == "open" else None,
         failures_count=circuit.streak,

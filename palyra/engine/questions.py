@@ -9,7 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from palyra.decisions.config import leaf_of
-from palyra.decisions.credentials import Chosen, choose, needs_credential
+from palyra.decisions.credentials import Chosen, absent_profiles, choose, needs_credential
+from palyra.decisions.health import health_with_credentials
 from palyra.decisions.naming import resolve
 from palyra.errors import Refusal
 from palyra.events.registry import ModelEntry, ProviderEntry
@@ -18,12 +19,11 @@ from palyra.projections.budgets import reserved_tokens
 from palyra.projections.catalog import excluded_until_us, list_of, standing_of
 from palyra.projections.circuits import circuit_of
 from palyra.projections.daemon import Boot, current_boot
-from palyra.projections.health import evidence_of, health_of
+from palyra.projections.health import evidence_of
 from palyra.projections.incidents import open_incidents
 from palyra.projections.runs import NOTHING, Run, RunSummary
 from palyra.projections.state import State
 from palyra.projections.usage import UsageCell
-from palyra.projections.vault import presence_of
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -399,7 +399,7 @@ def _provider(state: State, entry: ProviderEntry, now_us: int) -> ProviderAnswer
         display_name=entry.display_name,
         kind=entry.kind,
         enabled=entry.enabled,
-        health=health_of(state, entry, now_us),
+        health=health_with_credentials(state, entry, now_us),
         circuit=circuit.status,
         circuit_until_us=circuit.until_us if circuit.status == "open" else None,
         failures_count=evidence.failures_count,
@@ -431,12 +431,6 @@ def _credential_word(entry: ProviderEntry, chosen: Chosen) -> str:
     return chosen.verdicts[0].verdict if chosen.verdicts else "none"
 
 
-def absent_profiles(state: State) -> list[str]:
-    """Return the profiles whose secret the vault does not have, as far as it is recorded."""
-    profiles = state.auth.profiles.values()
-    return [one.profile_id for one in profiles if presence_of(state, one.vault_ref) != "present"]
-
-
 def _model(state: State, entry: ModelEntry, now_us: int) -> ModelAnswer:
     registry = state.catalog.registry
     index = state.catalog.providers.get(entry.provider_id)
@@ -462,15 +456,19 @@ def _model(state: State, entry: ModelEntry, now_us: int) -> ModelAnswer:
     )
 
 
+#: Health of a provider that serves nothing now.
+_UNFIT = ("cooling_down", "unavailable", "disabled")
+
+
 def _problems(state: State, answer: ModelsAnswer) -> list[ProblemAnswer]:
     """Return what keeps requests from being served, worst first."""
     problems = []
-    unavailable = {one.provider_id for one in answer.providers if one.health in ("unavailable", "disabled")}
+    unfit = {one.provider_id for one in answer.providers if one.health in _UNFIT}
     default = answer.default_chat_model_id
     serving = [one for one in answer.models if one.is_default and one.role == "chat" and one.enabled]
     if not default:
         problems.append(_problem("no_default_model", "", "No default chat model is configured."))
-    elif all(one.provider_id in unavailable or one.excluded_until_us for one in serving):
+    elif all(one.provider_id in unfit or one.excluded_until_us for one in serving):
         problems.append(_problem("default_unservable", default, "Nobody can serve the default model right now."))
     for one in answer.providers:
         if evidence_of(state, one.provider_id).is_blocked:

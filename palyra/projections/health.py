@@ -16,7 +16,7 @@ from palyra.units import US_PER_MS
 if TYPE_CHECKING:
     from palyra.projections.state import State
 
-HealthState = Literal["unknown", "static", "disabled", "healthy", "degraded", "unavailable"]
+HealthState = Literal["unknown", "static", "disabled", "healthy", "degraded", "cooling_down", "unavailable"]
 #: Evidence counts for three health TTLs, and for half an hour at least.
 _EVIDENCE_MIN_US = 30 * 60 * 1_000_000
 #: Probes that fail in a row make a provider unavailable.
@@ -70,7 +70,10 @@ def evidence_of(state: State, provider_id: str) -> ProviderHealth:
 
 
 def health_of(state: State, provider: ProviderEntry, now_us: int) -> HealthState:
-    """Return the provider's health at `now_us` (gateway specification, 10.1)."""
+    """Return what calls and probes tell of a provider at `now_us`; its credentials are another matter.
+
+    Never `cooling_down`: see `palyra.decisions.health.health_with_credentials` for the whole of it.
+    """
     if not provider.enabled:
         return "disabled"
     if provider.kind == "deterministic":

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from palyra.decisions import circuits
-from palyra.decisions.health import transition
+from palyra.decisions.health import health_with_credentials, transition
 from palyra.engine.console.changes import Order
 from palyra.engine.console.frame import Params, Sight
 from palyra.engine.listing import Listing
@@ -22,7 +22,6 @@ from palyra.events.routing import Features
 from palyra.events.smart_routing import RoutingMode
 from palyra.projections.catalog import list_of, provider_entry
 from palyra.projections.circuits import circuit_of
-from palyra.projections.health import health_of
 from palyra.projections.state import State
 
 _FOR_MAX_MS = 7 * 24 * 3_600_000
@@ -144,7 +143,7 @@ async def test(order: Order, params: ProviderParams) -> TestsAnswer:
                 message=listing.message,
                 latency_ms=listing.latency_ms,
                 models_count=len(listing.models),
-                health=health_of(state, provider, now_us),
+                health=health_with_credentials(state, provider, now_us),
             )
         )
     return TestsAnswer(items=items)
@@ -233,7 +232,7 @@ async def circuit(order: Order, params: CircuitParams) -> CircuitAnswer:
         provider_id=params.provider,
         circuit=circuit_of(core.state, params.provider).status,
         until_us=forced.until_us if params.for_ms else None,
-        health=health_of(core.state, provider, core.clock.now_us()),
+        health=health_with_credentials(core.state, provider, core.clock.now_us()),
     )
 
 
