@@ -314,13 +314,13 @@ async def test_status_says_what_a_provider_is_asked_with(tmp_path: Path) -> None
             credential = next(one["credential"] for one in models["providers"] if one["provider_id"] == "up")
             return credential, [one["code"] for one in models["problems"]]
 
-        assert await told() == ("none", ["no_credential"])
+        assert await told() == ("none", ["default_unservable", "no_credential"])
         await connect(ask, profile_id="work")
         assert await told() == ("ready", [])
         up.keys = []
         await ask.post("auth/profiles/work/validate")
-        assert await told() == ("failed", ["no_credential"])
+        assert await told() == ("failed", ["default_unservable", "no_credential"])
         await ask.post("auth/profiles/work/disable")
-        assert await told() == ("disabled", ["no_credential"])
+        assert await told() == ("disabled", ["default_unservable", "no_credential"])
         det = next(one for one in (await ask("models")).json["providers"] if one["provider_id"] == "det")
         assert det["credential"] == "not_needed"

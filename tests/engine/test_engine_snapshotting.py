@@ -165,7 +165,7 @@ def _words_with_defaults(kind: Any) -> Iterator[str]:
 
 
 def test_every_word_that_may_come_from_outside_is_known() -> None:
-    """A fact whose words have defaults is folded as it is read back, unless this program's own words are in it."""
-    own = ["usage.recorded", "usage.corrected", "budget.released", "loop.restarted"]
+    """A fact whose words have defaults is folded as it is read back, unless they are our own or not kept."""
+    own = ["routing.decided", "usage.recorded", "usage.corrected", "budget.released", "loop.restarted"]
     names = [name for name, entry in VOCABULARY.entries.items() if any(_words_with_defaults(entry.struct))]
     assert [name for name in names if not name.startswith(_FROM_OUTSIDE) and name not in own] == []
