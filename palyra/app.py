@@ -43,6 +43,7 @@ from palyra.engine.console.config import ReloadAnswer
 from palyra.engine.console.live import LiveSights
 from palyra.engine.content import ContentRules, Contents
 from palyra.engine.core import Core, load_state
+from palyra.engine.default_models import write_default
 from palyra.engine.ids import SystemIds
 from palyra.engine.listing import ModelLists
 from palyra.engine.logins import Logins
@@ -363,6 +364,13 @@ class Daemon:
         assert self._adoption is not None
         return await self._adoption.reload(order)
 
+    def _default_writer(self) -> Callable[[str, str], object] | None:
+        """Return what writes a default model into the file that was read, None where none was."""
+        file = next((one.name for one in self.loaded.sources if one.kind == "file"), None)
+        if file is None or self._reads is None:
+            return None
+        return lambda role, model: write_default(Path(file), role, model, self.environ)
+
     def _console(self) -> Console:
         past = self._home.past()
         self._stack.push_async_callback(past.close)
@@ -397,6 +405,7 @@ class Daemon:
             oauth=self.oauth,
             tokens=self.tokens,
             contents=self._contents,
+            write_default=self._default_writer(),
         )
         changer = Changer(self._desk)
         self._stack.push_async_callback(changer.settle)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,25 +49,14 @@ def set_model(call: Call, model: str, role: str) -> Answer:
     It has to exist, to be of that role and to be enabled; one that a provider lists and serves will do.
     """
     from palyra.cli.asking import change
-    from palyra.config.edit import Put
     from palyra.engine.console.models import DefaultParams
     from palyra.engine.console.table import MODELS_DEFAULT
-    from palyra.errors import PalyraError
+    from palyra.engine.default_models import check_default, write_default
 
-    names = _names(call, role)
-    if model not in names:
-        other = next((one for one in ROLES if one != role and model in _names(call, one)), None)
-        if other is not None:
-            message = f"The model '{model}' serves {other}, not {role}."
-            raise PalyraError(message, hint=f"palyra models set --role {other} {model}", code="model_role_mismatch")
-        raise PalyraError(f"There is no model '{model}' for {role}.", hint=_LIST, code="model_not_found")
-    if not names[model]:
-        raise PalyraError(
-            f"The model '{model}' is disabled, or its provider is.", hint=_LIST, code="model_disabled"
-        )
-    written = _write(call, [Put(path=("model_provider", f"default_{role}_model_id"), value=model)])
+    check_default(role, model, lambda one: _names(call, one))
+    written = write_default(_config_file(call), role, model, os.environ)
     is_live = _reload(call)
-    if is_live:
+    if is_live or (not call.url and call.paths.journal.exists()):
         change(call, MODELS_DEFAULT, DefaultParams(role=role, model=model))  # type: ignore[arg-type]
     data = {
         "role": role,
@@ -83,29 +73,21 @@ def set_model(call: Call, model: str, role: str) -> Answer:
     return Answer(data, show)
 
 
-_LIST = "palyra models list shows what there is"
-
-
 def _names(call: Call, role: str) -> dict[str, bool]:
     """Return what a model of a role can be called, and whether it is enabled."""
     from palyra.cli.asking import ask
     from palyra.engine.console.models import ModelsParams
     from palyra.engine.console.table import MODELS
+    from palyra.engine.default_models import names_of
 
-    registry = call.loaded.config.model_provider.registry
-    enabled = {provider.provider_id for provider in registry.providers if provider.enabled}
-    names: dict[str, bool] = {}
-    for entry in registry.models:
-        if entry.role == role:
-            is_enabled = entry.enabled and entry.provider_id in enabled
-            for name in (entry.model_id, *entry.aliases, f"{entry.provider_id}/{entry.model_id}"):
-                names[name] = names.get(name, False) or is_enabled
+    listed: list[tuple[str, str, bool]] = []
     if call.url or call.paths.journal.exists():
-        for one in ask(call, MODELS, ModelsParams()).found.models:
-            if one.role == role and one.metadata_source == "discovery" and one.provider_id in enabled:
-                names.setdefault(one.model_id, one.enabled)
-                names.setdefault(f"{one.provider_id}/{one.model_id}", one.enabled)
-    return names
+        listed = [
+            (one.provider_id, one.model_id, one.enabled)
+            for one in ask(call, MODELS, ModelsParams()).found.models
+            if one.role == role and one.metadata_source == "discovery"
+        ]
+    return names_of(call.loaded.config.model_provider.registry, role, listed)
 
 
 @click.command(
@@ -242,11 +224,16 @@ def _check_key(call: Call, provider: str, key: str) -> None:
 
 
 def _write(call: Call, edits: list[Edit]) -> Any:
-    from palyra.config.document import locate, user_directory
     from palyra.config.write import edit_config_file
 
-    file = locate(os.environ, call.config_file) or user_directory("config", os.environ) / "palyra.toml"
-    return edit_config_file(file, edits, environ=os.environ)
+    return edit_config_file(_config_file(call), edits, environ=os.environ)
+
+
+def _config_file(call: Call) -> Path:
+    """Return the file that commands write: the one that is read, else the user's own."""
+    from palyra.config.document import locate, user_directory
+
+    return locate(os.environ, call.config_file) or user_directory("config", os.environ) / "palyra.toml"
 
 
 def _reload(call: Call) -> bool:

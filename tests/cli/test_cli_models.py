@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,7 +14,10 @@ from cli_world import Cli, Ran
 
 from palyra.config.load import load_config
 from palyra.config.problems import ConfigProblems
+from palyra.engine.codec import to_recorded
+from palyra.events.models import DefaultModelSet
 from palyra.events.registry import Registry
+from palyra.journal.reader import JournalReader
 
 
 class _Ollama(BaseHTTPRequestHandler):
@@ -50,6 +54,7 @@ class Writer:
 
     def __init__(self, day: Cli, file: Path) -> None:
         self._day = day
+        self.journal = day.state_dir / "journal.db"
         self.file = file
 
     def __call__(self, *arguments: str) -> Ran:
@@ -65,11 +70,12 @@ def url_of(server: HTTPServer) -> str:
 
 @pytest.fixture
 def write(day: Cli, tmp_path: Path) -> Writer:
-    """A file with a comment of its owner."""
+    """A file with a comment of its owner, and the day's state to be changed."""
     file = tmp_path / "palyra.toml"
     file.write_text("# mine\nversion = 1\n")
     file.chmod(0o600)
-    return Writer(day, file)
+    shutil.copytree(day.state_dir, tmp_path / "state")
+    return Writer(Cli(tmp_path / "state", day.now_us, day.head), file)
 
 
 def test_ollama_is_connected_by_one_command(write: Writer, ollama: HTTPServer) -> None:
@@ -115,13 +121,17 @@ def test_who_has_no_list_cannot_be_served_by_it(write: Writer, ollama: HTTPServe
 
 
 def test_a_default_is_written(write: Writer) -> None:
-    """Comments stay; the same again changes nothing; what is not there, or of another role, is refused."""
+    """Comments stay; who chose it is recorded without a daemon too; what cannot be the default is refused."""
     write.file.write_text('# mine\n[[model_provider.providers]]\nprovider_id = "d"\nkind = "deterministic"\n')
     with write.file.open("a") as file:
         for name, more in (("one", ""), ("two", ""), ("e", 'role = "embeddings"\n'), ("off", "enabled = false\n")):
             file.write(f'[[model_provider.models]]\nmodel_id = "{name}"\nprovider_id = "d"\n{more}')
     assert write("set", "two").data["is_changed"]
     assert not write("set", "two").data["is_changed"]
+    with JournalReader(write.journal) as reader:
+        chosen = [to_recorded(row) for rows in reader.stream("config") for row in rows][-2:]
+    assert [one.body for one in chosen] == [DefaultModelSet(role="chat", model="two")] * 2
+    assert {one.actor for one in chosen} == {"operator:local"}
     assert "# mine\n" in write.file.read_text()
     assert write.registry().default_chat_model_id == "two"
     for name, exit_, code in (

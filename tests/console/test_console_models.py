@@ -111,10 +111,47 @@ async def test_a_plan_is_what_a_request_would_get(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", ["llama", "ollama/llama"])
 async def test_a_default_is_noted_that_is_in_force(tmp_path: Path, model: str) -> None:
-    """Another one is refused: the configuration says what it is."""
+    """Another one is refused where the daemon has no file to write it into, and one that is not there anyway."""
     async with asking(tmp_path, default_chat_model_id=model) as (_, ask):
         noted = await ask.post("models/default", {"model": model})
         assert (noted.status, noted.json["model"]) == (200, model)
-        assert (await ask.post("models/default", {"model": "other"})).code == "conflict"
+        assert (await ask.post("models/default", {"model": "other"})).code == "model_not_found"
         await ask.post("models/discover")
+        other = {"llama": "ollama/llama", "ollama/llama": "llama"}[model]
+        assert (await ask.post("models/default", {"model": other})).code == "conflict"
         assert (await ask("models/plan")).json["model_id"] == "llama"
+
+
+async def test_another_default_is_written_into_the_daemons_file(tmp_path: Path) -> None:
+    """It is checked, written, adopted and recorded in one; a model that cannot be it changes nothing."""
+    file = tmp_path / "palyra.toml"
+    file.write_text(
+        """# mine
+[[model_provider.providers]]
+provider_id = "script"
+kind = "deterministic"
+[[model_provider.models]]
+model_id = "one"
+provider_id = "script"
+[[model_provider.models]]
+model_id = "two"
+provider_id = "script"
+[[model_provider.models]]
+model_id = "vec"
+role = "embeddings"
+provider_id = "script"
+"""
+    )
+    file.chmod(0o600)
+    async with open_console(tmp_path / "state", file) as ask:
+        assert (await ask.post("models/default", {"model": "nobody"})).code == "model_not_found"
+        assert (await ask.post("models/default", {"model": "vec"})).code == "model_role_mismatch"
+        assert "default" not in file.read_text()
+        done = await ask.post("models/default", {"model": "two"})
+        assert (done.status, done.json["model"]) == (200, "two")
+        assert "# mine\n" in file.read_text()
+        assert 'default_chat_model_id = "two"' in file.read_text()
+        assert (await ask("models")).json["default_chat_model_id"] == "two"
+        names = [one.name async for one in ask.daemon.journal]
+        assert names[-1] == "default_model.set"
+        assert names.count("config.adopted") == 2

@@ -63,8 +63,12 @@ class Desk:
         oauth: OAuthDesk | None = None,
         tokens: TokenKeeper | None = None,
         contents: Contents | None = None,
+        write_default: Callable[[str, str], object] | None = None,
     ) -> None:
-        """`key_files`: where the keys of these names are kept for the programs of this machine."""
+        """`key_files`: where the keys of these names are kept for the programs of this machine.
+
+        `write_default` puts the default model of a role into the configuration file, where there is one.
+        """
         self.core = core
         self.vault = vault
         self._runs = runs
@@ -74,6 +78,12 @@ class Desk:
         self._reload = reload
         self._watchers = watchers
         self._contents = contents
+        self._write_default = write_default
+
+    @property
+    def is_live(self) -> bool:
+        """Whether this is a daemon's."""
+        return self._reload is not None
 
     @property
     def watchers(self) -> Watchers:
@@ -126,6 +136,13 @@ class Desk:
         settled = [done for run in mine if (done := run.cancel("operator", by=by)) is not None]
         if settled:
             await asyncio.wait(settled)
+
+    async def write_default(self, role: str, model: str) -> None:
+        """Put the default model of a role into the configuration file; raises `PalyraError` without one."""
+        if self._write_default is None:
+            message = "This daemon was handed its configuration; there is no file to write the default into."
+            raise PalyraError(message, code="conflict")
+        await asyncio.to_thread(self._write_default, role, model)
 
     async def reload(self, order: Order) -> Any:
         """Have the configuration read again (`console.config.ReloadAnswer`); raises `DaemonNotRunning`."""

@@ -11,6 +11,7 @@ from palyra.decisions import circuits
 from palyra.decisions.health import health_with_credentials, transition
 from palyra.engine.console.changes import Order
 from palyra.engine.console.frame import Params, Sight
+from palyra.engine.default_models import check_default, names_of
 from palyra.engine.listing import Listing
 from palyra.engine.model_plans import PlanAnswer, plan_answer
 from palyra.engine.questions import Answer, ModelsAnswer, models_answer
@@ -250,12 +251,25 @@ class DefaultAnswer(Answer, frozen=True, kw_only=True):
     model: str
 
 
-async def note_default(order: Order, params: DefaultParams) -> DefaultAnswer:
-    """Record who chose a default that the configuration in force has."""
-    registry = order.core.state.catalog.registry
-    found = registry.default_of(params.role)
-    if found != params.model:
-        message = f"The configuration in force has another default for {params.role}."
-        raise PalyraError(message, hint="palyra models set writes it", code="conflict")
-    await order.record([Draft("config", DefaultModelSet(role=params.role, model=params.model))])
-    return DefaultAnswer(role=params.role, model=params.model)
+async def set_default(order: Order, params: DefaultParams) -> DefaultAnswer:
+    """Choose the default of a role: written into the daemon's file, adopted, and recorded with who chose it.
+
+    Without a daemon it is recorded alone: whoever wrote the file has checked it, and the next start adopts it.
+    """
+    role, model, state = params.role, params.model, order.core.state
+    if order.desk.is_live and state.catalog.registry.default_of(role) != model:
+        check_default(role, model, lambda one: names_of(state.catalog.registry, one, _listed(state, one)))
+        await order.desk.write_default(role, model)
+        await order.desk.reload(order)
+    await order.record([Draft("config", DefaultModelSet(role=role, model=model))])
+    return DefaultAnswer(role=role, model=model)
+
+
+def _listed(state: State, role: str) -> list[tuple[str, str, bool]]:
+    """Return the models of a role that providers list and serve."""
+    found = models_answer(state, 0).models
+    return [
+        (one.provider_id, one.model_id, one.enabled)
+        for one in found
+        if one.role == role and one.metadata_source == "discovery"
+    ]

@@ -326,7 +326,7 @@ MODELS_CIRCUIT = changes.Change(
     "POST", "models/circuit", models.CircuitParams, models.CircuitAnswer, models.circuit, needs_daemon=True
 )
 MODELS_DEFAULT = changes.Change(
-    "POST", "models/default", models.DefaultParams, models.DefaultAnswer, models.note_default
+    "POST", "models/default", models.DefaultParams, models.DefaultAnswer, models.set_default
 )
 MODELS_DISCOVER = changes.Change(
     "POST", "models/discover", models.ProviderParams, models.DiscoveriesAnswer, models.discover, needs_daemon=True
