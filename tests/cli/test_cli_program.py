@@ -149,11 +149,11 @@ def test_every_example_parses(example: str) -> None:
 
 _NOT_RUN = (
     "--record",
-    *("budgets set", "budgets retire", "each-day", "pricing show gpt", "pricing show --as-of"),
+    *("budgets set", "budgets retire", "policy.toml", "each-day", "pricing show gpt", "pricing show --as-of"),
     *("cancel", "runs follow", "config reload", "config diff"),
     *("keys issue", "keys show", "keys limits", "keys rotate", "keys revoke", "keys whoami", "console", "sessions"),
     "palyra auth",
-    *("fixtures", "privacy"),
+    *("fixtures", "privacy", "other.toml", "strict.toml"),
     *("serve", "env", "--as-of -", "run.json", "tail -f", "new.toml", "01JD", "config get 'model"),
     *("palyra keys", "palyra console", "palyra sessions"),
     *("vault put", "vault delete", "vault rekey", "vault absorb", "vault verify"),
