@@ -1,15 +1,17 @@
 """Clients that hang up in the middle of a stream, by the thousand: memory, sockets and tasks must stay flat.
 
-    python bench/soak_cancels.py [--streams 10000] [--rule cancel|drain]
+    python bench/soak_cancels.py [--streams 10000] [--rule cancel|drain] [--upstream chat|messages]
 
-An upstream on loopback streams words, a daemon runs in this process over a journal of its own, and each client
-leaves behind the first bytes. Nothing is printed but figures; the exit status says whether they are flat.
+An upstream on loopback streams words, in the clients' dialect or in one that is translated. A daemon runs in this
+process over a journal of its own, and each client leaves behind the first bytes. Only figures are printed, and the
+exit status says whether they are flat.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import gc
 import os
 import resource
@@ -20,19 +22,29 @@ from pathlib import Path
 from palyra import Daemon
 
 AT_ONCE = 32
-CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"word "}}]}\n\n'
+#: By the dialect of the upstream: what goes before the words, and a word.
+CHUNKS = {
+    "chat": (b"", b'data: {"choices":[{"index":0,"delta":{"content":"word "}}]}\n\n'),
+    "messages": (
+        b'data: {"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","content":[],'
+        b'"model":"m","usage":{"input_tokens":9,"output_tokens":1}}}\n\n'
+        b'data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}\n\n',
+        b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"word "}}\n\n',
+    ),
+}
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 #: What a process may have grown by after its warm-up: pages of the allocator, not streams.
 GROWTH_MAX_MIB = 24
 
 
-async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def upstream(dialect: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Stream until whoever listens has gone, a hundred words at most."""
     try:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(HEAD)
+        begin, word = CHUNKS[dialect]
+        writer.write(HEAD + begin)
         for _ in range(100):
-            writer.write(CHUNK)
+            writer.write(word)
             await writer.drain()
             await asyncio.sleep(0.005)
     except (ConnectionError, asyncio.IncompleteReadError):
@@ -63,14 +75,15 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-async def soak(streams_count: int, rule: str, state_dir: Path) -> bool:
+async def soak(streams_count: int, rule: str, dialect: str, state_dir: Path) -> bool:
     """Run and print; returns whether everything stayed flat."""
-    server = await asyncio.start_server(upstream, "127.0.0.1", 0)
+    server = await asyncio.start_server(functools.partial(upstream, dialect), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     provider = {
         "provider_id": "up",
-        "kind": "openai_compatible",
+        "kind": "anthropic" if dialect == "messages" else "openai_compatible",
         "base_url": f"http://127.0.0.1:{port}/v1",
+        "api_key_env": "SOAK_KEY",
         "allow_private_base_url": True,
         "on_client_disconnect": rule,
         "drain_max_tokens": 20,
@@ -79,7 +92,8 @@ async def soak(streams_count: int, rule: str, state_dir: Path) -> bool:
     }
     models = [{"model_id": "m", "provider_id": "up"}]
     config = {"model_provider": {"providers": [provider], "models": models}}
-    async with Daemon(config, state_dir=state_dir) as daemon:
+    environ = {**os.environ, "SOAK_KEY": "none-is-asked-for"}
+    async with Daemon(config, state_dir=state_dir, environ=environ) as daemon:
         before: tuple[float, int, int] = (0.0, 0, 0)
         for start in range(0, streams_count, AT_ONCE):
             await asyncio.gather(*(leave(daemon) for _ in range(min(AT_ONCE, streams_count - start))))
@@ -104,10 +118,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--streams", type=int, default=10_000)
     parser.add_argument("--rule", choices=["cancel", "drain"], default="cancel")
+    parser.add_argument("--upstream", choices=sorted(CHUNKS), default="chat")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         state_dir = Path(directory) / "state"
-        return 0 if asyncio.run(soak(given.streams, given.rule, state_dir)) else 1
+        return 0 if asyncio.run(soak(given.streams, given.rule, given.upstream, state_dir)) else 1
 
 
 if __name__ == "__main__":
