@@ -1,7 +1,7 @@
 """`palyra serve --read-only`: the web server of a daemon that must not write, for its disk or its journal is ill.
 
-It starts nothing that writes and takes no lock. It says that it is alive, and refuses everything that would have to
-be recorded; the commands that read work on the file beside it.
+It starts nothing that writes and takes no lock. It says that it is alive, answers the console's questions from the
+file to whoever has a key that the journal knows, and refuses everything that would have to be recorded.
 """
 
 from __future__ import annotations
@@ -14,15 +14,23 @@ from typing import Any, NoReturn
 
 from palyra.config.load import LoadedConfig
 from palyra.config.state import check_state_dir, find_state_dir
+from palyra.daemon.console import Console
+from palyra.daemon.doorkeeper import Doorkeeper
 from palyra.daemon.gateway import Gateway, RequestLine
 from palyra.daemon.logs import Log
 from palyra.daemon.requests import GatewayLimits
 from palyra.daemon.server import Server
 from palyra.daemon.tls import hosts_of, tls_of
 from palyra.engine.access import Access
+from palyra.engine.console.frame import JournalFiles
+from palyra.engine.console.live import LiveSights
+from palyra.engine.console.past import ChildPast
 from palyra.engine.core import Core
+from palyra.engine.logins import Logins
+from palyra.engine.replay import fold_file
 from palyra.engine.runs import Runs
-from palyra.errors import JournalError, JournalUnwritable
+from palyra.errors import JournalUnwritable, PalyraError
+from palyra.journal.lock import read_lock
 from palyra.journal.memory import MemoryJournal
 from palyra.journal.reader import JournalReader
 from palyra.projections.state import State
@@ -43,6 +51,8 @@ class ReadOnlyDaemon:
         self.trouble = ""
         self._log = log
         self._stack = contextlib.AsyncExitStack()
+        #: What the journal says, as far as it can be folded: it knows who may ask.
+        self._state = State()
 
     @property
     def url(self) -> str:
@@ -64,26 +74,29 @@ class ReadOnlyDaemon:
         config = self.loaded.config
         tls = tls_of(config.daemon, self._on_tls_trouble)
         # The journal of an engine that never writes one.
-        core = Core(MemoryJournal(journal_id=self.journal_id, now_us=0), State(), is_read_only=True)
+        core = Core(MemoryJournal(journal_id=self.journal_id, now_us=0), self._state, is_read_only=True)
         self._stack.push_async_callback(core.stop)
-        self.server = Server(
-            Gateway(
-                core=core,
-                runs=Runs(core, _Nowhere()),
-                access=Access(core),
-                limits=GatewayLimits(
-                    max_request_bytes=config.model_provider.max_request_bytes,
-                    max_inflight_bytes=config.model_provider.max_inflight_bytes,
-                    max_audio_bytes=config.model_provider.max_audio_bytes,
-                    extra_hosts=hosts_of(config),
-                    cors_origins=config.daemon.cors_origins,
-                    trusted_proxies=config.daemon.trusted_proxies,
-                    is_tls=tls is not None,
-                    is_strict=tls is not None and bool(config.daemon.public_url),
-                ),
-                log=self._log_request,
-                on_bug=self._on_bug,
+        access = Access(core)
+        gateway = Gateway(
+            core=core,
+            runs=Runs(core, _Nowhere()),
+            access=access,
+            limits=GatewayLimits(
+                max_request_bytes=config.model_provider.max_request_bytes,
+                max_inflight_bytes=config.model_provider.max_inflight_bytes,
+                max_audio_bytes=config.model_provider.max_audio_bytes,
+                extra_hosts=hosts_of(config),
+                cors_origins=config.daemon.cors_origins,
+                trusted_proxies=config.daemon.trusted_proxies,
+                is_tls=tls is not None,
+                is_strict=tls is not None and bool(config.daemon.public_url),
             ),
+            log=self._log_request,
+            on_bug=self._on_bug,
+        )
+        gateway.console = self._console(core, access, gateway)
+        self.server = Server(
+            gateway,
             host=config.daemon.host,
             port=config.daemon.port,
             idle_timeout_ms=config.daemon.idle_timeout_ms,
@@ -97,6 +110,32 @@ class ReadOnlyDaemon:
             raise
         self._stack.push_async_callback(self.server.stop)
 
+    def _console(self, core: Core, access: Access, gateway: Gateway) -> Console:
+        """Return the console that only answers; a process of its own folds for it."""
+        files = JournalFiles(self.paths.journal, self.paths.vault_key)
+        past = ChildPast(files)
+        self._stack.push_async_callback(past.close)
+        logins = Logins(core)
+        return Console(
+            sights=LiveSights(
+                core,
+                past,
+                open_rows=lambda upto: JournalReader(self.paths.journal, upto=upto),
+                files=files,
+                lock=lambda: read_lock(self.paths.lock),
+                zone=self.loaded.config.cli.timezone,
+            ),
+            changer=None,
+            access=access,
+            logins=logins,
+            doorkeeper=Doorkeeper(core, logins, lambda: self.loaded.config.daemon.public_url or self.url),
+            entrance=gateway.entrance,
+            feed=None,
+            login_pages=None,
+            is_draining=lambda: False,
+            on_bug=self._on_bug,
+        )
+
     async def stop(self, reason: str = "operator", *, hurry: asyncio.Event | None = None) -> None:
         """Stop listening; there is nothing to drain and nobody to hurry."""
         await self._stack.aclose()
@@ -106,7 +145,8 @@ class ReadOnlyDaemon:
             with JournalReader(self.paths.journal) as reader:
                 self.journal_id = reader.journal_id
                 self.position = reader.head().position
-        except JournalError as error:
+            self._state = fold_file(self.paths.journal).state
+        except PalyraError as error:
             self.trouble = str(error)
 
     def _log_request(self, line: RequestLine) -> None:

@@ -31,7 +31,7 @@ from palyra.engine.console.table import CHANGES, QUESTIONS
 from palyra.engine.exchange import ClientGone
 from palyra.engine.logins import Logins
 from palyra.engine.oauth import OPENAI_OAUTH_CALLBACK_PATH
-from palyra.errors import CODES, PalyraError, Refusal, Refused
+from palyra.errors import CODES, JournalUnwritable, PalyraError, Refusal, Refused
 from palyra.units import ms_to_s
 
 PREFIX = "/console/v1/"
@@ -71,17 +71,18 @@ class Console:
         self,
         *,
         sights: LiveSights,
-        changer: Changer,
+        changer: Changer | None,
         access: Access,
         logins: Logins,
         doorkeeper: Doorkeeper,
         entrance: Entrance,
-        feed: Feed,
-        login_pages: LoginPages,
+        feed: Feed | None,
+        login_pages: LoginPages | None,
         is_draining: Callable[[], bool],
         on_bug: Callable[[str], None],
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """Without `changer`, `feed` and `login_pages` it answers questions about a journal that nobody writes."""
         self._pause = pause
         self._sights = sights
         self._changer = changer
@@ -93,8 +94,10 @@ class Console:
         self._on_bug = on_bug
         self._bodies = Bodies(max_request_bytes=_BODY_MAX_BYTES, max_inflight_bytes=16 * _BODY_MAX_BYTES)
         self._places: dict[str, dict[str, Thing]] = {path: dict(doors) for path, doors in doorkeeper.places.items()}
-        self._places["events"] = {"GET": feed}
-        self._places |= {path: {"GET": page} for path, page in _pages(login_pages).items()}
+        if feed is not None:
+            self._places["events"] = {"GET": feed}
+        if login_pages is not None:
+            self._places |= {path: {"GET": page} for path, page in _pages(login_pages).items()}
         for question in QUESTIONS:
             self._places.setdefault(question.path, {})["GET"] = question
         for change in CHANGES:
@@ -194,6 +197,8 @@ class Console:
     async def _change(
         self, visit: Visit, change: Change[Any, Any], place: Mapping[str, str], operator: Operator
     ) -> Told:
+        if self._changer is None:
+            raise JournalUnwritable
         if self._is_draining():
             raise Refused(Refusal(code="draining", message="Palyra is shutting down.", retry_after_ms=5_000))
         for name, _ in parse_qsl(visit.request.query_string, keep_blank_values=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -268,8 +269,8 @@ async def check_read_only(state_dir: Path, position: int) -> None:
     assert list(daemon.loop_stacks()) == []
     async with aiohttp.ClientSession() as session:
 
-        async def ask(method: str, path: str, body: Any = None) -> tuple[int, Any]:
-            key = (state_dir / "client.key").read_text().strip()
+        async def ask(method: str, path: str, body: Any = None, *, by: str = "client.key") -> tuple[int, Any]:
+            key = (state_dir / by).read_text().strip()
             headers = {"authorization": f"Bearer {key}"}
             async with session.request(method, daemon.url + path, json=body, headers=headers) as answer:
                 return answer.status, await answer.json()
@@ -279,6 +280,18 @@ async def check_read_only(state_dir: Path, position: int) -> None:
         for method, path in (("POST", CHAT), ("POST", "/v1/embeddings"), ("GET", "/v1/models")):
             status, refused = await ask(method, path, {} if method == "POST" else None)
             assert (status, refused["error"]["code"]) == (503, "journal_unwritable")
+        console = functools.partial(ask, by="admin.token")
+        if daemon.trouble:  # nobody is known where the journal cannot be read
+            assert (await console("GET", "/console/v1/status"))[0] == 401
+        else:
+            for place in ("status", "runs", "journal/status", f"models?at={position - 1}"):
+                status, answer = await console("GET", f"/console/v1/{place}")
+                assert status == 200, (place, answer)
+                assert answer["at"]["position"] == position - (1 if "at=" in place else 0)
+            for method, place in (("POST", "models/test"), ("POST", "config/reload")):
+                status, refused = await console(method, f"/console/v1/{place}", {})
+                assert (status, refused["error"]["code"]) == (503, "journal_unwritable"), place
+            assert (await ask("GET", "/console/v1/status"))[0] == 403
     await daemon.stop()
     assert daemon.position == position
     assert listed(state_dir) == before
