@@ -36,6 +36,7 @@ from palyra.daemon.server import Server
 from palyra.daemon.tls import EXPIRES_SOON_US, hosts_of, tls_of
 from palyra.decisions.incidents import Stall, report
 from palyra.engine.access import Access
+from palyra.engine.approvals import ApprovalChore
 from palyra.engine.boot import boot
 from palyra.engine.clock import SystemClock
 from palyra.engine.console.changes import Changer, Desk, Order
@@ -441,6 +442,7 @@ class Daemon:
             discovery=CrossingChore(self.guest, self.discovery),
             credentials=CrossingChore(self.guest, RecheckChore(self.core, self.runs.outward)),
             tokens=CrossingChore(self.guest, self.tokens),
+            approvals=CrossingChore(self.guest, ApprovalChore(self.core)),
         )
         self.tree = Tree(loop_table(ports), self._clock, log)
         self.guest.start_soon(self.tree.run)

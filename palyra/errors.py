@@ -51,20 +51,21 @@ _CODES: dict[tuple[int, int], str] = {
     (401, 3): (
         "missing_client_key invalid_client_key expired_client_key wrong_key_kind missing_session invalid_login"
     ),
-    (402, 6): "budget_request_too_large budget_unpriced",
+    (402, 6): ("budget_approval_denied budget_approval_required budget_request_too_large budget_unpriced"),
     (403, 6): (
-        "managed_secret missing_scope binding_violation origin_refused"
+        "four_eyes managed_secret missing_scope binding_violation origin_refused"
         " scope_escalation model_not_permitted peer_not_allowed csrf_refused insecure_login oauth_session_mismatch"
     ),
     (404, 8): (
         "model_not_found model_disabled route_not_found run_not_found config_not_found position_not_found"
-        " budget_policy_not_found"
+        " approval_not_found budget_policy_not_found"
         " secret_not_found"
         " usage_not_found key_not_found session_not_found profile_not_found provider_not_found attempt_not_found"
     ),
     (405, 5): "method_not_allowed",
     (409, 7): (
-        "conflict drift_found idempotency_in_progress idempotency_result_gone in_the_past journal_locked"
+        "already_decided"
+        " conflict drift_found idempotency_in_progress idempotency_result_gone in_the_past journal_locked"
         " managed_by_file stale_revision usage_differs"
         " address_in_use insecure_permissions vault_key_missing needs_space"
         " upgrade_due upgrade_needs_space"

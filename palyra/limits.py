@@ -14,6 +14,10 @@ DEFAULT_OUTPUT_CAP_TOKENS = 8_192
 
 #: Rules about usage; each is asked for every request.
 POLICIES_MAX_COUNT = 256
+#: Requests to pass a limit that wait for somebody; past this a run is refused without one.
+APPROVALS_OPEN_MAX_COUNT = 1_000
+#: Runs whose connections are kept while somebody decides.
+HELD_RUNS_MAX_COUNT = 256
 
 #: Events in one commit: one INSERT with this many rows stays below SQLite's 32,766 variables.
 COMMIT_MAX_COUNT = 256

@@ -117,7 +117,7 @@ def counted_by_hand(world: World, record: UsageBudgetPolicyRecord, subject: str,
 
 
 class Audit:
-    """Books of every rule, kept from the facts alone: what is held and settled never passes a hard limit.
+    """Books of every rule, kept from the facts alone: used and held never pass a hard limit and what was granted.
 
     They know rules, shares and rows, and none of the code that decides.
     """
@@ -129,6 +129,9 @@ class Audit:
         self.reserved: dict[tuple[str, str, int], int] = {}
         self.holds: dict[str, Any] = {}
         self.beyond: dict[tuple[str, str, int], int] = {}
+        #: What grants let through and was not given back, and what is left of each grant.
+        self.drawn: dict[tuple[str, str, int], int] = {}
+        self.grants: dict[str, list[int]] = {}
 
     def enter(self, history: Sequence[Recorded]) -> Audit:
         """Enter facts in their order; fails where a start takes a sum past its limit."""
@@ -146,8 +149,20 @@ class Audit:
                 case "usage.recorded":
                     self._use(one.stream, body)
                 case "budget.released":
+                    back = {each.approval_id: each.amount for each in body.returned}
                     for share in self.holds.pop(one.stream).shares:
                         self.reserved[_key(share)] -= share.amount
+                        if share.approval_id:
+                            self.drawn[_key(share)] -= back.get(share.approval_id, 0)
+                            self.grants[share.approval_id][1] += back.get(share.approval_id, 0)
+                case "approval.granted":
+                    self.grants[one.stream.removeprefix("approval-")] = [body.uses_max, body.amount_max]
+                case "approval.used":
+                    left = self.grants[one.stream.removeprefix("approval-")]
+                    assert body.uses_left in (left[0] - 1, left[0]), f"{one.stream} was used by two at once"
+                    left[0], left[1] = body.uses_left, left[1] - body.amount
+                    assert left[0] >= 0
+                    assert left[1] == body.amount_left >= 0
         assert all(amount >= 0 for amount in self.reserved.values())
         return self
 
@@ -158,7 +173,10 @@ class Audit:
             key = _key(share)
             self.reserved[key] = self.reserved.get(key, 0) + share.amount
             limit = self.rules[share.policy_id].hard_limit
-            projected = self.settled.get(key, 0) + self.reserved[key] - self.beyond.get(key, 0)
+            if share.approval_id:
+                self.drawn[key] = self.drawn.get(key, 0) + share.amount
+            granted = self.drawn.get(key, 0)
+            projected = self.settled.get(key, 0) + self.reserved[key] - self.beyond.get(key, 0) - granted
             assert limit is None or projected <= limit, f"{key} is at {projected} of {limit}"
 
     def _use(self, stream: str, body: Any) -> None:

@@ -246,6 +246,7 @@ def holds(call: Call, policy: str) -> Answer:
 @click.option("--soft", metavar="AMOUNT", help="A limit that only warns, in the same unit.")
 @click.option("--timezone", metavar="ZONE", help="Where its days begin: Europe/Prague; else UTC.")
 @click.option("--mode", type=click.Choice(["enforced", "dry_run", "suggest"]), help="Two of them stop nobody.")
+@click.option("--on-hard", type=click.Choice(["block", "approval_required"]), help="What happens past the limit.")
 @click.option(
     "--downgrade-to", multiple=True, metavar="MODEL", help="What is left past the limit: a model, or free."
 )
@@ -263,6 +264,7 @@ def set_budget(
     soft: str | None,
     timezone: str | None,
     mode: str | None,
+    on_hard: str | None,
     downgrade_to: tuple[str, ...],
     ceiling: str | None,
     on_unpriced: str | None,
@@ -289,7 +291,7 @@ def set_budget(
         "rolling_hours": rolling,
         "hard_limit": usd if is_money else tokens,
         "soft_limit": amount(soft),
-        "on_hard": "downgrade" if downgrade_to else None,
+        "on_hard": "downgrade" if downgrade_to else on_hard,
         "downgrade_to": list(downgrade_to) or None,
         "ceiling_limit": amount(ceiling),
         "timezone": timezone,
@@ -325,6 +327,59 @@ def retire(call: Call, policy: str) -> Answer:
 
     asked = change(call, BUDGET_RETIRE, RetireParams(policy=policy))
     return asked.answer(lambda page: page.line(Styled(policy, "bold"), " is in force no more"))
+
+
+@budgets.command(
+    "override",
+    examples=[
+        ("palyra budgets override all-month --amount 5.00", "one run past the limit of everything"),
+        ("palyra budgets override each-day --subject key:ci --amount 2.50 --uses 3", "three runs of one key"),
+        ("palyra budgets override each-day --subject key:ci --until 2030-01-01T12:00Z", "until noon"),
+    ],
+    exits=(0, 2, 4, 6, 7, 8),
+    is_change=True,
+)
+@click.argument("policy")
+@click.option("--subject", metavar="WHO", default="", help="Whom the rule counts, where it counts each by itself.")
+@click.option("--amount", metavar="AMOUNT", help="So much together, in the rule's unit; else as much as its limit.")
+@click.option("--uses", type=int, default=1, metavar="N", help="So many runs; else one.")
+@click.option("--until", metavar="WHEN", help="An instant or a date; else the end of the rule's window.")
+@click.option("--principal", metavar="WHO", default="", help="Only runs of this principal.")
+def override(
+    call: Call, policy: str, subject: str, amount: str | None, uses: int, until: str | None, principal: str
+) -> Answer:
+    """Let runs pass a limit before anybody has to ask."""
+    from palyra.cli.approvals import amount_of, read_amount, read_until
+    from palyra.cli.asking import ask, change
+    from palyra.engine.console.approvals import OverrideParams
+    from palyra.engine.console.budgets import BudgetParams
+    from palyra.engine.console.table import BUDGET, BUDGET_OVERRIDE
+
+    metric = ask(call, BUDGET, BudgetParams(policy=policy)).found.policy.metric_kind if amount else ""
+    params = OverrideParams(
+        policy=policy,
+        subject=subject,
+        amount=read_amount(amount, metric),
+        uses=uses,
+        until_us=read_until(until),
+        principal_id=principal,
+    )
+    asked = change(call, BUDGET_OVERRIDE, params)
+    one = asked.found
+
+    def show_grant(page: Page) -> None:
+        who = "everybody" if one.granted_to == "*" else one.granted_to
+        page.line(
+            Styled(one.approval_id, "bold"), f" lets {counted(one.uses_max or 0, 'run')} of {who} pass {policy}"
+        )
+        page.fields(
+            [
+                ("amount", amount_of(one, one.amount_max or 0)),
+                ("until", instant(one.valid_until_us or 0, page.zone)),
+            ]
+        )
+
+    return asked.answer(show_grant)
 
 
 @budgets.command(

@@ -77,6 +77,8 @@ def exclusion_words(by: str, figures: Mapping[str, int], decided_us: int, zone: 
     rule, _, need = by.partition(":")
     if rule == "capability_missing":
         return f"cannot do {need}, which the request needs"
+    if rule == "approval":
+        return f"would pass the limit of '{need}', which somebody has to grant"
     if rule == "disabled":
         return "disabled in the configuration"
     if rule == "model_unavailable":

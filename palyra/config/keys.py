@@ -222,6 +222,12 @@ _ROOT_KEYS = (
         Key(path="policies", type="rules", default=[], meaning="rules about usage: [[budgets.policies]]"),
     ),
     *_table(
+        "approvals",
+        "budgets",
+        _int("request_ttl_hours", 24, 1, 744, "how long a request to pass a limit waits for somebody to decide"),
+        _bool("four_eyes", False, "nobody decides about what they have asked for themselves"),
+    ),
+    *_table(
         "pricing",
         "pricing",
         Key(path="overrides", type="rules", default=[], meaning="prices of your own: [[pricing.overrides]]"),
@@ -507,6 +513,8 @@ _MODEL_KEYS = (
 #: What a daemon that runs obeys as soon as it has read it again, beside everything that decisions choose from.
 _LIVE = frozenset(
     (
+        "approvals.four_eyes",
+        "approvals.request_ttl_hours",
         "auth.anonymous_client",
         "auth.extra_hosts",
         *(key.path for key in _ROOT_KEYS if key.path.startswith("auth.oauth.")),

@@ -139,6 +139,13 @@ class BudgetsConfig(_Table, frozen=True, kw_only=True):
     policies: list[UsageBudgetPolicyRecord]
 
 
+class ApprovalsConfig(_Table, frozen=True, kw_only=True):
+    """`[approvals]`."""
+
+    request_ttl_hours: int
+    four_eyes: bool
+
+
 class PricingConfig(_Table, frozen=True, kw_only=True):
     """`[pricing]`."""
 
@@ -231,6 +238,7 @@ class Config(_Table, frozen=True, kw_only=True):
     self_healing: SelfHealingConfig
     usage: UsageConfig
     budgets: BudgetsConfig
+    approvals: ApprovalsConfig
     pricing: PricingConfig
     routing: RoutingConfig
     privacy: PrivacyConfig

@@ -510,6 +510,7 @@ def _admission(
         may_pin=attribution.may_pin,
         features=_features(request, keywords),
         max_cost_nanousd=attribution.max_cost_nanousd,
+        wait_approval_ms=attribution.wait_approval_ms,
         command_name=command_name(caller.principal_id, visit.route.template, attribution.idempotency_key)
         if attribution.idempotency_key
         else "",

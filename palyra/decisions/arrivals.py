@@ -20,6 +20,8 @@ from palyra.events.smart_routing import MODES, TASK_CLASSES, RoutingMode
 NAME_MAX_CHARS = 128
 IDEMPOTENCY_KEY_MAX_CHARS = 255
 TAGS_MAX_COUNT = 8
+#: The longest time for which a connection is kept while somebody decides.
+WAIT_APPROVAL_MAX_S = 300
 #: A request that passed this many gateways runs in a circle.
 HOPS_MAX_COUNT = 3
 
@@ -27,8 +29,8 @@ _PREFIX = "x-palyra-"
 _KNOWN = frozenset(
     _PREFIX + name
     for name in (
-        "session agent tags failover timeout-ms hop cache unsupported max-cost-usd routing task-class".split()
-    )
+        "session agent tags failover timeout-ms hop cache unsupported max-cost-usd routing task-class wait-approval"
+    ).split()
 )
 #: Where other programs put the name of a session.
 _SESSION_HINTS = ("x-claude-code-session-id", "session_id", "session-id")
@@ -46,6 +48,8 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
     timeout_ms: int | None = None
     max_cost_nanousd: int | None = None
+    #: How long it waits for somebody to let it pass a limit.
+    wait_approval_ms: int = 0
     failover: bool = True
     #: The routing mode and the task class of this request alone; None and "" where it says nothing.
     routing_mode: RoutingMode | None = None
@@ -201,6 +205,8 @@ def _read(found: Attribution, name: str, value: str, caller: Caller) -> Attribut
             return msgspec.structs.replace(found, timeout_ms=int(value))
         case "max-cost-usd" if (max_cost := _read_usd(value)) is not None:
             return msgspec.structs.replace(found, max_cost_nanousd=max_cost)
+        case "wait-approval" if _is_decimal(value) and 1 <= int(value) <= WAIT_APPROVAL_MAX_S:
+            return msgspec.structs.replace(found, wait_approval_ms=int(value) * 1_000)
         case "hop" if _is_decimal(value):
             if int(value) < HOPS_MAX_COUNT:
                 return found
@@ -219,6 +225,7 @@ _WANTED = {
     "x-palyra-task-class": "interactive, background or auxiliary",
     "x-palyra-unsupported": "refuse or drop",
     "x-palyra-max-cost-usd": "an amount of USD such as 0.05",
+    "x-palyra-wait-approval": f"1 to {WAIT_APPROVAL_MAX_S} seconds",
     "x-palyra-timeout-ms": "a whole number of milliseconds above 0",
     "x-palyra-hop": "a whole number",
 }

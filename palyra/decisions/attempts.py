@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from palyra.decisions import budgets, circuits, credentials, models, pricing, retries, usage
+from palyra.decisions import approvals, budgets, circuits, credentials, models, pricing, retries, usage
 from palyra.decisions.budget_refusals import note_limits
 from palyra.decisions.failures import Failure, rule_of
 from palyra.decisions.routing import next_candidate
@@ -77,6 +77,7 @@ def start_attempt(
     )
     drafts = [
         *note_limits(state, run.run_id, start.judgement),
+        *approvals.draw(state, run.run_id, start.judgement),
         Draft(stream, budgets.reserve(run, start, attempt=attempt)),
         Draft(stream, started),
     ]

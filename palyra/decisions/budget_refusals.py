@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+from palyra.decisions.approvals import NOTHING_NEEDED, Needed, ask_for
 from palyra.decisions.budgets import Judgement, UsageBudgetEvaluation, own_limit, strictness
 from palyra.errors import Refusal
 from palyra.events.base import Draft
@@ -15,10 +17,11 @@ from palyra.units import BP_PER_UNIT, NANOUSD_PER_USD, US_PER_S, ceil_div
 
 #: When a request may be tried again whose way only open holds stand in.
 _RESERVED_RETRY_MS = 2_000
-
-
 #: What a rule says past its hard limit that is told once.
-_PAST_HARD = ("blocked", "would_block", "downgraded", "would_downgrade")
+_PAST_HARD = (
+    *("blocked", "would_block", "downgraded", "would_downgrade"),
+    *("approval_required", "would_require_approval"),
+)
 
 
 def note_limits(state: State, run_id: str, judgement: Judgement) -> list[Draft]:
@@ -65,18 +68,46 @@ def exclusion_of(judgement: Judgement, where: Where) -> Exclusion:
     """Return why a budget leaves a candidate out."""
     one = judgement.strictest
     assert one is not None, "no budget stops the candidate"
-    by = "unpriced" if one.status == "unpriced" else f"budget_excluded:{one.policy_id}"
+    by = f"budget_excluded:{one.policy_id}"
+    if one.status in ("unpriced", "approval_required"):
+        by = "unpriced" if one.status == "unpriced" else f"approval:{one.policy_id}"
     return Exclusion(provider_id=where.provider_id, model_id=where.model_id, excluded_by=by)
 
 
-def refusal_of(state: State, judgement: Judgement, now_us: int) -> Refusal:
+class Stopped(NamedTuple):
+    """What is recorded and told of a run that no candidate is left for."""
+
+    drafts: list[Draft]
+    refusal: Refusal
+
+
+def stop(state: State, run_id: str, principal_id: str, stopped: Sequence[Judgement], now_us: int) -> Stopped:
+    """Tell of the limits, ask for the approvals that would help, and refuse.
+
+    Of several candidates the first speaks that somebody could let pass, else the first.
+    """
+    judgement = next((one for one in stopped if is_approvable(one)), stopped[0])
+    needed = ask_for(state, run_id, principal_id, judgement, now_us)
+    drafts = [*note_limits(state, run_id, judgement), *needed.drafts]
+    return Stopped(drafts, refusal_of(state, judgement, now_us, needed))
+
+
+def is_approvable(judgement: Judgement) -> bool:
+    """Return whether nothing stops a start but rules that somebody can open."""
+    return all(one.status == "approval_required" for one in judgement.evaluations if one.stops)
+
+
+def refusal_of(state: State, judgement: Judgement, now_us: int, needed: Needed = NOTHING_NEEDED) -> Refusal:
     """Return what the client is told when rules stop its request: which one, how far it is, when it ends.
 
     What time alone can heal is told with the time it takes, the longest over all rules; what it cannot goes first.
     """
     stopping = sorted((one for one in judgement.evaluations if one.stops), key=strictness)
-    codes = {one.policy_id: _code_of(state, one, _record_of(state, one), now_us) for one in stopping}
-    one = next((each for each in stopping if codes[each.policy_id][1] is None), stopping[0])
+    # What somebody could let pass says nothing where something else stops the request all the same.
+    deciding = [one for one in stopping if one.status != "approval_required"] or stopping
+    deciding = [one for one in deciding if one.policy_id in needed.denied] or deciding
+    codes = {one.policy_id: _code_of(state, one, _record_of(state, one), needed, now_us) for one in deciding}
+    one = next((each for each in deciding if codes[each.policy_id][1] is None), deciding[0])
     code, retry_after_ms = codes[one.policy_id]
     if retry_after_ms is not None:
         retry_after_ms = max(wait_ms or 0 for _, wait_ms in codes.values())
@@ -96,6 +127,9 @@ def refusal_of(state: State, judgement: Judgement, now_us: int) -> Refusal:
         "retry_after_ms": retry_after_ms,
         "position": state.position,
     }
+    if one.policy_id in needed.ids:
+        told["approval_id"] = needed.ids[one.policy_id]
+        told["approval_ids"] = list(needed.ids.values())
     if is_own:
         # What others have used is nobody else's business.
         told |= {
@@ -106,7 +140,7 @@ def refusal_of(state: State, judgement: Judgement, now_us: int) -> Refusal:
             "requested": one.requested_value,
             "allowance": max(0, (one.hard_limit_value or 0) - one.consumed_value - one.reserved_value),
         }
-    message = _sentence(one, code, is_own=is_own)
+    message = _sentence(one, code, needed, is_own=is_own)
     return Refusal(code=code, message=message, retry_after_ms=retry_after_ms, details={"budget": told})
 
 
@@ -116,9 +150,11 @@ def _record_of(state: State, one: UsageBudgetEvaluation) -> UsageBudgetPolicyRec
 
 
 def _code_of(
-    state: State, one: UsageBudgetEvaluation, record: UsageBudgetPolicyRecord, now_us: int
+    state: State, one: UsageBudgetEvaluation, record: UsageBudgetPolicyRecord, needed: Needed, now_us: int
 ) -> tuple[str, int | None]:
     """Return the code, and when it can be tried again; None where time alone does not help."""
+    if one.status == "approval_required":
+        return "budget_approval_denied" if one.policy_id in needed.denied else "budget_approval_required", None
     if one.status == "unpriced":
         return "budget_unpriced", None
     if one.blocked_by == "request" or one.interval_kind == "per_run":
@@ -150,10 +186,19 @@ def _at_least_a_second(wait_us: int) -> int:
     return max(1_000, ceil_div(wait_us, US_PER_S) * 1_000)
 
 
-def _sentence(one: UsageBudgetEvaluation, code: str, *, is_own: bool) -> str:
+def _sentence(one: UsageBudgetEvaluation, code: str, needed: Needed, *, is_own: bool) -> str:
     name = "The limit of this request" if one.policy_id == MAX_COST else f"Budget '{one.policy_id}'"
     if code == "budget_unpriced":
         return f"{name} stops what has no price; give the model one in [[pricing.overrides]], or set on_unpriced."
+    if code == "budget_approval_denied":
+        return f"{name} would be passed, and somebody has said no to that; it holds until its window ends."
+    if code == "budget_approval_required":
+        asked_for = needed.ids.get(one.policy_id)
+        if asked_for is None:
+            return f"{name} would be passed, and too many requests for that wait already; try again later."
+        return (
+            f"{name} would be passed; `palyra approvals grant {asked_for}` lets this through, then send it again."
+        )
     if not is_own:
         return f"{name} is used up for now; try again later, or ask whoever set it."
     limit = _amount(one.metric_kind, one.hard_limit_value or 0)

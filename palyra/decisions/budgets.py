@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from palyra.decisions.approvals import Ask, usable_grant
 from palyra.decisions.pricing import cost_ceiling, usage_of_recording
 from palyra.decisions.windows import Window, counted_window, rolling_start_us
 from palyra.events.base import Draft
@@ -20,6 +21,7 @@ from palyra.events.budgets import (
     BudgetReserved,
     BudgetShare,
     Overshoot,
+    Returned,
     UsageBudgetPolicyRecord,
 )
 from palyra.events.pricing import PriceEntry
@@ -54,15 +56,24 @@ _SHORTEST_OUTPUT_TOKENS = 256
 _TRANSCRIPT_TOKENS, _MS_PER_TRANSCRIPT_TOKEN = 256, 100
 
 Status = Literal[
-    "ok", "soft_limit", "hard_limit", "would_downgrade", "would_block", "downgraded", "unpriced", "blocked"
-]
+    "ok", "override_applied", "soft_limit", "hard_limit", "would_downgrade", "would_block",
+    "would_require_approval", "downgraded", "approval_required", "unpriced", "blocked",
+]  # fmt: skip
 BlockedBy = Literal["", "request", "settled", "reserved"]
 #: What is strict comes last.
 _RANK = {
-    "ok": 0, "hard_limit": 1, "soft_limit": 1, "would_downgrade": 2, "would_block": 2, "downgraded": 3,
-    "unpriced": 4, "blocked": 4,
+    "ok": 0, "override_applied": 1, "hard_limit": 2, "soft_limit": 2, "would_downgrade": 3,
+    "would_require_approval": 3, "would_block": 3, "downgraded": 4, "approval_required": 5, "unpriced": 6,
+    "blocked": 6,
 }  # fmt: skip
-_STOPS = ("unpriced", "blocked")
+_STOPS = ("unpriced", "blocked", "approval_required")
+#: What a rule that is tried out would have done.
+_WOULD: dict[Status, Status] = {
+    "blocked": "would_block",
+    "unpriced": "would_block",
+    "downgraded": "would_downgrade",
+    "approval_required": "would_require_approval",
+}
 
 
 class Size(NamedTuple):
@@ -102,6 +113,10 @@ class UsageBudgetEvaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defa
     soft_limit_value: int | None = None
     hard_limit_value: int | None = None
     blocked_by: BlockedBy = ""
+    #: The grant that lets it pass.
+    approval_id: str = ""
+    #: The instant whose windows count.
+    effective_at_us: int = 0
 
     @property
     def projected_value(self) -> int:
@@ -122,6 +137,8 @@ class Judgement(NamedTuple):
 
     evaluations: list[UsageBudgetEvaluation]
     shares: list[BudgetShare]
+    #: For each the subject that a grant is about.
+    asks: list[str]
 
     @property
     def strictest(self) -> UsageBudgetEvaluation | None:
@@ -133,7 +150,7 @@ class Judgement(NamedTuple):
         return any(one.stops for one in self.evaluations)
 
 
-NOTHING = Judgement([], [])
+NOTHING = Judgement([], [], [])
 
 
 def strictness(one: UsageBudgetEvaluation) -> tuple[int, int, str]:
@@ -213,13 +230,22 @@ def _ways(price: PriceEntry, tokens_in: int, tokens_out: int) -> list[TokenUsage
 
 
 def evaluate_budgets(
-    state: State, who: Scoped, run_id: str, where: Where, size: Size, *, effective_at_us: int, max_cost: int | None
+    state: State,
+    who: Scoped,
+    run_id: str,
+    where: Where,
+    size: Size,
+    *,
+    effective_at_us: int,
+    now_us: int,
+    max_cost: int | None,
 ) -> Judgement:
     """Return what every rule says that applies to an attempt of a run at a candidate."""
     policies = state.budgets.policies
     if not policies and max_cost is None:
         return NOTHING
-    judgement = Judgement([], [])
+    judgement = Judgement([], [], [])
+    asking = _Asking(run_id, who.principal_id, effective_at_us, now_us)
     # Most rules ask the same of a request: what is worked out for one serves all.
     windows: dict[tuple[Any, ...], Window] = {}
     amounts: dict[tuple[str, str], int | None] = {}
@@ -228,19 +254,17 @@ def evaluate_budgets(
         subject = subject_of(record, who, where) if record.enabled else None
         if subject is None or effective_at_us < record.effective_from_us:
             continue
-        if record.interval_kind == "per_run":
-            subject = run_id
         key = (record.interval_kind, record.timezone, record.week_start, record.month_day)
         window = windows.get(key)
         if window is None:
             window = windows[key] = counted_window(record, effective_at_us)
         requested = _asked(record, size, amounts)
         is_spared = record.on_hard == "downgrade" and _is_listed(record, where, size)
-        _judge(state, policy, subject, window, requested, effective_at_us, judgement, is_spared=is_spared)
+        _judge(state, policy, asking, subject, window, requested, judgement, is_spared=is_spared)
     if max_cost is not None:
         own = own_limit(max_cost)
         window = counted_window(own.record, effective_at_us)
-        _judge(state, own, run_id, window, _asked(own.record, size, amounts), effective_at_us, judgement)
+        _judge(state, own, asking, run_id, window, _asked(own.record, size, amounts), judgement)
     return judgement
 
 
@@ -264,22 +288,39 @@ def own_limit(max_cost: int) -> Policy:
     return Policy(record=record, revision=1, counted_from=1, set_position=0, set_us=0)
 
 
+class _Asking(NamedTuple):
+    """Whose start is judged, and when."""
+
+    run_id: str
+    principal_id: str
+    effective_at_us: int
+    now_us: int
+
+
 def _judge(
     state: State,
     policy: Policy,
-    subject: str,
+    asking: _Asking,
+    scope_subject: str,
     window: Window,
     requested: int | None,
-    at_us: int,
     judgement: Judgement,
     *,
     is_spared: bool = False,
 ) -> None:
     """Add the evaluation and the share of one rule."""
-    record = policy.record
+    record, at_us = policy.record, asking.effective_at_us
+    subject = asking.run_id if record.interval_kind == "per_run" else scope_subject
     counter = counter_of(state, record.policy_id, subject, window.start_us)
     consumed, reserved = _standing(policy, counter, subject, window, at_us)
     status, blocked_by = _verdict(record, consumed, reserved, requested, is_spared=is_spared)
+    grant = None
+    if blocked_by and record.policy_id != MAX_COST:
+        ask = Ask(record.policy_id, scope_subject, window.start_us, asking.principal_id)
+        grant = usable_grant(state, ask, asking.run_id, requested or 0, asking.now_us)
+    approval_id = "" if grant is None else grant.approval_id
+    if approval_id:
+        status = "override_applied"
     start_us, end_us = window
     if record.interval_kind == "rolling":
         start_us, end_us = rolling_start_us(record, at_us), at_us
@@ -299,9 +340,12 @@ def _judge(
         requested_value=requested or 0,
         soft_limit_value=record.soft_limit,
         hard_limit_value=record.hard_limit,
-        blocked_by=blocked_by,
+        blocked_by="" if approval_id else blocked_by,
+        approval_id=approval_id,
+        effective_at_us=at_us,
     )
     judgement.evaluations.append(evaluation)
+    judgement.asks.append(scope_subject)
     judgement.shares.append(
         BudgetShare(
             policy_id=record.policy_id,
@@ -311,6 +355,7 @@ def _judge(
             window_start_us=window.start_us,
             window_end_us=window.end_us,
             amount=requested or 0,
+            approval_id=approval_id,
         )
     )
 
@@ -345,7 +390,8 @@ def _verdict(
             return _softened(record, "downgraded"), ""
     if hard is not None and consumed + reserved + asked > hard:
         blocked_by: BlockedBy = "request" if asked > hard else "settled" if consumed + asked > hard else "reserved"
-        return _softened(record, "blocked"), blocked_by
+        wanted: Status = "approval_required" if record.on_hard == "approval_required" else "blocked"
+        return _softened(record, wanted), blocked_by
     if record.soft_limit is not None and consumed + reserved + asked > record.soft_limit:
         return "soft_limit", ""
     return "ok", ""
@@ -357,7 +403,7 @@ def _softened(record: UsageBudgetPolicyRecord, status: Status) -> Status:
         return status
     if record.mode == "suggest":
         return "hard_limit"
-    return "would_downgrade" if status == "downgraded" else "would_block"
+    return _WOULD[status]
 
 
 # -- admission and start
@@ -388,6 +434,7 @@ def plan_start(state: State, run: Run, where: Where, upstream_model: str, now_us
             where,
             sized,
             effective_at_us=run.admitted_us,
+            now_us=now_us,
             max_cost=run.max_cost_nanousd,
         )
 
@@ -418,7 +465,7 @@ def _shrinks(state: State, one: UsageBudgetEvaluation) -> bool:
     if policy is None:
         return one.status == "blocked"
     record = policy.record
-    return one.status == "blocked" and record.shrink_output and record.on_hard == "block"
+    return one.status in ("blocked", "approval_required") and record.shrink_output and record.on_hard != "downgrade"
 
 
 def reserve(run: Run, start: Start, *, attempt: int) -> BudgetReserved:
@@ -440,6 +487,11 @@ def release(
     """Return the end of a hold, with what passed it."""
     overshoot_tokens = 0
     overshoots = []
+    returned = []
+    for share in hold.shares:
+        unspent = share.amount - (0 if row is None else amount_of(share.meter, row))
+        if share.approval_id and unspent > 0:
+            returned.append(Returned(approval_id=share.approval_id, amount=unspent))
     if row is not None:
         overshoot_tokens = max(0, row.usage.input_tokens - hold.input_tokens)
         overshoot_tokens += max(0, row.usage.output_tokens - hold.output_tokens)
@@ -448,7 +500,11 @@ def release(
             if beyond > 0:
                 overshoots.append(Overshoot(policy_id=share.policy_id, subject=share.subject, amount=beyond))
     return BudgetReleased(
-        attempt=hold.attempt, because=because, overshoot_tokens=overshoot_tokens, overshoots=overshoots
+        attempt=hold.attempt,
+        because=because,
+        overshoot_tokens=overshoot_tokens,
+        overshoots=overshoots,
+        returned=returned,
     )
 
 

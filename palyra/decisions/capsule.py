@@ -28,6 +28,7 @@ from palyra.events.runs import RunAdmitted, RunCancelled, RunCancelRequested, Ru
 from palyra.events.smart_routing import SmartRouting
 from palyra.events.usage import UsageRecorded
 from palyra.events.vocabulary import VOCABULARY
+from palyra.projections.approvals import Approval
 from palyra.projections.auth import IMPLICIT, AuthProfile, ProfileOrder, Standing
 from palyra.projections.budgets import Counter, Policy
 from palyra.projections.catalog import ModelStanding
@@ -80,12 +81,15 @@ class Ground(msgspec.Struct, kw_only=True, omit_defaults=True):
     #: Rules, and counters of the run's own subjects, both by key; None where nothing of it has changed.
     policies: dict[str, Policy] | None = None
     counters: dict[str, Counter] | None = None
+    #: What the run may draw on, or has asked for; None where nothing of it has changed.
+    approvals: dict[str, Approval] | None = None
 
     @property
     def is_empty(self) -> bool:
         evidence = (self.circuits, self.health, self.standings, self.calibrations)
         others = (self.profiles, self.credentials, self.orders, self.revisions, self.policies, self.counters)
-        return self.registry is None and self.prices is None and not any((*evidence, *others))
+        is_known = self.registry is None and self.prices is None and self.approvals is None
+        return is_known and not any((*evidence, *others))
 
 
 class CapsuleEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +140,11 @@ def stand_on(state: State, ground: Ground) -> None:
         state.budgets.policies = {name: msgspec.structs.replace(one) for name, one in ground.policies.items()}
     if ground.counters is not None:
         state.budgets.counters = {key: msgspec.structs.replace(one) for key, one in ground.counters.items()}
+    if ground.approvals is not None:
+        state.approvals.by_id = {name: msgspec.structs.replace(one) for name, one in ground.approvals.items()}
+        state.approvals.by_policy = {}
+        for name, one in ground.approvals.items():
+            state.approvals.by_policy.setdefault(one.request.policy_id, []).append(name)
     for own, told in _chapters(state, ground):
         own.update(copy.deepcopy(told))
 
@@ -231,6 +240,7 @@ class CapsuleMaker:
         known = self._known
         prices = _prices_of(self._state, models)
         policies, counters = self._budgets.policies(), self._budgets.counters()
+        approvals = self._budgets.approvals(self._stream[4:])
         return Ground(
             position=position,
             generation=self._state.config.generation if is_new else 0,
@@ -239,6 +249,7 @@ class CapsuleMaker:
             routing=self._state.config.routing if is_new else SmartRouting(),
             policies=None if policies == known.budgets.policies else policies,
             counters=None if counters == known.budgets.counters else counters,
+            approvals=None if approvals == known.approvals.by_id else approvals,
             prices=None if prices == _prices_of(known, models) else prices,
             circuits=_news_of(
                 Circuit(), self._state.circuits.by_provider, known.circuits.by_provider, providers, self._hide_trial

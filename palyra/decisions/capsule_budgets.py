@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from palyra.events.approvals import ApprovalRequested
 from palyra.events.base import Fact, UnknownEvent
 from palyra.events.budgets import (
     BudgetHardLimitReached,
@@ -14,6 +15,7 @@ from palyra.events.budgets import (
     BudgetSoftLimitCrossed,
 )
 from palyra.events.runs import RunAdmitted, RunRefused
+from palyra.projections.approvals import Approval
 from palyra.projections.budgets import PER_RUN_END_US, Counter, Policy, counter_key
 from palyra.projections.state import State
 
@@ -48,6 +50,37 @@ class BudgetHider:
             found[key] = msgspec.structs.replace(counter, subject=subject, cells=dict(counter.cells))
         return found
 
+    def approvals(self, run_id: str) -> dict[str, Approval]:
+        """Return what was asked and granted to whoever is in the run, or to everybody."""
+        found: dict[str, Approval] = {}
+        for approval_ids in self._state.approvals.by_policy.values():
+            for approval in map(self._state.approvals.by_id.__getitem__, approval_ids):
+                asker, holder = approval.request.principal_id, approval.principal_id
+                own = "" if self._asked is None else self._asked.principal_id
+                if own not in (asker, holder) and holder != "*":
+                    continue
+                found[approval.approval_id] = msgspec.structs.replace(
+                    approval,
+                    request=self._request(approval.request, run_id),
+                    decided_by="",
+                    principal_id=self._principal(holder),
+                    runs=[one for one in approval.runs if one == run_id],
+                )
+        return found
+
+    def _request(self, request: ApprovalRequested, run_id: str) -> ApprovalRequested:
+        policy = self._state.budgets.policies.get(request.policy_id)
+        kind = policy.record.scope_kind if policy is not None else ""
+        return msgspec.structs.replace(
+            request,
+            subject=self._hidden(kind if kind in _PEOPLE else "", request.subject),
+            principal_id=self._principal(request.principal_id),
+            run_id=request.run_id if request.run_id == run_id else "",
+        )
+
+    def _principal(self, principal_id: str) -> str:
+        return principal_id if principal_id == "*" else self._token("principal", principal_id)
+
     def cleaned(self, body: Fact | UnknownEvent, stream: str) -> Fact | UnknownEvent:
         """Return a fact about budgets without people; other facts as they are."""
         replace = msgspec.structs.replace
@@ -62,6 +95,8 @@ class BudgetHider:
                 return replace(body, overshoots=beyond)
             case BudgetSoftLimitCrossed() | BudgetHardLimitReached():
                 return replace(body, subject=self._subject(stream.removeprefix("budget-"), body.subject))
+            case ApprovalRequested():
+                return self._request(body, body.run_id)
         return body
 
     def _kind_of(self, policy_id: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 
 from palyra.decisions import budgets, routing
-from palyra.decisions.budget_refusals import exclusion_of, note_limits, refusal_of
+from palyra.decisions.budget_refusals import exclusion_of, stop
 from palyra.decisions.complexity import band_of, complexity_bp
 from palyra.decisions.estimates import estimate_of, expected_nanousd
 from palyra.decisions.keys import is_permitted
@@ -34,7 +34,7 @@ from palyra.projections.usage import calibrate
 if TYPE_CHECKING:
     from palyra.decisions.runs import AdmitRun
 
-Action = Literal["proceed", "switch", "degrade", "upgrade", "failover", "blocked"]
+Action = Literal["proceed", "switch", "degrade", "upgrade", "failover", "blocked", "approval_required"]
 #: Origins whose work nobody waits for, and those of our own housekeeping.
 _BACKGROUND, _AUXILIARY = ("cron", "task", "probe"), ("memory",)
 _NOT_READY = ("circuit_open", "model_excluded")
@@ -45,6 +45,8 @@ _REASON_OF_STATUS = {
     "blocked": "budget_blocked",
     "downgraded": "budget_downgrade",
     "unpriced": "budget_unpriced",
+    "approval_required": "budget_approval_required",
+    "override_applied": "budget_override_applied",
 }
 #: Rules that leave a model out, as a reason.
 _REASON_OF_RULE = {
@@ -278,8 +280,8 @@ class _Planning:
             self._judgement = passed[0]
             return plan, [], None
         self._judgement = stopped[0]
-        told = note_limits(self._state, self._asked.run_id, stopped[0])
-        return plan, told, refusal_of(self._state, stopped[0], self._now_us)
+        asked = self._asked
+        return plan, *stop(self._state, asked.run_id, asked.principal_id, stopped, self._now_us)
 
     def _is_downgraded(self) -> bool:
         """Return whether every rule that stops the request leaves some models to it; a pin with its scope holds."""
@@ -376,7 +378,9 @@ class _Planning:
     def _action(self, served: tuple[str, str] | None, excluded: list[Exclusion]) -> Action:
         """Return what serving a model is, beside the one that was asked for."""
         if served is None:
-            return "blocked"
+            strictest = self._judgement.strictest
+            is_asked = strictest is not None and strictest.status == "approval_required"
+            return "approval_required" if is_asked else "blocked"
         reference = self._resolution.entries[0]
         asked = (reference.provider_id, reference.model_id)
         if served == asked:

@@ -41,7 +41,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "interval_kind": get_args(IntervalKind),
     "token_count": ("all", "uncached", "output"),
     "week_start": ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"),
-    "on_hard": ("block", "downgrade"),
+    "on_hard": ("block", "approval_required", "downgrade"),
     "on_unpriced": ("deny", "allow"),
     "sizing": ("worst_case", "strict"),
     "mode": ("enforced", "dry_run", "suggest"),

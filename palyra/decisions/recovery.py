@@ -7,11 +7,12 @@ that had started nothing bills nothing. Deciding twice changes nothing: what is 
 from __future__ import annotations
 
 from palyra.decisions import budgets, circuits, oauth, usage
+from palyra.errors import CODES
 from palyra.events.attempts import AttemptAbandoned
 from palyra.events.base import Draft
 from palyra.events.heartbeats import HeartbeatCleared
 from palyra.events.incidents import IncidentResolved
-from palyra.events.runs import RunCancelled, RunFailed
+from palyra.events.runs import RunCancelled, RunFailed, RunRefused
 from palyra.projections.circuits import circuit_of
 from palyra.projections.heartbeats import beat_stream
 from palyra.projections.incidents import open_incidents
@@ -33,6 +34,12 @@ def recover_run(state: State, run: Run, *, boot_id: str, now_us: int) -> list[Dr
     else:
         end = RunFailed(code="interrupted", attempts_count=run.attempts_count)
     return [*drafts, Draft(stream, end, command_key="" if drafts else f"recover|{boot_id}|{stream}")]
+
+
+def refuse_held(state: State) -> list[Draft]:
+    """End the requests that an older boot held: they were no runs yet, and billed nothing."""
+    refused = RunRefused(code="interrupted", http_status=CODES["interrupted"].http_status)
+    return [Draft(f"run-{run_id}", refused) for run_id in state.approvals.held]
 
 
 def _abandon(state: State, run: Run, *, boot_id: str, now_us: int) -> list[Draft]:
@@ -73,6 +80,7 @@ def clear_old_boot(state: State, now_us: int) -> list[Draft]:
         for beat in state.heartbeats.board.values()
     ]
     drafts += oauth.interrupt(state)
+    drafts += refuse_held(state)
     for incident in open_incidents(state):
         if incident.kind in _OF_THE_OLD_BOOT:
             open_for_ms = us_to_ms(max(0, now_us - incident.opened_us))

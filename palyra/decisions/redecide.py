@@ -29,6 +29,7 @@ from palyra.decisions.recovery import recover_run
 from palyra.decisions.routing import ready_at
 from palyra.decisions.runs import admit, after_failure, cancel_run, complete_run, fail_run
 from palyra.errors import Refusal
+from palyra.events.approvals import ApprovalRequested, ApprovalUsed
 from palyra.events.attempts import AttemptAbandoned, AttemptFailed, AttemptStarted, AttemptSucceeded
 from palyra.events.auth import AuthProfileCooledDown
 from palyra.events.base import Draft, Fact, UnknownEvent
@@ -44,7 +45,9 @@ from palyra.events.runs import (
     RunCancelRequested,
     RunCompleted,
     RunFailed,
+    RunHeld,
     RunRefused,
+    RunResumed,
 )
 from palyra.events.usage import UsageRecorded
 from palyra.events.vocabulary import VOCABULARY
@@ -133,6 +136,10 @@ class _Redecision:
         self._has_waited = False
 
     @property
+    def _is_open(self) -> bool:
+        return self._run_id in self._state.runs.open
+
+    @property
     def has_more(self) -> bool:
         return self._at < len(self._events)
 
@@ -143,9 +150,21 @@ class _Redecision:
             stand_on(self._state, self._ground.pop(0))
         body, now_us = head.body, head.recorded_at_us
         match body:
-            case RunAdmitted() | RoutingDecided() | RunRefused() if self._at == 0:
+            case RunAdmitted() | RoutingDecided() | RunRefused() if not self._is_open:
                 self._admit(now_us)
-            case BudgetSoftLimitCrossed() | BudgetHardLimitReached() | BudgetReserved() | AttemptStarted():
+            case RunHeld() | RunResumed():
+                self._take()  # how long somebody thinks about it is given
+            case ApprovalRequested():
+                self._ask(now_us)
+            case BudgetSoftLimitCrossed() | BudgetHardLimitReached() if not self._is_open:
+                self._take()
+            case (
+                BudgetSoftLimitCrossed()
+                | BudgetHardLimitReached()
+                | ApprovalUsed()
+                | BudgetReserved()
+                | AttemptStarted()
+            ):
                 self._start(now_us)
             case AttemptSucceeded():
                 self._succeed(body, now_us)
@@ -187,6 +206,14 @@ class _Redecision:
         elif asked is not None:
             command = request_of(self._run_id, asked, decided, now_us)
             self._expect(admit(self._state, command, now_us).drafts)
+
+    def _ask(self, now_us: int) -> None:
+        """An open run asks when it cannot start, and ends with that; a held one goes on waiting."""
+        failed = self._next(RunFailed, _COMMIT_EVENTS_COUNT)
+        if not self._is_open or failed is None:
+            self._take()
+        else:
+            self._move_on(self._candidate, Failure(failure_class=failed.failure_class, phase="connect"), now_us)
 
     def _start(self, now_us: int) -> None:
         run, started = self._run(), self._next(AttemptStarted, _COMMIT_EVENTS_COUNT)

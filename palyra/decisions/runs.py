@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from palyra.decisions import budgets, routing
+from palyra.decisions import approvals, budgets, routing
 from palyra.decisions.base import Decision
 from palyra.decisions.budget_refusals import refusal_of
 from palyra.decisions.failures import Failure, rule_of
@@ -81,6 +81,8 @@ class AdmitRun(msgspec.Struct, frozen=True, kw_only=True):
     command_name: str = ""
     #: What the request allows itself to cost.
     max_cost_nanousd: int | None = None
+    #: How long it may be held while somebody decides whether it passes a limit.
+    wait_approval_ms: int = 0
     #: Globs of the models that the caller may use; none stands for all.
     models: Sequence[str] = ()
     #: What the request says of routing, and what its score is made of.
@@ -207,12 +209,15 @@ def after_failure(
             )
             return NextStep([Draft(stream, failed_over)], index)
     refusal = refusal_of_failure(run, failure)
+    asked: list[Draft] = []
     if failure.failure_class == "budget_excluded":
         step = run.plan[candidate]
         where = Where(step.provider_id, step.model_id)
         judgement = budgets.plan_start(state, run, where, step.upstream_model, now_us).judgement
-        refusal = refusal_of(state, judgement, now_us) if judgement.stops else refusal
-    return NextStep([fail_run(run, refusal, failure.failure_class, now_us)], None, refusal)
+        if judgement.stops:
+            needed = approvals.ask_for(state, run.run_id, run.principal_id, judgement, now_us)
+            asked, refusal = needed.drafts, refusal_of(state, judgement, now_us, needed)
+    return NextStep([*asked, fail_run(run, refusal, failure.failure_class, now_us)], None, refusal)
 
 
 def fail_run(run: Run, refusal: Refusal, failure_class: str, now_us: int) -> Draft:

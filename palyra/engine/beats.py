@@ -82,7 +82,8 @@ class Watch:
             mark.sends_count, mark.silent_since_us = sends_count, now_us
         elif now_us - mark.silent_since_us >= self._keepalive_us:
             mark.silent_since_us = now_us
-            if run.client.is_waiting and (mark.sign is None or mark.sign.done()):
+            # Nothing is told of a request that may still be refused.
+            if run.client.is_waiting and not run.is_held and (mark.sign is None or mark.sign.done()):
                 mark.sign = asyncio.get_running_loop().create_task(_give_sign(run))
         if now_us - mark.beat_us >= self._beat_every_us and sends_count != mark.beat_sends_count:
             mark.beats_count, mark.beat_us, mark.beat_sends_count = mark.beats_count + 1, now_us, sends_count

@@ -17,7 +17,7 @@ import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from palyra.decisions.clock import STEP_MIN_US, Reading, step_between, step_while_away
 from palyra.engine.clock import Clock, SystemClock, asleep_us
@@ -41,6 +41,12 @@ _OWN_WORDS = frozenset(
     "routing.decided budget.reserved budget.released attempt.started usage.recorded run.completed".split()
 )
 _REBUILD_FIRST_S, _REBUILD_MAX_S = 1.0, 30.0
+
+
+class Tap(Protocol):
+    """Whoever listens to what is recorded; a list will do."""
+
+    def append(self, recorded: Recorded, /) -> None: ...
 
 
 class Batch:
@@ -157,8 +163,8 @@ class Core:
         self.shortage: Refusal | None = None
         self.asleep_us = asleep_us
         self._reading = self._read_clocks()
-        #: Lists that every recorded fact is added to, for whoever reads history and must miss nothing meanwhile.
-        self.taps: list[list[Recorded]] = []
+        #: Take every recorded fact, for whoever reads history and must miss nothing meanwhile.
+        self.taps: list[Tap] = []
         self._pause = pause
         self._is_read_only = is_read_only
         self._failed = False
@@ -225,9 +231,15 @@ class Core:
     def tapped(self) -> Iterator[list[Recorded]]:
         """Give a list of what is recorded from here on."""
         tap: list[Recorded] = []
+        with self.heard_by(tap):
+            yield tap
+
+    @contextlib.contextmanager
+    def heard_by(self, tap: Tap) -> Iterator[None]:
+        """Hand over what is recorded from here on, right after it was folded."""
         self.taps.append(tap)
         try:
-            yield tap
+            yield
         finally:
             # By identity: of two taps that hold the same so far, each is its own.
             self.taps = [one for one in self.taps if one is not tap]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from palyra.decisions.approvals import hold, resume
 from palyra.decisions.attempts import StartAttempt, reach_content, start_attempt
 from palyra.decisions.base import Decision
 from palyra.decisions.budget_refusals import warnings_of
@@ -24,10 +25,12 @@ from palyra.engine.candidate import Candidate, candidate_of
 from palyra.engine.client import ClientSide, KeptAnswer, Reply, refusal_headers
 from palyra.engine.core import Batch
 from palyra.engine.exchange import Client, ClientGone, Ended, Exchange
+from palyra.engine.holding import Ear
 from palyra.engine.settlement import Following, Settlement, Storing
 from palyra.engine.slots import SlotRefused
 from palyra.engine.surfaces import Part, Surface
 from palyra.errors import EngineStopped, JournalUnwritable, PalyraError, Refusal, SecretInEvent
+from palyra.events.base import Draft
 from palyra.events.routing import Exclusion, PlannedCredential, RoutingDecided
 from palyra.events.runs import CancelReason
 from palyra.limits import REPEAT_MAX_BYTES
@@ -35,7 +38,7 @@ from palyra.projections.budgets import Where
 from palyra.projections.runs import Run
 from palyra.providers.port import Provider
 from palyra.redaction import Secret
-from palyra.units import ms_to_s, us_to_ms
+from palyra.units import ms_to_s, ms_to_us, us_to_ms
 
 if TYPE_CHECKING:
     from palyra.engine.content import Taken
@@ -123,6 +126,9 @@ class RunTask:
         self._cancel_reason: CancelReason | None = None
         self._cancelled_by = ""
         self._is_under_way = False
+        #: It waits for somebody to let it pass a limit, and is no run yet.
+        self.is_held = False
+        self._held_us = 0
         #: The answer was read to its end although its client had gone.
         self._is_drained = False
         #: An answer that is at hand already: of this very request, or of one like it.
@@ -164,7 +170,7 @@ class RunTask:
         if self._settled is None:
             self._settled = asyncio.get_running_loop().create_future()
             self._cancel_reason, self._cancelled_by = reason, by
-            if self._is_under_way:
+            if self._is_under_way or self.is_held:
                 self.task.cancel()
         return self._settled
 
@@ -226,7 +232,7 @@ class RunTask:
         ending = [name for name in self._core.state.auth.profiles if self._runs.tokens.is_about_to_end(name)]
         if ending:
             await self._renew_first(ending)
-        refusal = await self._admit()
+        refusal = await (self._admit_patiently() if self._command.wait_approval_ms else self._admit())
         if refusal is not None or self._at_once is not None:
             return refusal
         parts = self._surface.parts(self._at_hand().entry)
@@ -245,17 +251,42 @@ class RunTask:
                 first = [one.credential_ref for one in draft.body.plan[0].credentials[:1]]
                 await self._runs.tokens.renew_in_time([ref for ref in first if ref in ending])
 
-    async def _admit(self) -> Refusal | None:
-        """Record admission and plan, together with the first start when there is nothing to wait for."""
+    async def _admit_patiently(self) -> Refusal | None:
+        """Be admitted, after somebody has decided where that is needed; it is decided anew each time."""
+        clock = self._core.clock
+        self._held_us = clock.now_us()
+        deadline_us = clock.monotonic_us() + ms_to_us(self._command.wait_approval_ms)
+        ear = Ear()
+        with self._core.heard_by(ear):
+            refusal = await self._admit(until_us=self._held_us + ms_to_us(self._command.wait_approval_ms))
+            while self.is_held:
+                left_us = deadline_us - clock.monotonic_us()
+                await ear.wait(max(0, us_to_ms(left_us)))
+                # Nobody goes on because of what may still be lost.
+                await self._core.durable()
+                left_us = deadline_us - clock.monotonic_us()
+                refusal = await self._admit(until_us=clock.now_us() + left_us)
+        return refusal
+
+    async def _admit(self, until_us: int = 0) -> Refusal | None:
+        """Record admission and plan, together with the first start when there is nothing to wait for.
+
+        A request that may wait for approvals until then is held instead of refused.
+        """
         command = self._command
         with self._core.batch(command.principal_id) as batch:
             decision = self._decide(batch.now_us)
-            batch.add(decision.drafts)
-            self._is_under_way = True
-            for draft in decision.drafts[:2]:
-                if isinstance(draft.body, RoutingDecided):
-                    self.client.note_routing(draft.body)
-            if decision.refusal is None and self._at_once is None:
+            held = hold(self._core.state, self.run_id, decision, batch.now_us, until_us) if until_us else None
+            if held is not None and self._cancel_reason is None:
+                self.is_held = True
+                batch.add(held)
+            else:
+                batch.add(self._unheld(decision, batch.now_us))
+                self._is_under_way = True
+                for draft in decision.drafts[:2]:
+                    if isinstance(draft.body, RoutingDecided):
+                        self.client.note_routing(draft.body)
+            if self._is_under_way and decision.refusal is None and self._at_once is None:
                 self._come_to(0)
                 candidate = self._at_hand()
                 may_start = self._cancel_reason is None and not self._surface.is_heavy(candidate.entry)
@@ -268,13 +299,19 @@ class RunTask:
                     self._start(batch, part, queue_wait_ms=0)
                     if not self._is_started:
                         self._release_slot()
-        if self._cancel_reason is not None and decision.refusal is None:
+        if self._cancel_reason is not None and (decision.refusal is None or self.is_held):
             raise asyncio.CancelledError
         if self._at_once is not None and not decision.drafts:
             served = self._at_once.status
             self._runs.served(endpoint=command.endpoint, principal_id=command.principal_id, http_status=served)
         await batch.durable()
         return decision.refusal
+
+    def _unheld(self, decision: Decision, now_us: int) -> list[Draft]:
+        if not self.is_held:
+            return decision.drafts
+        self.is_held = False
+        return resume(self.run_id, decision, now_us - self._held_us)
 
     def _decide(self, now_us: int) -> Decision:
         """Decide whether the request becomes a run; one that was made before, or is like one, has its answer."""
@@ -492,10 +529,15 @@ class RunTask:
     async def _settle_cancelled(self) -> Refusal:
         """Close what is open of a run that was cancelled, whatever it was doing."""
         reason = self._cancel_reason or "client"
+        code = {"client": "client_disconnected", "shutdown": "draining"}.get(reason, "cancelled")
+        refusal = Refusal(code=code, message=f"The run was cancelled ({reason}).")
+        if self.is_held:
+            self.is_held = False
+            await self._core.record([refusal_draft(self._command, refusal)], self._command.principal_id)
+            return refusal
         drains = self._exchange is not None and self._at_hand().provider.on_client_disconnect == "drain"
         await self._settlement.cancel(self._exchange, reason=reason, by=self._cancelled_by, drains=drains)
-        code = {"client": "client_disconnected", "shutdown": "draining"}.get(reason, "cancelled")
-        return Refusal(code=code, message=f"The run was cancelled ({reason}).")
+        return refusal
 
     # -- where it stands
 

@@ -13,7 +13,7 @@ Unknown = Literal["input", "reserved", "zero"]
 
 
 class Accounting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """`[usage]` and `[budgets]`, as far as decisions read them."""
+    """`[usage]`, `[budgets]` and `[approvals]`, as far as decisions read them."""
 
     #: Of a call that was sent and never answered.
     unknown_outcome: Unknown = "input"
@@ -21,3 +21,7 @@ class Accounting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     abandoned: Unknown = "reserved"
     #: Output that is held where neither the client nor the model names a maximum.
     default_output_cap_tokens: int = DEFAULT_OUTPUT_CAP_TOKENS
+    #: A request to pass a limit waits this long for somebody to decide.
+    approval_ttl_hours: int = 24
+    #: Nobody decides about what they asked for themselves.
+    four_eyes: bool = False

@@ -35,9 +35,10 @@ class UsageBudgetPolicyRecord(msgspec.Struct, frozen=True, kw_only=True, omit_de
     #: Nano-USD or tokens.
     soft_limit: int | None = None
     hard_limit: int | None = None
-    #: What happens past the hard limit: it stops, or only these models may be used: `provider/model`, a model's
-    #: name, or `free` for whatever costs nothing. The ceiling stops them too.
-    on_hard: Literal["block", "downgrade"] = "block"
+    #: What happens past the hard limit: it stops, or what somebody grants passes, or only these models
+    #: may be used: `provider/model`, a model's name, or `free` for whatever costs nothing. The ceiling stops them
+    #: too.
+    on_hard: Literal["block", "approval_required", "downgrade"] = "block"
     downgrade_to: list[str] = []
     ceiling_limit: int | None = None
     #: What happens to a request whose cost cannot be told.
@@ -102,6 +103,8 @@ class BudgetShare(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     window_start_us: int
     window_end_us: int
     amount: int
+    #: The grant that it draws on; "" within the limit.
+    approval_id: str = ""
 
 
 class BudgetReserved(Fact, tag="budget.reserved", frozen=True, kw_only=True):
@@ -124,6 +127,13 @@ class Overshoot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     amount: int
 
 
+class Returned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What an attempt has drawn on a grant and not used."""
+
+    approval_id: str
+    amount: int
+
+
 class BudgetReleased(Fact, tag="budget.released", frozen=True, kw_only=True):
     """The hold of an ended attempt was let go; what was really used has been counted by its usage."""
 
@@ -132,6 +142,7 @@ class BudgetReleased(Fact, tag="budget.released", frozen=True, kw_only=True):
     #: Tokens beyond the hold; 0 while the provider keeps the cap and the input its bound.
     overshoot_tokens: int = 0
     overshoots: list[Overshoot] = []
+    returned: list[Returned] = []
 
 
 class BudgetSoftLimitCrossed(Fact, tag="budget.soft_limit_crossed", frozen=True, kw_only=True):

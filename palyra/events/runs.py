@@ -73,6 +73,20 @@ class RunRefused(Fact, tag="run.refused", frozen=True, kw_only=True):
     max_cost_nanousd: int | None = None
 
 
+class RunHeld(Fact, tag="run.held", frozen=True, kw_only=True):
+    """A request waits for somebody to let it pass a limit; it is admitted or refused after that."""
+
+    #: What it waits for: all of them.
+    approval_ids: list[str]
+    held_until_us: int
+
+
+class RunResumed(Fact, tag="run.resumed", frozen=True, kw_only=True):
+    """What a held request waited for was granted; it is planned anew from here, and counts for this instant."""
+
+    waited_ms: int
+
+
 class RunCancelRequested(Fact, tag="run.cancel_requested", frozen=True, kw_only=True):
     """Somebody wants the run to end; it ends with `run.cancelled`."""
 

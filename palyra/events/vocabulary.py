@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from palyra.events import (
+    approvals,
     attempts,
     auth,
     budgets,
@@ -48,6 +49,8 @@ Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 AnyFact = (
     runs.RunAdmitted
     | runs.RunRefused
+    | runs.RunHeld
+    | runs.RunResumed
     | runs.RunCancelRequested
     | runs.RunCancelled
     | runs.RunCompleted
@@ -73,6 +76,11 @@ AnyFact = (
     | cache.CacheEvicted
     | budgets.BudgetSoftLimitCrossed
     | budgets.BudgetHardLimitReached
+    | approvals.ApprovalRequested
+    | approvals.ApprovalGranted
+    | approvals.ApprovalDenied
+    | approvals.ApprovalExpired
+    | approvals.ApprovalUsed
     | circuits.CircuitOpened
     | circuits.CircuitHalfOpened
     | circuits.CircuitClosed
@@ -153,6 +161,7 @@ _RETENTION: dict[str, Retention] = {
     "attempt": "money",
     "usage": "money",
     "budget": "money",
+    "approval": "money",
     "cache": "money",
     "circuit": "operations",
     "health": "operations",

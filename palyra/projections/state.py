@@ -14,6 +14,7 @@ import msgspec
 from palyra.events.base import Recorded
 from palyra.events.vocabulary import VOCABULARY
 from palyra.projections import (
+    approvals,
     auth,
     budgets,
     cache,
@@ -53,6 +54,7 @@ class State(msgspec.Struct, kw_only=True):
     usage: usage.UsageState = msgspec.field(default_factory=usage.UsageState)
     pricing: pricing.PricingState = msgspec.field(default_factory=pricing.PricingState)
     budgets: budgets.BudgetsState = msgspec.field(default_factory=budgets.BudgetsState)
+    approvals: approvals.ApprovalsState = msgspec.field(default_factory=approvals.ApprovalsState)
     cache: cache.CacheState = msgspec.field(default_factory=cache.CacheState)
     catalog: catalog.CatalogState = msgspec.field(default_factory=catalog.CatalogState)
     config: config.ConfigState = msgspec.field(default_factory=config.ConfigState)
@@ -78,6 +80,7 @@ _CHAPTERS = (
     pricing,
     usage,
     budgets,
+    approvals,
     cache,
     auth,
     runs,

@@ -32,6 +32,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     discovery: Chore
     credentials: Chore
     tokens: Chore
+    approvals: Chore
 
 
 class Loop(NamedTuple):
@@ -57,6 +58,7 @@ def loop_table(ports: Ports) -> tuple[Loop, ...]:
         chore("discovery", ports.discovery),
         chore("credentials", ports.credentials),
         chore("tokens", ports.tokens),
+        chore("approvals", ports.approvals),
     )
 
 

@@ -91,7 +91,8 @@ def test_the_tree_holds_what_this_release_does() -> None:
         *("models set", "models connect", "models test", "models discover", "models circuit", "models explain"),
         *("models list", "models status"),
         *("budgets list", "budgets status", "budgets show", "budgets holds", "budgets set", "budgets retire"),
-        *("budgets backtest",),
+        *("budgets override", "budgets backtest"),
+        *("approvals list", "approvals show", "approvals grant", "approvals deny", "approvals wait"),
         *("pricing show", "pricing missing", "pricing recost"),
         *("usage summary", "usage timeline", "usage sessions", "usage agents", "usage principals", "usage keys"),
         *("usage models", "usage providers", "usage insights", "usage report", "usage reconcile", "usage verify"),
@@ -160,6 +161,7 @@ _NOT_RUN = (
     *("serve", "env", "--as-of -", "run.json", "tail -f", "new.toml", "01JD", "config get 'model"),
     *("palyra keys", "palyra console", "palyra sessions"),
     *("vault put", "vault delete", "vault rekey", "vault absorb", "vault verify"),
+    *("approvals show", "approvals grant", "approvals deny", "approvals wait", "budgets override"),
     *("config set", "config unset", "move-secrets"),
     *("models set", "models connect", "models test", "models discover", "models circuit"),
     *(

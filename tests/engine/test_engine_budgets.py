@@ -14,17 +14,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, run_state_machine_as_test
 from hypothesis.stateful import rule as step
 
+from palyra.decisions.approvals import Verdict, decide_approval
 from palyra.engine.budgets import adopt_file_policies
 from palyra.engine.codec import to_recorded
 from palyra.engine.run import RunTask
+from palyra.errors import Refusal
 from palyra.events.base import Draft
 from palyra.events.runs import RequestServed
+from palyra.projections.approvals import open_approvals
 from palyra.providers.port import Call
 
 #: Rules of all kinds, tight enough that most of what is asked at once does not fit.
 RULES = [
     rule("all", scope_kind="global", hard_limit=900, managed_by="file"),
-    rule("each", hard_limit=500, managed_by="file"),
+    rule("each", hard_limit=500, on_hard="approval_required", managed_by="file"),
     rule(
         "session", scope_kind="session", interval_kind="rolling", rolling_hours=2, hard_limit=450, managed_by="file"
     ),
@@ -81,13 +84,15 @@ class Limits(RuleBasedStateMachine):
         who=st.sampled_from(["key:x", "key:y"]),
         session=st.sampled_from(["", "s"]),
         cap=st.sampled_from([None, 20, 120, 400]),
+        wait_ms=st.sampled_from([0, 0, 300_000]),
     )
-    def ask(self, fate: str, who: str, session: str, cap: int | None) -> None:
+    def ask(self, fate: str, who: str, session: str, cap: int | None, wait_ms: int) -> None:
         self.fates.append(fate)
         body: dict[str, Any] = {} if cap is None else {"max_tokens": cap}
 
         async def start() -> RunTask:
-            return self.world.start_chat("Hi.", **body, changes={"principal_id": who, "session_id": session})
+            changes = {"principal_id": who, "session_id": session, "wait_approval_ms": wait_ms}
+            return self.world.start_chat("Hi.", **body, changes=changes)
 
         self.runs.append(self.loop.run_until_complete(start()))
         self._turn()
@@ -98,6 +103,18 @@ class Limits(RuleBasedStateMachine):
         if waiting:
             waiting[number % len(waiting)].set()
             self._turn()
+
+    @step(number=st.integers(0, 9), uses=st.sampled_from([0, 1, 3]), amount=st.sampled_from([None, 900]))
+    def decide(self, number: int, uses: int, amount: int | None) -> None:
+        """Somebody grants or denies what is asked for."""
+        now_us, state = self.clock.now_us(), self.world.state
+        waiting = open_approvals(state, now_us)
+        if waiting:
+            verdict = Verdict(is_granted=uses > 0, uses_max=uses or 1, amount_max=amount)
+            chosen = waiting[number % len(waiting)]
+            made = decide_approval(state, chosen, verdict, by="operator", now_us=now_us)
+            assert not isinstance(made, Refusal)
+            self.loop.run_until_complete(self.world.core.record(made))
 
     @step(number=st.integers(0, 9))
     def give_up(self, number: int) -> None:

@@ -146,6 +146,7 @@ class World:
         self.discovery = Upkeep(self.clock)
         self.credentials = Upkeep(self.clock)
         self.tokens = Upkeep(self.clock)
+        self.approvals = Upkeep(self.clock)
 
     def tree(self, *loops: Loop) -> Tree:
         """A tree of these loops, of the product's own without any."""
@@ -161,6 +162,7 @@ class World:
             discovery=self.discovery,
             credentials=self.credentials,
             tokens=self.tokens,
+            approvals=self.approvals,
         )
         return Tree(loops or loop_table(ports), self.clock, self.log)
 

@@ -39,8 +39,9 @@ async def test_an_idle_day_wakes_nobody(autojump_clock: MockClock) -> None:
         world.health,
         world.credentials,
         world.tokens,
+        world.approvals,
     )
-    assert [port.asked_count for port in (world.watch, *chores)] == [1] * 8
+    assert [port.asked_count for port in (world.watch, *chores)] == [1] * 9
 
 
 async def test_a_bell_wakes_those_whom_it_concerns(autojump_clock: MockClock) -> None:

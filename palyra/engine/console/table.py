@@ -6,6 +6,7 @@ from typing import Any
 
 from palyra.engine.budget_questions import BudgetAnswer, BudgetsAnswer, HoldsAnswer
 from palyra.engine.console import (
+    approvals,
     auth,
     auth_views,
     budgets,
@@ -32,6 +33,16 @@ from palyra.engine.price_questions import PricingAnswer, RecostAnswer
 from palyra.engine.questions import ModelsAnswer, RunAnswer, StatusAnswer
 from palyra.engine.reports.runs import UsageEnrichedRun
 
+APPROVALS = frame.Question(
+    "approvals",
+    approvals.ApprovalsParams,
+    frame.Items[approvals.ApprovalView],
+    approvals.approvals,
+    scope="usage:read",
+)
+APPROVAL = frame.Question(
+    "approvals/{approval}", approvals.ApprovalParams, approvals.ApprovalView, approvals.approval, scope="usage:read"
+)
 AUTH_HEALTH = frame.Question(
     "auth/health", auth_views.HealthParams, auth_views.HealthAnswer, auth_views.health, scope="secrets:write"
 )
@@ -169,6 +180,8 @@ VAULT_SECRETS = frame.Question(
 VAULT_STATUS = frame.Question("vault/status", vault.VaultStatusParams, vault.VaultStatusAnswer, vault.status)
 
 QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
+    APPROVALS,
+    APPROVAL,
     AUTH_ATTEMPTS,
     AUTH_HEALTH,
     AUTH_ORDER,
@@ -213,6 +226,22 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
 
 CONFIG_RELOAD = changes.Change(
     "POST", "config/reload", config.ReloadParams, config.ReloadAnswer, config.reload, needs_daemon=True
+)
+APPROVAL_DECIDE = changes.Change(
+    "POST",
+    "approvals/{approval}/decide",
+    approvals.DecideParams,
+    approvals.ApprovalView,
+    approvals.decide,
+    scope="approvals:decide",
+)
+BUDGET_OVERRIDE = changes.Change(
+    "POST",
+    "budgets/{policy}/override-request",
+    approvals.OverrideParams,
+    approvals.ApprovalView,
+    approvals.override_request,
+    scope="usage:write",
 )
 BUDGET_RETIRE = changes.Change(
     "DELETE", "budgets/{policy}", budgets.RetireParams, BudgetAnswer, budgets.retire_budget, scope="usage:write"
@@ -365,7 +394,9 @@ VAULT_VERIFY = changes.Change(
 )
 
 CHANGES: tuple[changes.Change[Any, Any], ...] = (
+    APPROVAL_DECIDE,
     CONFIG_RELOAD,
+    BUDGET_OVERRIDE,
     BUDGET_RETIRE,
     BUDGET_SET,
     JOURNAL_VERDICT,
