@@ -1,8 +1,9 @@
 """Capsules: one run with all that its decisions read, and nothing that tells who asked or what.
 
 A capsule is the run's own events, the ground on which they were decided (configuration, circuits, health,
-exclusions, calibrations), and what others changed of that ground while the run was open. Everybody in it is a
-token; texts of clients and providers, addresses and credentials are left out, for no decision may need them.
+exclusions, calibrations, lengths of answers), and what others changed of that ground while the run was open.
+Everybody in it is a token; texts of clients and providers, addresses and credentials are left out, for no decision
+may need them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from palyra.projections.budgets import Counter, Policy
 from palyra.projections.catalog import ModelStanding
 from palyra.projections.circuits import Circuit
 from palyra.projections.health import ProviderHealth
+from palyra.projections.outputs import Outputs, agent_key
 from palyra.projections.state import State, evolve
 from palyra.projections.usage import Calibration
 from palyra.projections.vault import VAULT_FORM, VaultSecret, revision_in_use
@@ -70,6 +72,9 @@ class Ground(msgspec.Struct, kw_only=True, omit_defaults=True):
     #: By `provider/model` and `provider/upstream_model`.
     standings: dict[str, ModelStanding] = {}
     calibrations: dict[str, Calibration] = {}
+    #: By `provider/model`, and by that of the run's own agent. Nothing after the admission reads them.
+    outputs: dict[str, Outputs] = {}
+    agent_outputs: dict[str, Outputs] = {}
     #: Those of the candidates; None where they are as before.
     prices: list[PriceEntry] | None = None
     #: By credential, which has a token for its name; orders by `agent|provider`.
@@ -86,7 +91,7 @@ class Ground(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     @property
     def is_empty(self) -> bool:
-        evidence = (self.circuits, self.health, self.standings, self.calibrations)
+        evidence = (self.circuits, self.health, self.standings, self.calibrations, self.outputs, self.agent_outputs)
         others = (self.profiles, self.credentials, self.orders, self.revisions, self.policies, self.counters)
         is_known = self.registry is None and self.prices is None and self.approvals is None
         return is_known and not any((*evidence, *others))
@@ -156,6 +161,8 @@ def _chapters(state: State, ground: Ground) -> list[tuple[dict[str, Any], dict[s
         (state.health.by_provider, ground.health),
         (state.catalog.standings, ground.standings),
         (state.usage.calibrations, ground.calibrations),
+        (state.outputs.by_model, ground.outputs),
+        (state.outputs.by_agent, ground.agent_outputs),
         (state.auth.profiles, ground.profiles),
         (state.auth.standings, ground.credentials),
         (state.auth.orders, ground.orders),
@@ -183,6 +190,7 @@ class CapsuleMaker:
         self._stream = f"run-{run_id}"
         self._role = role
         self._key = key.encode()
+        self._asked = asked
         self._budgets = BudgetHider(state, asked, self._token)
         self._ground: list[Ground] = []
         self._events: list[CapsuleEvent] = []
@@ -235,6 +243,7 @@ class CapsuleMaker:
         """Return what is true and cannot be known from the capsule so far."""
         registry = self._state.catalog.registry
         is_new = registry is not self._registry
+        is_first = not self._events
         self._registry = registry
         providers, models, upstream = self._candidates(registry)
         known = self._known
@@ -259,8 +268,20 @@ class CapsuleMaker:
             calibrations=_news_of(
                 Calibration(), self._state.usage.calibrations, known.usage.calibrations, upstream
             ),
+            outputs=_news_of(Outputs(), self._state.outputs.by_model, {}, models) if is_first else {},
+            agent_outputs=self._agent_outputs(models) if is_first else {},
             **self._credentials(registry, providers),
         )
+
+    def _agent_outputs(self, models: Iterable[str]) -> dict[str, Outputs]:
+        """Return how long answers to the run's own agent were, which has a token for its name."""
+        agent_id = self._asked.agent_id if self._asked is not None else ""
+        own = self._state.outputs.by_agent
+        return {
+            agent_key(self._token("agent", agent_id), model): copy.deepcopy(own[agent_key(agent_id, model)])
+            for model in models
+            if agent_key(agent_id, model) in own
+        }
 
     def _credentials(self, registry: Registry, providers: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Return profiles, standings and orders that could be of use to the run, under their tokens."""

@@ -69,7 +69,7 @@ LISTED_MAX_COUNT = 1_000
 #: Chapters that the other rules change, in the order in which they are folded.
 _CHAPTERS = (catalog, pricing, budgets, runs, config)
 #: Chapters in which the world stays as it was.
-_SHARED = ("circuits", "health", "usage", "auth", "vault", "keys", "cache", "daemon")
+_SHARED = ("circuits", "health", "usage", "outputs", "auth", "vault", "keys", "cache", "daemon")
 
 
 class OtherRules(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,6 +73,12 @@ class PricingEstimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     expected_nanousd: int | None = None
     upper_nanousd: int | None = None
     worst_nanousd: int | None = None
+    #: What the length of the answer was taken from: recorded answers of the agent at the model or of the model, or,
+    #: where they are too few, a guess; and how many they were.
+    basis: Literal["agent", "model", "guess"] = "guess"
+    samples_count: int = 0
+    #: Price or length is a guess.
+    estimate_only: bool = True
 
 
 class RankedModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -30,6 +30,7 @@ from palyra.projections import (
     journal,
     keys,
     oauth,
+    outputs,
     pricing,
     runs,
     usage,
@@ -52,6 +53,7 @@ class State(msgspec.Struct, kw_only=True):
     circuits: circuits.CircuitsState = msgspec.field(default_factory=circuits.CircuitsState)
     health: health.HealthStates = msgspec.field(default_factory=health.HealthStates)
     usage: usage.UsageState = msgspec.field(default_factory=usage.UsageState)
+    outputs: outputs.OutputsState = msgspec.field(default_factory=outputs.OutputsState)
     pricing: pricing.PricingState = msgspec.field(default_factory=pricing.PricingState)
     budgets: budgets.BudgetsState = msgspec.field(default_factory=budgets.BudgetsState)
     approvals: approvals.ApprovalsState = msgspec.field(default_factory=approvals.ApprovalsState)
@@ -79,6 +81,7 @@ _CHAPTERS = (
     catalog,
     pricing,
     usage,
+    outputs,
     budgets,
     approvals,
     cache,

@@ -286,6 +286,24 @@ def test_what_others_changed_meanwhile_is_ground() -> None:
     assert [(one.field, one.recorded) for one in difference.fields] == [("wait_ms", None)]
 
 
+def test_how_long_answers_were_is_ground_of_the_admission_alone() -> None:
+    """Histograms of the models and of the run's own agent, whose name is a token; other agents are left out."""
+    world = given(
+        TOUCHY,
+        serve("r7", agent_id="butler"),
+        serve("r8", agent_id="gardener"),
+        admit("r1", agent_id="butler"),
+        serve("r9"),
+        start("r1"),
+        ok("r1"),
+    )
+    first, *later = same(world).ground
+    assert first.outputs["a/gpt"].samples_count == 2
+    (key,) = first.agent_outputs
+    assert (key.startswith("agent-"), first.agent_outputs[key].samples_count) == (True, 1)
+    assert not any(ground.outputs or ground.agent_outputs for ground in later)
+
+
 def test_a_step_of_the_clock_belongs_to_every_run() -> None:
     """It moves the deadline and is left out of the duration."""
     stepped = DaemonClockStepped(cause="step", wall_before_us=0, wall_after_us=60_000_000, monotonic_elapsed_us=0)

@@ -1,0 +1,159 @@
+"""What a request may cost: the four figures, and what they are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given as generated
+from hypothesis import settings
+from hypothesis import strategies as st
+from registries import THREE
+from story import Outcome, Step, World, admit, complete, given, serve, start, succeed
+
+from palyra.decisions.estimates import estimate_of, expected_nanousd, expected_usage
+from palyra.decisions.pricing import adopt_prices, with_id
+from palyra.decisions.usage import Metered
+from palyra.events.pricing import PriceEntry
+from palyra.events.registry import ModelEntry
+from palyra.events.routing import PricingEstimate
+from palyra.projections.catalog import model_entry
+from palyra.usage import TokenUsage
+
+#: A token in costs this much, one from a cache a tenth, one out ten times as much.
+IN, CACHED, OUT = 1_000, 100, 10_000
+
+
+def priced(**changes: Any) -> Step:
+    """Give `gpt` at a price."""
+
+    def step(world: World) -> Outcome:
+        fields: dict[str, Any] = {
+            "input_nanousd_per_mtok": IN * 1_000_000,
+            "cached_input_nanousd_per_mtok": CACHED * 1_000_000,
+            "output_nanousd_per_mtok": OUT * 1_000_000,
+            **changes,
+        }
+        entry = with_id(PriceEntry(price_id="", provider_id="a", model_id="gpt", **fields))
+        return Outcome(
+            recorded=world.record(adopt_prices(world.state, [entry], catalogue_name="", catalogue_version=""))
+        )
+
+    return step
+
+
+def answered(*lengths: int, agent_id: str = "") -> Step:
+    """Let runs be answered with so many tokens each; the input is billed as it was estimated."""
+
+    def step(world: World) -> Outcome:
+        for tokens in lengths:
+            run_id = f"t{world.state.position}"
+            metered = Metered(reported=TokenUsage(input_tokens=100, output_tokens=tokens))
+            world.do(admit(run_id, agent_id=agent_id), start(run_id), succeed(run_id, metered), complete(run_id))
+        return Outcome()
+
+    return step
+
+
+def estimated(world: World, **changes: Any) -> PricingEstimate:
+    world.do(admit("r1", **changes))
+    return estimate_of(world.state, world.run("r1"), gpt(world), world.now_us)
+
+
+def gpt(world: World) -> ModelEntry:
+    entry = model_entry(world.state, "chat", "a", "gpt")
+    assert entry is not None
+    return entry
+
+
+def four(estimate: PricingEstimate) -> list[int]:
+    found = (
+        estimate.lower_nanousd,
+        estimate.expected_nanousd,
+        estimate.upper_nanousd,
+        estimate.worst_nanousd,
+    )
+    return [figure for figure in found if figure is not None]
+
+
+def test_without_samples_the_length_is_a_guess() -> None:
+    """One token, half of the input or 64, the maximum that is sent; a price alone makes no estimate sure."""
+    estimate = estimated(given(THREE, priced()), output_max_tokens=500)
+    assert (estimate.basis, estimate.samples_count, estimate.estimate_only) == ("guess", 0, True)
+    assert four(estimate) == [
+        100 * CACHED + OUT,
+        100 * IN + 64 * OUT,
+        130 * IN + 500 * OUT,
+        130 * IN + 500 * OUT,
+    ]
+
+
+def test_recorded_answers_take_the_place_of_the_guess() -> None:
+    """Twenty of 1 to 20 tokens: the second, the tenth, the nineteenth; worst is what it was."""
+    world = given(THREE, priced(), answered(*range(1, 21)))
+    estimate = estimated(world, output_max_tokens=500)
+    assert (estimate.basis, estimate.samples_count, estimate.estimate_only) == ("model", 20, False)
+    assert four(estimate) == [
+        100 * CACHED + 2 * OUT,
+        100 * IN + 10 * OUT,
+        120 * IN + 19 * OUT,
+        120 * IN + 500 * OUT,
+    ]
+    assert expected_usage(world.state, world.run("r1"), gpt(world)) == TokenUsage(
+        input_tokens=100, output_tokens=10
+    )
+
+
+def test_an_agent_has_answers_of_its_own() -> None:
+    """The same question costs another agent what everybody's costs."""
+    world = given(THREE, priced(), answered(*[3] * 20, agent_id="butler"), answered(*[11] * 30))
+    assert estimated(world, agent_id="butler").basis == "agent"
+    assert expected_nanousd(world.state, world.run("r1"), gpt(world), world.now_us) == 100 * IN + 3 * OUT
+    world.do(admit("r2", agent_id="gardener"))
+    assert expected_nanousd(world.state, world.run("r2"), gpt(world), world.now_us) == 100 * IN + 11 * OUT
+
+
+def test_no_answer_is_longer_than_its_maximum() -> None:
+    """Every quantile is cut to what is sent; of several choices all together."""
+    world = given(THREE, priced(), answered(*[5_000] * 20))
+    assert four(estimated(world, output_max_tokens=7)) == [
+        100 * CACHED + 7 * OUT,
+        100 * IN + 7 * OUT,
+        120 * IN + 7 * OUT,
+        120 * IN + 7 * OUT,
+    ]
+    world.do(admit("r2", output_max_tokens=7, choices_count=3))
+    assert expected_usage(world.state, world.run("r2"), gpt(world)).output_tokens == 21
+
+
+def test_a_public_price_is_an_estimate_whatever_was_recorded() -> None:
+    """Only a price that is exact beside samples makes more of it."""
+    world = given(THREE, priced(source="catalogue", precision="list"), answered(*[3] * 20))
+    estimate = estimated(world)
+    assert (estimate.basis, estimate.estimate_only) == ("model", True)
+
+
+def test_what_cannot_be_priced_has_no_figures() -> None:
+    """No price at all, or none of a meter that is used."""
+    assert estimated(given(THREE, serve("r0"))) == PricingEstimate()
+    world = given(THREE, priced(output_nanousd_per_mtok=None))
+    estimate = estimated(world)
+    assert (estimate.state, four(estimate)) == ("unknown", [])
+    assert estimate.price_id
+
+
+@settings(max_examples=40, deadline=None)
+@generated(
+    st.lists(st.integers(0, 3_000), max_size=40),
+    st.integers(0, 20_000),
+    st.integers(0, 4_000),
+    st.integers(1, 3),
+    st.sampled_from([{}, {"cached_input_nanousd_per_mtok": 9 * IN * 1_000_000}, {"state": "free"}]),
+)
+def test_the_figures_are_in_order(
+    lengths: list[int], raw: int, most: int, choices: int, changes: dict[str, Any]
+) -> None:
+    """lower <= expected <= upper <= worst, whatever was recorded, asked and charged."""
+    world = given(THREE, priced(**changes), answered(*lengths))
+    found = four(estimated(world, raw_tokens=raw, output_max_tokens=most, choices_count=choices))
+    assert len(found) == 4
+    assert found == sorted(found)
