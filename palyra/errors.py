@@ -58,7 +58,7 @@ _CODES: dict[tuple[int, int], str] = {
     ),
     (404, 8): (
         "model_not_found model_disabled route_not_found run_not_found config_not_found position_not_found"
-        " approval_not_found budget_policy_not_found"
+        " approval_not_found budget_policy_not_found price_list_not_found"
         " secret_not_found"
         " usage_not_found key_not_found session_not_found profile_not_found provider_not_found attempt_not_found"
     ),

@@ -55,7 +55,7 @@ def set_model(call: Call, model: str, role: str) -> Answer:
 
     check_default(role, model, lambda one: _names(call, one))
     written = write_default(_config_file(call), role, model, os.environ)
-    is_live = _reload(call)
+    is_live = reload_config(call)
     if is_live or (not call.url and call.paths.journal.exists()):
         change(call, MODELS_DEFAULT, DefaultParams(role=role, model=model))  # type: ignore[arg-type]
     data = {
@@ -144,7 +144,7 @@ def connect_provider(
         names = []
         _check_key(call, provider, read_key_input(f"Key for {provider}", key_env, is_key_stdin, stray).reveal())
     written = _write(call, [Append(path=("model_provider", "providers"), entry=entry)])
-    is_live = _reload(call)
+    is_live = reload_config(call)
     if is_live:
         names = _discover(call, entry["provider_id"]) or names
     data = {"provider_id": entry["provider_id"], "file": written.file, "models": names, "is_live": is_live}
@@ -236,7 +236,7 @@ def _config_file(call: Call) -> Path:
     return locate(os.environ, call.config_file) or user_directory("config", os.environ) / "palyra.toml"
 
 
-def _reload(call: Call) -> bool:
+def reload_config(call: Call) -> bool:
     """Have a running daemon read the file again; returns whether there is one."""
     from palyra.engine.console.config import ReloadParams
     from palyra.engine.console.table import CONFIG_RELOAD

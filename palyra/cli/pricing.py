@@ -10,6 +10,7 @@ import click
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled
+from palyra.cli.price_lists import diff, import_prices
 from palyra.cli.render import count, counted, instant, usd
 
 if TYPE_CHECKING:
@@ -177,3 +178,7 @@ def _show_items(page: Page, items: Sequence[PriceAnswer]) -> None:
             )
         )
     page.table(columns, rows)
+
+
+for _command in (diff, import_prices):
+    pricing.add_command(_command)

@@ -93,7 +93,7 @@ def test_the_tree_holds_what_this_release_does() -> None:
         *("budgets list", "budgets status", "budgets show", "budgets holds", "budgets set", "budgets retire"),
         *("budgets override", "budgets backtest"),
         *("approvals list", "approvals show", "approvals grant", "approvals deny", "approvals wait"),
-        *("pricing show", "pricing missing", "pricing recost"),
+        *("pricing show", "pricing missing", "pricing recost", "pricing diff", "pricing import"),
         *("usage summary", "usage timeline", "usage sessions", "usage agents", "usage principals", "usage keys"),
         *("usage models", "usage providers", "usage insights", "usage report", "usage reconcile", "usage verify"),
         "usage correct",
@@ -154,7 +154,7 @@ def test_every_example_parses(example: str) -> None:
 _NOT_RUN = (
     "--record",
     *("budgets set", "budgets retire", "policy.toml", "each-day", "pricing show gpt", "pricing show --as-of"),
-    *("cancel", "runs follow", "config reload", "config diff"),
+    *("pricing diff", "pricing import", "cancel", "runs follow", "config reload", "config diff"),
     *("keys issue", "keys show", "keys limits", "keys rotate", "keys revoke", "keys whoami", "console", "sessions"),
     "palyra auth",
     *("fixtures", "privacy", "other.toml", "strict.toml", "usage reconcile", "usage correct"),

@@ -29,7 +29,7 @@ from palyra.engine.console import (
 from palyra.engine.history import EventAnswer, RunReport
 from palyra.engine.inspection import FiguresAnswer
 from palyra.engine.model_plans import PlanAnswer
-from palyra.engine.price_questions import PricingAnswer, RecostAnswer
+from palyra.engine.price_questions import PriceDiffAnswer, PricingAnswer, RecostAnswer
 from palyra.engine.questions import ModelsAnswer, RunAnswer, StatusAnswer
 from palyra.engine.reports.runs import UsageEnrichedRun
 
@@ -109,6 +109,9 @@ KEYS = frame.Question("keys", keys.KeysParams, frame.Items[keys.KeyView], keys.k
 KEY = frame.Question("keys/{key}", keys.KeyParams, keys.KeyView, keys.key, scope="keys:manage")
 MODELS = frame.Question("models", models.ModelsParams, ModelsAnswer, models.models)
 PRICING = frame.Question("pricing", pricing.PricingParams, PricingAnswer, pricing.pricing, scope="usage:read")
+PRICING_DIFF = frame.Question(
+    "pricing/diff", pricing.DiffParams, PriceDiffAnswer, pricing.diff, scope="usage:read", source="rows"
+)
 MODELS_PLAN = frame.Question("models/plan", models.PlanParams, PlanAnswer, models.plan)
 RUNS = frame.Question("runs", runs.RunsParams, frame.Items[RunAnswer], runs.runs)
 RUN = frame.Question("runs/{run}", runs.RunParams, RunReport, runs.run, source="rows")
@@ -205,6 +208,7 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     MODELS,
     MODELS_PLAN,
     PRICING,
+    PRICING_DIFF,
     RUNS,
     RUN,
     RUN_EXPLAIN,
