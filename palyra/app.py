@@ -20,6 +20,7 @@ import msgspec
 from palyra.adoption import Adoption, adoptable_of
 from palyra.api import LiveJournal
 from palyra.auth.references import ReferenceSource
+from palyra.config.listening import is_on_this_machine
 from palyra.config.load import LoadedConfig, load_given
 from palyra.config.state import StatePaths, find_state_dir
 from palyra.config.tree import Config
@@ -34,8 +35,10 @@ from palyra.daemon.operators import LOCAL_OPERATOR
 from palyra.daemon.requests import GatewayLimits
 from palyra.daemon.server import Server
 from palyra.daemon.tls import EXPIRES_SOON_US, hosts_of, tls_of
+from palyra.decisions.alerts import Finding
 from palyra.decisions.incidents import Stall, report
 from palyra.engine.access import Access
+from palyra.engine.alerts import AlertChore
 from palyra.engine.approvals import ApprovalChore
 from palyra.engine.boot import boot
 from palyra.engine.clock import SystemClock
@@ -58,6 +61,7 @@ from palyra.engine.upgrade import Upgraded
 from palyra.engine.vault import VaultKeeper
 from palyra.engine.watching import DiscoveryChore, HealthChore, Watchers, watched
 from palyra.errors import JournalDamaged, PalyraError, StateError
+from palyra.events.alerts import AlertRaised
 from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
 from palyra.home import WAY_OUT, DiskHome, Home, MemoryHome
@@ -443,6 +447,9 @@ class Daemon:
             credentials=CrossingChore(self.guest, RecheckChore(self.core, self.runs.outward)),
             tokens=CrossingChore(self.guest, self.tokens),
             approvals=CrossingChore(self.guest, ApprovalChore(self.core)),
+            alerts=CrossingChore(
+                self.guest, AlertChore(self.core, standing=self._standing, on_raised=self._on_alert)
+            ),
         )
         self.tree = Tree(loop_table(ports), self._clock, log)
         self.guest.start_soon(self.tree.run)
@@ -481,6 +488,39 @@ class Daemon:
         if left_us < EXPIRES_SOON_US:
             file = self.config.daemon.tls_cert_file
             self._log.warning("tls_expires_soon", file=file, left_ms=us_to_ms(max(0, left_us)))
+
+    def _standing(self) -> list[Finding]:
+        """Return what somebody should know of the way in, which the journal cannot tell."""
+        daemon, found = self.config.daemon, []
+        if self._tls is not None and self._tls.expires_us - self._clock.now_us() < EXPIRES_SOON_US:
+            found.append(
+                Finding(
+                    kind="tls_expires",
+                    key=daemon.tls_cert_file,
+                    severity="danger" if self._tls.expires_us <= self._clock.now_us() else "warning",
+                    subject_kind="certificate",
+                    subject_id=daemon.tls_cert_file,
+                    facts={"expires_us": self._tls.expires_us},
+                    action="renew_certificate",
+                )
+            )
+        if self._tls is None and daemon.allow_plain_remote and not is_on_this_machine(daemon.host):
+            found.append(
+                Finding(
+                    kind="plain_remote",
+                    key=daemon.host,
+                    severity="warning",
+                    subject_kind="listener",
+                    subject_id=daemon.host,
+                    action="use_tls",
+                )
+            )
+        return found
+
+    def _on_alert(self, raised: AlertRaised) -> None:
+        if self._log is not None:
+            about = {"kind": raised.kind, "severity": raised.severity, "subject": raised.subject_id}
+            self._log.warning("alert_raised", **about, **raised.facts)
 
     def _on_tls_trouble(self, message: str) -> None:
         if self._log is not None:

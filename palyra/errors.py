@@ -58,13 +58,13 @@ _CODES: dict[tuple[int, int], str] = {
     ),
     (404, 8): (
         "model_not_found model_disabled route_not_found run_not_found config_not_found position_not_found"
-        " approval_not_found budget_policy_not_found price_list_not_found"
+        " alert_not_found approval_not_found budget_policy_not_found price_list_not_found"
         " secret_not_found"
         " usage_not_found key_not_found session_not_found profile_not_found provider_not_found attempt_not_found"
     ),
     (405, 5): "method_not_allowed",
     (409, 7): (
-        "already_decided"
+        "already_decided alert_cleared"
         " conflict drift_found idempotency_in_progress idempotency_result_gone in_the_past journal_locked"
         " managed_by_file stale_revision usage_differs"
         " address_in_use insecure_permissions vault_key_missing needs_space"

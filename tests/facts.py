@@ -25,6 +25,7 @@ STREAMS = {
     **dict.fromkeys(("run", "routing", "attempt", "usage", "budget"), ("run-r1", "run-r2")),
     **dict.fromkeys(("circuit", "health", "model"), ("provider-a", "provider-b")),
     "heartbeat": ("beat-loop-a", "beat-run-r1"),
+    "alert": ("alert-a", "alert-b"),
     "approval": ("approval-a", "approval-b"),
     "incident": ("incident-a", "incident-b"),
     "client_key": ("key-a", "key-b"),

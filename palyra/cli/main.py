@@ -28,6 +28,7 @@ _COMMANDS = {
     "models": ("models", "models", "Show models, providers and their health."),
     "budgets": ("budgets", "budgets", "Limit what may be used, and see what is."),
     "approvals": ("approvals", "approvals", "Decide who may pass a limit."),
+    "alerts": ("alerts", "alerts", "Show what somebody should know."),
     "pricing": ("pricing", "pricing", "Show what models cost."),
     "usage": ("usage", "usage", "Show what was used, by whom, and what it cost."),
     "runs": ("runs", "runs", "Show requests, open and done."),

@@ -88,6 +88,7 @@ def _fields(answer: StatusAnswer, now_us: int) -> list[tuple[str, Text]]:
         *([("held", f"{counted(held, 'token')} for open attempts")] if held else []),
         ("today", _usage(answer.usage_today)),
         ("in all", _usage(answer.usage_total)),
+        *([("alerts", Styled(_alerts(answer), "warn"))] if answer.alerts else []),
         ("incidents", f"{len(answer.incidents)} open" if answer.incidents else "none"),
     ]
 
@@ -107,6 +108,13 @@ def _config_troubles(answer: StatusAnswer, now_us: int) -> list[tuple[str, Text]
 
 
 _CAPTURED = Styled("prompts and answers are kept in content.db", "bad")
+
+
+def _alerts(answer: StatusAnswer) -> str:
+    kinds = ", ".join(dict.fromkeys(one.kind.replace("_", " ") for one in answer.alerts))
+    return f"{len(answer.alerts)} open ({kinds}): palyra alerts list"
+
+
 _OUTCOMES = ("completed", "failed", "cancelled", "refused")
 
 

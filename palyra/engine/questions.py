@@ -15,6 +15,7 @@ from palyra.decisions.naming import resolve
 from palyra.errors import Refusal
 from palyra.events.registry import ModelEntry, ProviderEntry
 from palyra.journal.lock import LockState
+from palyra.projections.alerts import Alert, is_open, open_alerts
 from palyra.projections.budgets import reserved_tokens
 from palyra.projections.catalog import excluded_until_us, list_of, standing_of
 from palyra.projections.circuits import circuit_of
@@ -210,6 +211,30 @@ class ConfigAnswer(Answer, frozen=True, kw_only=True):
     rejected: RejectedAnswer | None
 
 
+class AlertAnswer(Answer, frozen=True, kw_only=True):
+    """Something that somebody should know."""
+
+    alert_id: str
+    #: open, acknowledged or ended.
+    state: str
+    kind: str
+    severity: str
+    subject_kind: str
+    subject_id: str
+    #: How often it was raised before.
+    recurrence: int
+    facts: dict[str, int | str]
+    because_positions: list[int]
+    recommended_action: str
+    raised_us: int
+    valid_until_us: int | None
+    #: A rule that is tried out would have stopped somebody.
+    dry_run: bool
+    acknowledged_by: str | None
+    acknowledged_us: int | None
+    ended_us: int | None
+
+
 class StatusAnswer(Answer, frozen=True, kw_only=True):
     """Everything at a glance."""
 
@@ -225,6 +250,8 @@ class StatusAnswer(Answer, frozen=True, kw_only=True):
     totals: dict[str, int]
     refusals: dict[str, int]
     incidents: list[IncidentAnswer]
+    #: Open ones.
+    alerts: list[AlertAnswer]
     usage_today: UsageAnswer
     usage_total: UsageAnswer
     #: Prompts and answers are kept in content.db.
@@ -283,9 +310,36 @@ def status_answer(state: State, lock: LockState, *, now_us: int, today_us: int) 
         totals=dict(state.runs.totals),
         refusals=dict(state.runs.refusals),
         incidents=msgspec.convert(open_incidents(state), list[IncidentAnswer], from_attributes=True),
+        alerts=[alert_answer(one, now_us) for one in open_alerts(state, now_us)],
         usage_today=usage_since(state, today_us),
         usage_total=_usage([state.usage.total], None),
         captures_content=leaf_of(state.config.effective, "privacy.capture_content") == "on",
+    )
+
+
+def alert_answer(alert: Alert, now_us: int) -> AlertAnswer:
+    """Return an alert as it is shown."""
+    raised, seen_us = alert.raised, alert.acknowledged_us
+    ended_us = alert.cleared_us
+    if ended_us is None and not is_open(alert, now_us):
+        ended_us = raised.valid_until_us
+    return AlertAnswer(
+        alert_id=alert.alert_id,
+        state="ended" if ended_us is not None else "open" if seen_us is None else "acknowledged",
+        kind=raised.kind,
+        severity=raised.severity,
+        subject_kind=raised.subject_kind,
+        subject_id=raised.subject_id,
+        recurrence=raised.recurrence,
+        facts=raised.facts,
+        because_positions=raised.because_positions,
+        recommended_action=raised.recommended_action,
+        raised_us=alert.raised_us,
+        valid_until_us=raised.valid_until_us,
+        dry_run=raised.dry_run,
+        acknowledged_by=alert.acknowledged_by or None,
+        acknowledged_us=seen_us,
+        ended_us=ended_us,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from palyra.events import (
+    alerts,
     approvals,
     attempts,
     auth,
@@ -81,6 +82,9 @@ AnyFact = (
     | approvals.ApprovalDenied
     | approvals.ApprovalExpired
     | approvals.ApprovalUsed
+    | alerts.AlertRaised
+    | alerts.AlertAcknowledged
+    | alerts.AlertCleared
     | circuits.CircuitOpened
     | circuits.CircuitHalfOpened
     | circuits.CircuitClosed
@@ -162,6 +166,7 @@ _RETENTION: dict[str, Retention] = {
     "usage": "money",
     "budget": "money",
     "approval": "money",
+    "alert": "audit",
     "cache": "money",
     "circuit": "operations",
     "health": "operations",

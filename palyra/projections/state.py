@@ -14,6 +14,7 @@ import msgspec
 from palyra.events.base import Recorded
 from palyra.events.vocabulary import VOCABULARY
 from palyra.projections import (
+    alerts,
     approvals,
     auth,
     budgets,
@@ -57,6 +58,7 @@ class State(msgspec.Struct, kw_only=True):
     pricing: pricing.PricingState = msgspec.field(default_factory=pricing.PricingState)
     budgets: budgets.BudgetsState = msgspec.field(default_factory=budgets.BudgetsState)
     approvals: approvals.ApprovalsState = msgspec.field(default_factory=approvals.ApprovalsState)
+    alerts: alerts.AlertsState = msgspec.field(default_factory=alerts.AlertsState)
     cache: cache.CacheState = msgspec.field(default_factory=cache.CacheState)
     catalog: catalog.CatalogState = msgspec.field(default_factory=catalog.CatalogState)
     config: config.ConfigState = msgspec.field(default_factory=config.ConfigState)
@@ -82,6 +84,7 @@ _CHAPTERS = (
     pricing,
     usage,
     outputs,
+    alerts,
     budgets,
     approvals,
     cache,

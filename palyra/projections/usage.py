@@ -38,6 +38,7 @@ class UsageCell(msgspec.Struct, kw_only=True, omit_defaults=True):
     reasoning_tokens: int = 0
     #: Rows whose counts are not all the provider's.
     estimated_count: int = 0
+    estimated_output_tokens: int = 0
     #: Sum of the known costs; complete only where nothing is unpriced.
     cost_nanousd: int = 0
     #: Rows whose cost is not known, and their tokens.
@@ -119,7 +120,9 @@ def _add(cell: UsageCell, body: usage.UsageRecorded) -> None:
     cell.cache_write_5m_tokens += body.usage.cache_write_5m_tokens
     cell.cache_write_1h_tokens += body.usage.cache_write_1h_tokens
     cell.reasoning_tokens += body.usage.reasoning_tokens
-    cell.estimated_count += body.source != "provider"
+    if body.source != "provider":
+        cell.estimated_count += 1
+        cell.estimated_output_tokens += body.usage.output_tokens
     cell.cost_nanousd += body.known_nanousd if body.cost_nanousd is None else body.cost_nanousd
     if body.cost_nanousd is None:
         cell.unpriced_count += 1

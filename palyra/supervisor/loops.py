@@ -33,6 +33,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     credentials: Chore
     tokens: Chore
     approvals: Chore
+    alerts: Chore
 
 
 class Loop(NamedTuple):
@@ -59,6 +60,7 @@ def loop_table(ports: Ports) -> tuple[Loop, ...]:
         chore("credentials", ports.credentials),
         chore("tokens", ports.tokens),
         chore("approvals", ports.approvals),
+        chore("alerts", ports.alerts),
     )
 
 

@@ -147,6 +147,7 @@ class World:
         self.credentials = Upkeep(self.clock)
         self.tokens = Upkeep(self.clock)
         self.approvals = Upkeep(self.clock)
+        self.alerts = Upkeep(self.clock)
 
     def tree(self, *loops: Loop) -> Tree:
         """A tree of these loops, of the product's own without any."""
@@ -163,6 +164,7 @@ class World:
             credentials=self.credentials,
             tokens=self.tokens,
             approvals=self.approvals,
+            alerts=self.alerts,
         )
         return Tree(loops or loop_table(ports), self.clock, self.log)
 

@@ -40,8 +40,9 @@ async def test_an_idle_day_wakes_nobody(autojump_clock: MockClock) -> None:
         world.credentials,
         world.tokens,
         world.approvals,
+        world.alerts,
     )
-    assert [port.asked_count for port in (world.watch, *chores)] == [1] * 9
+    assert [port.asked_count for port in (world.watch, *chores)] == [1] * 10
 
 
 async def test_a_bell_wakes_those_whom_it_concerns(autojump_clock: MockClock) -> None:

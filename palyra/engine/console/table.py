@@ -6,6 +6,7 @@ from typing import Any
 
 from palyra.engine.budget_questions import BudgetAnswer, BudgetsAnswer, HoldsAnswer
 from palyra.engine.console import (
+    alerts,
     approvals,
     auth,
     auth_views,
@@ -30,9 +31,11 @@ from palyra.engine.history import EventAnswer, RunReport
 from palyra.engine.inspection import FiguresAnswer
 from palyra.engine.model_plans import PlanAnswer
 from palyra.engine.price_questions import PriceDiffAnswer, PricingAnswer, RecostAnswer
-from palyra.engine.questions import ModelsAnswer, RunAnswer, StatusAnswer
+from palyra.engine.questions import AlertAnswer, ModelsAnswer, RunAnswer, StatusAnswer
 from palyra.engine.reports.runs import UsageEnrichedRun
 
+ALERTS = frame.Question("alerts", alerts.AlertsParams, frame.Items[AlertAnswer], alerts.alerts, scope="usage:read")
+ALERT = frame.Question("alerts/{alert}", alerts.AlertParams, AlertAnswer, alerts.alert, scope="usage:read")
 APPROVALS = frame.Question(
     "approvals",
     approvals.ApprovalsParams,
@@ -183,6 +186,8 @@ VAULT_SECRETS = frame.Question(
 VAULT_STATUS = frame.Question("vault/status", vault.VaultStatusParams, vault.VaultStatusAnswer, vault.status)
 
 QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
+    ALERTS,
+    ALERT,
     APPROVALS,
     APPROVAL,
     AUTH_ATTEMPTS,
@@ -230,6 +235,9 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
 
 CONFIG_RELOAD = changes.Change(
     "POST", "config/reload", config.ReloadParams, config.ReloadAnswer, config.reload, needs_daemon=True
+)
+ALERT_ACK = changes.Change(
+    "POST", "alerts/{alert}/ack", alerts.AlertParams, AlertAnswer, alerts.acknowledge_alert, scope="usage:write"
 )
 APPROVAL_DECIDE = changes.Change(
     "POST",
@@ -398,6 +406,7 @@ VAULT_VERIFY = changes.Change(
 )
 
 CHANGES: tuple[changes.Change[Any, Any], ...] = (
+    ALERT_ACK,
     APPROVAL_DECIDE,
     CONFIG_RELOAD,
     BUDGET_OVERRIDE,

@@ -1,0 +1,61 @@
+"""`alerts`: what somebody should know, and what was seen of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from palyra.decisions.alerts import acknowledge
+from palyra.engine.console.changes import Order
+from palyra.engine.console.frame import Items, ListParams, Params, Sight
+from palyra.engine.console.pages import page_of
+from palyra.engine.questions import AlertAnswer, alert_answer
+from palyra.errors import PalyraError, Refusal, Refused
+from palyra.projections.alerts import Alert
+from palyra.projections.state import State
+
+
+class AlertsParams(ListParams, frozen=True, kw_only=True):
+    """Which alerts."""
+
+    #: Only those that stand like this.
+    state: Literal["open", "acknowledged", "ended", ""] = ""
+
+
+class AlertParams(Params, frozen=True, kw_only=True):
+    """Which alert."""
+
+    #: Its id, or the unique beginning of it.
+    alert: str
+
+
+def alerts(sight: Sight, params: AlertsParams) -> Items[AlertAnswer]:
+    """Return alerts, newest first."""
+    found = [alert_answer(one, sight.now_us) for one in sight.state.alerts.by_id.values()]
+    found = [one for one in found if params.state in ("", one.state)]
+    found.sort(key=lambda one: (one.raised_us, one.alert_id), reverse=True)
+    return page_of(found, params, lambda one: (one.raised_us, one.alert_id), is_falling=True)
+
+
+def alert(sight: Sight, params: AlertParams) -> AlertAnswer:
+    """Return one alert."""
+    return alert_answer(_find(sight.state, params.alert), sight.now_us)
+
+
+async def acknowledge_alert(order: Order, params: AlertParams) -> AlertAnswer:
+    """Note that somebody has seen an alert; it stays on the list until its cause has gone."""
+    now_us = order.core.clock.now_us()
+    found = _find(order.core.state, params.alert)
+    decided = acknowledge(found, now_us)
+    if isinstance(decided, Refusal):
+        raise Refused(decided)
+    await order.record(decided)
+    return alert_answer(found, now_us)
+
+
+def _find(state: State, name: str) -> Alert:
+    found = [one for one in state.alerts.by_id.values() if name and one.alert_id.startswith(name)]
+    if len(found) != 1:
+        hint = "palyra alerts list shows them"
+        said = "several alerts whose names begin" if found else "no alert whose name begins"
+        raise PalyraError(f"There is {said} with '{name}'.", hint=hint, code="alert_not_found")
+    return found[0]
