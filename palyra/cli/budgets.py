@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from palyra.cli.budget_check import check
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled
@@ -404,3 +405,6 @@ def backtest(call: Call, policy_path: Path, from_: str | None) -> Answer:
 
     added = read_policy_file(policy_path)
     return decide_again(call, Journal(call), OtherRules(added=added), from_, None)
+
+
+budgets.add_command(check)

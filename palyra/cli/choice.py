@@ -9,6 +9,7 @@ from palyra.cli.render import clock, count, usd
 from palyra.cli.words import exclusion_words, where
 
 if TYPE_CHECKING:
+    from palyra.engine.budget_checks import CheckedModel
     from palyra.engine.choices import ChoiceAnswer, EvaluationAnswer, FlipAnswer, RankedAnswer
 
 _STATUS = {"blocked": "bad", "unpriced": "bad", "soft_limit": "warn", "would_block": "warn", "hard_limit": "warn"}
@@ -66,7 +67,7 @@ def show_choice(page: Page, choice: ChoiceAnswer, decided_us: int) -> None:
     rules = {one.policy_id: (model, one) for model in reversed(choice.models) for one in model.evaluations}
     if rules:
         page.title("Rules about usage")
-        page.table(_RULES, [_rule(model, one) for model, one in rules.values()], indent=2)
+        page.table(RULES, [rule_row(model, one) for model, one in rules.values()], indent=2)
     if choice.flips:
         page.title("What would flip it")
         page.fields([(_AXES[one.axis], _flip(one, choice, page)) for one in choice.flips], indent=2)
@@ -80,7 +81,8 @@ _COLUMNS = [
     Column("LATENCY", spare=3),
     Column("LEFT OUT", is_cut=True, spare=1),
 ]
-_RULES = [
+#: Columns of what rules say to models; `rule_row` gives the rows.
+RULES = [
     Column("RULE", is_cut=True),
     Column("AT", is_cut=True, spare=2),
     Column("USED", align="right"),
@@ -103,7 +105,9 @@ def _model(one: RankedAnswer, decided_us: int, page: Page) -> tuple[str | Styled
     )
 
 
-def _rule(model: RankedAnswer, one: EvaluationAnswer) -> tuple[str | Styled, ...]:
+def rule_row(model: RankedAnswer | CheckedModel, one: EvaluationAnswer) -> tuple[str | Styled, ...]:
+    """Return what one rule says to a model."""
+
     def amount(value: int | None) -> str:
         if value is None:
             return ""

@@ -166,11 +166,16 @@ class Console:
     def _find(self, visit: Visit) -> _Found:
         path = visit.request.raw_path.partition("?")[0].removeprefix(PREFIX)
         parts = [unquote(part) for part in path.split("/")]
-        for template, methods in self._places.items():
-            place = _match(template.split("/"), parts)
-            if place is not None:
-                visit.route = Route(PREFIX + template, "console", "", {})
-                return _Found(PREFIX + template, methods, place)
+        found = [
+            _Found(PREFIX + template, methods, place)
+            for template, methods in self._places.items()
+            if (place := _match(template.split("/"), parts)) is not None
+        ]
+        if found:
+            # A name in a placeholder may be a word of another path: `budgets/check` is both.
+            best = next((one for one in found if visit.request.method in one.methods), found[0])
+            visit.route = Route(best.template, "console", "", {})
+            return best
         visit.route = NOWHERE
         raise Refused(Refusal(code="route_not_found", message="The console's API has nothing there."))
 

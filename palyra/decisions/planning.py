@@ -97,6 +97,30 @@ def class_of(origin: str, asked: str) -> TaskClass:
     return own
 
 
+def run_asked(state: State, asked: AdmitRun, entry: ModelEntry, now_us: int) -> Run:
+    """Return a request as the run that it would be, its input as it is estimated for a model."""
+    ratio_bp, estimated, upper = calibrate(state, entry.provider_id, entry.upstream_model, asked.raw_tokens)
+    return Run(
+        run_id=asked.run_id,
+        principal_id=asked.principal_id,
+        key_id=asked.key_id,
+        session_id=asked.session_id,
+        agent_id=asked.agent_id,
+        endpoint=asked.endpoint,
+        origin=asked.origin,
+        config_generation=state.config.generation,
+        admitted_us=now_us,
+        deadline_us=now_us,
+        last_life_us=now_us,
+        tokens=TokenEstimate(raw=asked.raw_tokens, ratio_bp=ratio_bp, estimated=estimated, upper=upper),
+        choices_count=asked.choices_count,
+        body_bytes=asked.body_bytes,
+        audio_ms=asked.audio_ms,
+        max_cost_nanousd=asked.max_cost_nanousd,
+        output_requested_tokens=asked.output_max_tokens,
+    )
+
+
 class _Planning:
     """One request on its way through the planner."""
 
@@ -233,27 +257,7 @@ class _Planning:
     @functools.cached_property
     def _run(self) -> Run:
         """The request as the run that it would be."""
-        asked = self._asked
-        ratio_bp, estimated, upper = self._calibrated(self._resolution.entries[0])
-        return Run(
-            run_id=asked.run_id,
-            principal_id=asked.principal_id,
-            key_id=asked.key_id,
-            session_id=asked.session_id,
-            agent_id=asked.agent_id,
-            endpoint=asked.endpoint,
-            origin=asked.origin,
-            config_generation=self._state.config.generation,
-            admitted_us=self._now_us,
-            deadline_us=self._now_us,
-            last_life_us=self._now_us,
-            tokens=TokenEstimate(raw=asked.raw_tokens, ratio_bp=ratio_bp, estimated=estimated, upper=upper),
-            choices_count=asked.choices_count,
-            body_bytes=asked.body_bytes,
-            audio_ms=asked.audio_ms,
-            max_cost_nanousd=asked.max_cost_nanousd,
-            output_requested_tokens=asked.output_max_tokens,
-        )
+        return run_asked(self._state, self._asked, self._resolution.entries[0], self._now_us)
 
     def _within_budgets(self, plan: routing.Plan) -> tuple[routing.Plan, list[Draft], Refusal | None]:
         """Return the plan without what budgets stop, and, where nothing is left, facts and refusal.

@@ -91,7 +91,7 @@ def test_the_tree_holds_what_this_release_does() -> None:
         *("models set", "models connect", "models test", "models discover", "models circuit", "models explain"),
         *("models list", "models status"),
         *("budgets list", "budgets status", "budgets show", "budgets holds", "budgets set", "budgets retire"),
-        *("budgets override", "budgets backtest"),
+        *("budgets override", "budgets backtest", "budgets check"),
         *("approvals list", "approvals show", "approvals grant", "approvals deny", "approvals wait"),
         *("alerts list", "alerts show", "alerts ack"),
         *("pricing show", "pricing missing", "pricing recost", "pricing diff", "pricing import"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from palyra.config.schema import is_zone
 from palyra.decisions.policies import read_policy
+from palyra.decisions.runs import AdmitRun
+from palyra.engine.budget_checks import BudgetCheckAnswer, check_budgets
 from palyra.engine.budget_questions import (
     BudgetAnswer,
     BudgetsAnswer,
@@ -18,8 +22,12 @@ from palyra.engine.budgets import put_in_force, take_out_of_force
 from palyra.engine.console.changes import Order
 from palyra.engine.console.frame import Params, Sight
 from palyra.errors import PalyraError, Refusal, Refused
+from palyra.events.registry import ModelRole
 from palyra.projections.budgets import Policy
 from palyra.projections.state import State
+
+_Name = Annotated[str, msgspec.Meta(max_length=512)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 class BudgetsParams(Params, frozen=True, kw_only=True):
@@ -38,6 +46,26 @@ class SetParams(BudgetParams, frozen=True, kw_only=True):
     rule: dict[str, Any]
     #: The change is refused where the rule has another revision by now; 0: it must be new.
     if_revision: int | None = None
+
+
+class CheckParams(Params, frozen=True, kw_only=True):
+    """A request as far as rules and prices depend on it."""
+
+    model: _Name = ""
+    endpoint: ModelRole = "chat"
+    #: The uncalibrated estimate of its input, and the bytes of its body.
+    tokens: _Count = 0
+    body_bytes: _Count = 0
+    #: The longest answer that it takes, and how many of them.
+    max_output: _Count | None = None
+    choices: Annotated[int, msgspec.Meta(ge=1, le=128)] = 1
+    #: What it allows itself to cost.
+    max_cost_nanousd: _Count | None = None
+    #: Who pays, "" for whoever asks; with which key, in which session, for which agent.
+    principal: _Name = ""
+    key: _Name = ""
+    session: _Name = ""
+    agent: _Name = ""
 
 
 class RetireParams(BudgetParams, frozen=True, kw_only=True):
@@ -60,6 +88,26 @@ def holds(sight: Sight, params: BudgetParams) -> HoldsAnswer:
     """Return what open attempts hold of a rule."""
     _find(sight.state, params.policy)
     return holds_answer(sight.state, params.policy)
+
+
+async def check(order: Order, params: CheckParams) -> BudgetCheckAnswer:
+    """Return what such a request would meet; nothing is held, and nothing recorded."""
+    command = AdmitRun(
+        run_id="check",
+        principal_id=params.principal or order.actor,
+        key_id=params.key,
+        session_id=params.session,
+        agent_id=params.agent,
+        endpoint=params.endpoint,
+        model=params.model,
+        raw_tokens=params.tokens,
+        output_max_tokens=params.max_output,
+        choices_count=params.choices,
+        max_cost_nanousd=params.max_cost_nanousd,
+        body_digest="",
+        body_bytes=params.body_bytes,
+    )
+    return check_budgets(order.core.state, command, order.core.clock.now_us())
 
 
 async def set_budget(order: Order, params: SetParams) -> BudgetAnswer:

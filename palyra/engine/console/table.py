@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from palyra.engine.budget_checks import BudgetCheckAnswer
 from palyra.engine.budget_questions import BudgetAnswer, BudgetsAnswer, HoldsAnswer
 from palyra.engine.console import (
     alerts,
@@ -255,6 +256,9 @@ BUDGET_OVERRIDE = changes.Change(
     approvals.override_request,
     scope="usage:write",
 )
+BUDGET_CHECK = changes.Change(
+    "POST", "budgets/check", budgets.CheckParams, BudgetCheckAnswer, budgets.check, scope="usage:read"
+)
 BUDGET_RETIRE = changes.Change(
     "DELETE", "budgets/{policy}", budgets.RetireParams, BudgetAnswer, budgets.retire_budget, scope="usage:write"
 )
@@ -410,6 +414,7 @@ CHANGES: tuple[changes.Change[Any, Any], ...] = (
     APPROVAL_DECIDE,
     CONFIG_RELOAD,
     BUDGET_OVERRIDE,
+    BUDGET_CHECK,
     BUDGET_RETIRE,
     BUDGET_SET,
     JOURNAL_VERDICT,
