@@ -68,7 +68,7 @@ from palyra.home import WAY_OUT, DiskHome, Home, MemoryHome
 from palyra.journal.port import Journal
 from palyra.outside import Outside
 from palyra.projections.state import State
-from palyra.redaction import KnownSecrets
+from palyra.redaction import KnownSecrets, hide_also
 from palyra.supervisor.adapters import CrossingChore, EngineLoopLog, EngineStallWatch
 from palyra.supervisor.bridge import CrossingClosed, TrioGuest
 from palyra.supervisor.loops import Ports, loop_table
@@ -258,6 +258,7 @@ class Daemon:
         self.boot_id = self._ids.ulid(self._clock.now_us())
         if self._log is not None:
             self._log.name_boot(self.boot_id)
+        hide_also(self.config.privacy.extra_patterns)
         self._tls = tls_of(self.config.daemon, self._on_tls_trouble)
         self._warn_of_expiry()
         await self._open_journal()
@@ -357,6 +358,7 @@ class Daemon:
         self._contents.rules = _content_rules(config)
         self._sights.zone = config.cli.timezone
         self._feed.max_count = config.console.event_clients_max_count
+        hide_also(config.privacy.extra_patterns)
 
     async def reload(self) -> ReloadAnswer:
         """Read the configuration again and adopt what of it can act at once; the rest waits for the next start.

@@ -34,7 +34,7 @@ from palyra.journal.lock import read_lock
 from palyra.journal.memory import MemoryJournal
 from palyra.journal.reader import JournalReader
 from palyra.projections.state import State
-from palyra.redaction import Secret
+from palyra.redaction import Secret, hide_also
 
 
 class ReadOnlyDaemon:
@@ -68,6 +68,7 @@ class ReadOnlyDaemon:
 
     async def start(self) -> None:
         """Look at the journal and listen. Raises `StateError`."""
+        hide_also(self.loaded.config.privacy.extra_patterns)
         check_state_dir(self.paths)
         await asyncio.to_thread(self._look)
         self._finished = asyncio.get_running_loop().create_future()

@@ -92,13 +92,43 @@ _PLAIN = re.compile(r"(?i)-?\d{1,32}(?:\.\d{1,32})?|true|false|null|none")
 _ALSO_NUMBERS = frozenset(("otp", "pin"))
 
 
+#: What the operator of this process hides beside: the patterns as they were written, and as they are run.
+_extra: tuple[str, ...] = ()
+_extra_hidden: tuple[re.Pattern[str], ...] = ()
+
+
+def hide_also(patterns: Iterable[str]) -> None:
+    """Hide what these patterns match, from now on and in the whole process, in place of those given before.
+
+    They are of the process as its log and its standard error are: whoever shows a text need not be handed them, so
+    that nobody can forget to pass them on. That they take linear time was checked with the configuration.
+    """
+    global _extra, _extra_hidden
+    _extra = tuple(patterns)
+    # What is hidden already is taken whole, so that hiding twice is hiding once.
+    _extra_hidden = tuple(re.compile(f"{REDACTED}|(?:{pattern})") for pattern in _extra)
+
+
+def hidden_also() -> tuple[str, ...]:
+    """Return the patterns that `hide_also` was given."""
+    return _extra
+
+
+def _hide_extra(text: str) -> str:
+    for pattern in _extra_hidden:
+        text = pattern.sub(lambda match: REDACTED if match[0] else "", text)
+    return text
+
+
 def redact_text(text: str, known: Iterable[str] = ()) -> str:
-    """Return `text` without secrets: those of `known` first, then everything of a secret's shape."""
+    """Return `text` without secrets: those of `known`, what is hidden beside, and what has a secret's shape."""
     if len(text) > _TEXT_MAX_CHARS:
         return f"<omitted {len(text)} chars>"
     for value in known:
         if len(value) >= KNOWN_MIN_CHARS and value in text:
             text = text.replace(value, REDACTED)
+    if _extra_hidden:
+        text = _hide_extra(text)
     if _TRIGGER.search(text) is None:
         return text
     text = _USERINFO.sub(rf"\1{REDACTED}@", text)
@@ -135,6 +165,8 @@ def _stays(key: str, value: re.Match[str]) -> bool:
 
 def hide_keys(text: str) -> str:
     """Return a client's word without what has the shape of a vendor's key: it was pasted into the wrong field."""
+    if _extra_hidden and text:
+        text = _hide_extra(text)
     return _SHAPES.sub(REDACTED, text) if text else text
 
 

@@ -61,7 +61,10 @@ class Call:
     def loaded(self) -> LoadedConfig:
         """Return the effective configuration; raises `ConfigProblems`."""
         if self._loaded is None:
+            from palyra.redaction import hide_also
+
             self._loaded = self.load()
+            hide_also(self._loaded.config.privacy.extra_patterns)
         return self._loaded
 
     def load(self) -> LoadedConfig:

@@ -272,6 +272,9 @@ _ROOT_KEYS = (
         _int("content_days", 30, 1, 3_650, "how long they are kept"),
         _int("content_max_bytes", _MIB, _KIB, 64 * _MIB, "of one request, and of one answer; longer is cut"),
         _texts("capture_principals", 1_000, "whose are kept; [] = everybody's"),
+        _texts(
+            "extra_patterns", 32, "regular expressions; what they match is shown nowhere", shape="linear_pattern"
+        ),
     ),
     *_table(
         "console",
@@ -537,6 +540,7 @@ _LIVE = frozenset(
         "privacy.capture_principals",
         "privacy.content_days",
         "privacy.content_max_bytes",
+        "privacy.extra_patterns",
         "usage.abandoned",
         "usage.unknown_outcome",
     )

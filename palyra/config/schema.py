@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from palyra.config.keys import Key
+from palyra.config.patterns import PATTERN_RULE, is_linear
 from palyra.config.problems import Path, nearest
 from palyra.decisions.vault import VaultRef, read_vault_ref
 from palyra.redaction import has_secret_shape
@@ -115,6 +116,7 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
             lambda text: canonical_host(text) == text,
             "must be a host name in lower-case ASCII, without scheme and port",
         ),
+        "linear_pattern": Shape(is_linear, PATTERN_RULE),
         "vault_ref": Shape(_is_vault_ref, "must be <scope>/<key>, such as global/openai", "invalid_vault_ref"),
         "endpoint": Shape(_is_endpoint, "must be https://HOST/PLACE, or http:// on this machine, without a query"),
         "endpoint_or_none": Shape(

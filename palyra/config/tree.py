@@ -200,6 +200,7 @@ class PrivacyConfig(_Table, frozen=True, kw_only=True):
     content_days: int
     content_max_bytes: int
     capture_principals: list[str]
+    extra_patterns: list[str]
 
 
 class ConsoleConfig(_Table, frozen=True, kw_only=True):

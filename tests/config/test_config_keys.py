@@ -37,6 +37,7 @@ SHAPED: dict[str, tuple[list[str], list[str]]] = {
     "model_ref": (["a", "p/m"], ["", "a b", "a*"]),
     "line": (["a", "Zoë 1"], ["", "a\nb"]),
     "keyword": (["a", "prove", "migrat*", "x" * 64], ["", "*", "two words", "a-b", "x" * 65]),
+    "linear_pattern": (["a", r"\bEMP-[0-9]{6,8}\b", "(?i:ab|c)d?"], ["", "a+", "(a|b){2}", r"(a)\1", "a" * 201]),
     "env_name": (["A", "_a1"], ["", "1A", "A-B"]),
     "host_name": (["palyra.example", "a"], ["", "A.example", "http://a", "a:1"]),
     "zone": (["Europe/Prague", "UTC"], ["local", "Mars/Olympus"]),

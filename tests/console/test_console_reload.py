@@ -15,6 +15,7 @@ from palyra.engine.replay import fold_file
 from palyra.errors import PalyraError
 from palyra.events.cache import CacheEvicted
 from palyra.events.config import ConfigRejected
+from palyra.redaction import hide_also, redact_text
 
 
 def write(path: Path, text: str) -> Path:
@@ -65,6 +66,27 @@ async def test_the_next_run_has_the_new_configuration(tmp_path: Path) -> None:
         assert [one["key"] for one in diff["changed"]] == ["model_provider.providers"]
         assert (await ask("config/diff", a=1, b=9)).status == 404
     assert fold_file(tmp_path / "state" / "journal.db").state.counts["config.adopted"] == 2
+
+
+async def test_what_is_hidden_beside_secrets_follows_the_configuration(tmp_path: Path) -> None:
+    """A pattern holds from the reload on; one that could take long is refused, and those before stay."""
+    file = write(tmp_path / "palyra.toml", says("one"))
+
+    def hiding(pattern: str) -> None:
+        write(file, says("one", f"[privacy]\nextra_patterns = ['{pattern}']"))
+
+    async with open_console(tmp_path / "state", file) as ask:
+        hiding("EMP-[0-9]{6}")
+        done = await ask.post("config/reload")
+        assert (done.json["changed"], done.json["pending_restart_keys"]) == (["privacy.extra_patterns"], [])
+        assert redact_text("of EMP-123456") == "of <redacted>"
+        hiding("(EMP-[0-9]+)+")
+        assert (await ask.post("config/reload")).status == 422
+        assert redact_text("of EMP-123456") == "of <redacted>"
+        write(file, says("one"))
+        assert (await ask.post("config/reload")).status == 200
+        assert redact_text("of EMP-123456") == "of EMP-123456"
+    hide_also(())
 
 
 async def test_what_needs_a_start_waits_and_says_so(tmp_path: Path) -> None:

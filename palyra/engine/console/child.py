@@ -19,6 +19,7 @@ from palyra.engine.console.frame import At, JournalFiles
 from palyra.engine.console.table import QUESTIONS
 from palyra.errors import CODES, PalyraError, Refusal, Refused
 from palyra.journal.lock import Holder, LockState
+from palyra.redaction import hidden_also, hide_also
 
 #: Whoever waits for an answer about the past can wait for requests to be served first.
 _NICENESS = 10
@@ -36,6 +37,8 @@ class Asked(msgspec.Struct, kw_only=True, omit_defaults=True):
     #: Who writes the journal.
     is_locked: bool
     holder: Holder | None
+    #: Patterns of what is shown nowhere.
+    hidden: tuple[str, ...] = ()
 
 
 class Answered(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -57,6 +60,8 @@ def main(journal: str, key_file: str) -> None:
 
 def _answer(files: JournalFiles, asked: Asked, out: BinaryIO) -> None:
     data = b""
+    if asked.hidden != hidden_also():
+        hide_also(asked.hidden)
     try:
         question: Any = next(one for one in QUESTIONS if one.path == asked.path)
         told = ask_file(

@@ -21,6 +21,7 @@ from palyra.errors import PalyraError, Refusal, Refused
 from palyra.journal.lock import LockState
 from palyra.journal.memory import MemoryJournal
 from palyra.projections.state import State, evolve
+from palyra.redaction import hidden_also
 
 #: Questions that may wait for the child, and how long an answer may take once it is at work.
 _WAITING_MAX_COUNT = 32
@@ -66,6 +67,7 @@ class ChildPast:
             now_us=now_us,
             is_locked=lock.is_locked,
             holder=lock.holder,
+            hidden=hidden_also(),
         )
         if self._waiting_count >= _WAITING_MAX_COUNT:
             raise _refused("gateway_busy", "Too many questions about the past are waiting.", retry_after_ms=1_000)
