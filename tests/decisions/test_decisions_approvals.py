@@ -419,3 +419,16 @@ def test_the_fold_takes_any_order() -> None:
         record("approval-y", ApprovalUsed(run_id="r", amount=1, uses_left=0, amount_left=0), ApprovalExpired()),
     )
     assert world.state.approvals.by_id == {}
+
+
+def test_approvals_that_hold_no_more_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest of them go when the next one is asked for; what is open or granted stays."""
+    monkeypatch.setattr("palyra.projections.approvals._ENDED_COUNT", 2)
+    world = used_up(settle(Accounting(approval_ttl_hours=1)))
+    for number in range(2, 6):
+        world.do(admit(f"r{number}"), wait(ms=HOUR_MS))
+    assert len(world.state.approvals.by_id) == 3
+    assert world.state.approvals.by_policy["day"] == list(world.state.approvals.by_id)
+    world.do(put(msgspec.structs.replace(TIGHT, hard_limit=190)), admit("r9"), put(TIGHT), admit("r10"))
+    assert [one.status for one in world.state.approvals.by_id.values()].count("open") == 1
+    assert world.replayed(11) == world.state
