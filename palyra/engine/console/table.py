@@ -9,6 +9,7 @@ from palyra.engine.budget_questions import BudgetAnswer, BudgetsAnswer, HoldsAns
 from palyra.engine.console import (
     alerts,
     approvals,
+    audit,
     auth,
     auth_views,
     budgets,
@@ -46,6 +47,14 @@ APPROVALS = frame.Question(
 )
 APPROVAL = frame.Question(
     "approvals/{approval}", approvals.ApprovalParams, approvals.ApprovalView, approvals.approval, scope="usage:read"
+)
+AUTH_AUDIT = frame.Question(
+    "auth/audit",
+    audit.AuditParams,
+    frame.Items[audit.AuditItem],
+    audit.audit,
+    scope="secrets:write",
+    source="rows",
 )
 AUTH_HEALTH = frame.Question(
     "auth/health", auth_views.HealthParams, auth_views.HealthAnswer, auth_views.health, scope="secrets:write"
@@ -192,6 +201,7 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     APPROVALS,
     APPROVAL,
     AUTH_ATTEMPTS,
+    AUTH_AUDIT,
     AUTH_HEALTH,
     AUTH_ORDER,
     AUTH_PROFILES,
