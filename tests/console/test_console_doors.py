@@ -100,7 +100,7 @@ def some_params(question: Question[Any, Any], dice: random.Random, world: World)
         given["run"] = dice.choice(["last", *runs])
     if "event" in fields:
         given["event"] = dice.choice(["daemon", "config", "1", "daemon:1"])
-    if "state" in fields:
+    if any(field.name == "state" and field.type is bool for field in msgspec.structs.fields(question.params)):
         given["state"] = True
     if "limit" in fields:
         given["limit"] = dice.choice([1, 3, 500])
