@@ -398,6 +398,30 @@ def keys(call: Call) -> Answer:
     return Answer(data, show_keys)
 
 
+@config.command(
+    "schema",
+    examples=[
+        ("palyra config schema > palyra.schema.json", "for an editor that checks while one writes"),
+        ("palyra config schema --json", "the same in the envelope for programs"),
+    ],
+    is_configured=False,
+)
+def schema(call: Call) -> Answer:
+    """Print the JSON Schema of the configuration file: what each key takes, its default and its meaning.
+
+    Rules between keys, and those of a text's shape, are told by palyra config check.
+    """
+    from palyra.config.json_schema import json_schema
+
+    found = json_schema()
+
+    def show_schema(page: Page) -> None:
+        for line in to_json(found, indent=2).splitlines():
+            page.line(line)
+
+    return Answer(found, show_schema)
+
+
 def _by_table(keys: tuple[Key, ...]) -> Iterator[tuple[str, list[Key]]]:
     """Yield each table's header and its keys."""
     tables: dict[str, list[Key]] = {}

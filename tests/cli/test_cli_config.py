@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,14 @@ def test_what_is_shown_is_toml(day: Cli, file: str) -> None:
     assert tomllib.loads(shown) == _without_none(data["effective"])
     assert "UPSTREAM_KEY" not in shown
     assert '[[model_provider.models]]\nmodel_id = "gpt"' in shown
+
+
+def test_the_schema_is_json_on_the_page_too(day: Cli) -> None:
+    """It can be sent to a file as it is; with --json it is in the envelope."""
+    ran = day("config", "schema")
+    assert (ran.status, ran.err) == (0, "")
+    assert json.loads(ran.out) == day("config", "schema", "--json").data
+    assert json.loads(ran.out)["properties"]["daemon"]["properties"]["port"]["default"] == 7142
 
 
 def test_every_value_names_its_origin(day: Cli, file: str) -> None:
