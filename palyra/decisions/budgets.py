@@ -242,8 +242,6 @@ def evaluate_budgets(
 ) -> Judgement:
     """Return what every rule says that applies to an attempt of a run at a candidate."""
     policies = state.budgets.policies
-    if not policies and max_cost is None:
-        return NOTHING
     judgement = Judgement([], [], [])
     asking = _Asking(run_id, who.principal_id, effective_at_us, now_us)
     # Most rules ask the same of a request: what is worked out for one serves all.

@@ -45,7 +45,7 @@ from palyra.events.approvals import (
     ApprovalRequested,
     ApprovalUsed,
 )
-from palyra.events.budgets import BudgetReserved
+from palyra.events.budgets import BudgetReleased, BudgetReserved, Returned
 from palyra.events.config import ConfigAdopted
 from palyra.events.runs import RunHeld, RunRefused, RunResumed
 from palyra.projections.approvals import Approval, status_of
@@ -419,6 +419,20 @@ def test_the_fold_takes_any_order() -> None:
         record("approval-y", ApprovalUsed(run_id="r", amount=1, uses_left=0, amount_left=0), ApprovalExpired()),
     )
     assert world.state.approvals.by_id == {}
+
+
+def test_what_is_told_twice_or_of_nobody_changes_nothing() -> None:
+    """A request that is there already stays; what nobody drew comes back to nobody; what ended by itself has."""
+    world = used_up()
+    world.do(admit("r2"))
+    asked = newest(world)
+    world.do(record(f"approval-{asked.approval_id}", msgspec.structs.replace(asked.request, requested=1)))
+    assert newest(world).request == asked.request
+    returned = Returned(approval_id="nobody", amount=5)
+    world.do(record("run-r9", BudgetReleased(attempt=1, because="settled", returned=[returned])))
+    assert list(world.state.approvals.by_id) == [asked.approval_id]
+    world.do(record(f"approval-{asked.approval_id}", ApprovalExpired()), retire("day"))
+    assert newest(world).status == "expired"
 
 
 def test_approvals_that_hold_no_more_are_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:

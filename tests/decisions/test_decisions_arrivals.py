@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -159,6 +160,19 @@ def test_what_cannot_be_followed_is_refused(name: str, value: str, code: str) ->
     refusal = read_attribution({name: value}, CALLER)
     assert isinstance(refusal, Refusal)
     assert (refusal.code, refusal.param) == (code, name)
+
+
+def test_how_a_request_is_routed_may_be_said() -> None:
+    """The class of its work by anybody; the mode only with a key that may, since it changes what things cost."""
+    assert read(task_class="Background").task_class == "background"
+    assert read(wait_approval="30").wait_approval_ms == 30_000
+    chooser = msgspec.structs.replace(CALLER, scopes=["v1:*", "routing:mode"])
+    found = read_attribution({"x-palyra-routing": "Dry-Run"}, chooser)
+    assert isinstance(found, Attribution)
+    assert found.routing_mode == "dry_run"
+    refused = read_attribution({"x-palyra-routing": "enforced"}, CALLER)
+    assert isinstance(refused, Refusal)
+    assert refused.code == "missing_scope"
 
 
 def test_an_agent_that_is_not_bound_is_refused() -> None:

@@ -92,7 +92,14 @@ def test_the_place_is_that_of_the_first_that_could_serve() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"model": "nobody"}, {"needs": ["audio_input"]}, {"models": ["b/other"]}, {"models": ["other"]}]
+    "changes",
+    [
+        {"model": "nobody"},
+        {"model": "palyra/cheap"},
+        {"needs": ["audio_input"]},
+        {"models": ["b/other"]},
+        {"models": ["other"]},
+    ],
 )
 def test_a_request_that_nobody_could_serve_has_none(changes: dict[str, Any]) -> None:
     """It is refused as it would be without a cache."""

@@ -18,6 +18,7 @@ from story import (
     given,
     go_on,
     like,
+    record,
     serve,
     start,
     succeed,
@@ -129,6 +130,48 @@ def test_a_rolling_window_has_room_when_enough_has_moved_out() -> None:
     assert refusal.retry_after_ms == 45 * 60_000
     assert world.do(wait(ms=45 * 60_000 - 1)).when(admit("r4")).outcome.refusal is not None
     assert world.do(wait(ms=1)).when(admit("r5")).outcome.refusal is None
+
+
+def test_use_that_has_left_the_window_makes_no_room() -> None:
+    """The older of two uses is out already, so the newer one says how long it takes."""
+    world = given(ONE, put(rule(interval_kind="rolling", rolling_hours=2, hard_limit=200)), serve("r1"))
+    world.do(wait(ms=150 * 60_000), serve("r2"))
+    told = world.when(admit("r3")).refused("budget_blocked")
+    assert told.retry_after_ms == 135 * 60_000
+
+
+def test_two_uses_have_to_leave_a_rolling_window() -> None:
+    """The first that leaves is not enough, so the second says how long it takes."""
+    world = given(ONE, put(rule(interval_kind="rolling", rolling_hours=2, hard_limit=400)), serve("r1"))
+    world.do(wait(ms=30 * 60_000), serve("r2"))
+    told = world.when(admit("r3", raw_tokens=200)).refused("budget_blocked")
+    assert told.retry_after_ms == 135 * 60_000
+
+
+def test_a_rolling_rule_that_came_late_waits_for_its_whole_window() -> None:
+    """Of use that was only told about later no counter knows when it leaves the window."""
+    world = given(ONE, put(rule(interval_kind="rolling", rolling_hours=1, hard_limit=200)))
+    told = UsageCorrected(
+        run_id="r0",
+        attempt=1,
+        corrects_position=1,
+        provider_id="a",
+        model_id="gpt",
+        principal_id="key:tester",
+        endpoint="chat",
+        effective_at_us=world.now_us,
+        deltas=TokenUsage(input_tokens=USED),
+    )
+    world.do(record("corrections", told))
+    assert world.when(admit("r2")).refused("budget_blocked").retry_after_ms == 60 * 60_000
+
+
+def test_an_answer_is_kept_short_for_a_limit_of_the_request() -> None:
+    """Nobody named a maximum, so the longest one is sent that the request's own limit allows."""
+    world = given(ONE, price(), admit("r1", output_max_tokens=None, max_cost_nanousd=500_000))
+    planned = plan_start(world.state, world.run("r1"), Where("a", "gpt"), "gpt-a", world.now_us)
+    assert (planned.is_shrunk, planned.judgement.stops) == (True, False)
+    assert planned.size.output_tokens < 500
 
 
 # -- who and what
@@ -587,3 +630,11 @@ def _compare(world: World) -> None:
             held[share.policy_id, share.subject] = held.get((share.policy_id, share.subject), 0) + share.amount
     for counted in world.state.budgets.counters.values():
         assert counted.reserved <= held.get((counted.policy_id, counted.subject), 0)
+
+
+def test_a_rule_that_went_while_a_run_was_stopped_by_it_has_stopped_it() -> None:
+    """The last candidate was left for a rule that is no more; the run ends as it was told."""
+    world = given(ONE, admit("r1"))
+    world.when(go_on("r1", "budget_excluded", after=0)).then(
+        like(RunFailed, code="budget_blocked", failure_class="budget_excluded")
+    )

@@ -63,6 +63,13 @@ def test_a_stream_that_was_cut_counts_what_was_seen(
     assert (row.usage.input_tokens, row.usage.output_tokens) == usage
 
 
+def test_another_service_than_the_standard_has_a_price_of_its_own() -> None:
+    """What was served in a batch is charged as that; without such a price its cost is not known."""
+    row = row_of(succeed("r1", Metered(reported=SEEN, variant="batch")))
+    assert row is not None
+    assert (row.variant, row.cost_nanousd) == ("batch", None)
+
+
 def test_parts_that_were_reported_before_the_cut_are_kept() -> None:
     """Cached tokens and the like stay in a partial row."""
     row = row_of(fail("r1", "stream_truncated", phase="content", metered=Metered(reported=SEEN), status=200))

@@ -255,6 +255,9 @@ def test_new_fingerprints_are_recorded() -> None:
     drafts, _ = reconcile(state, look(*fresh, broken, damage=[("secret_damaged", TOKENS)]))
     rekeyed = VaultRekeyed(vault_id="v1", key_source="key_file", key_fingerprints={REF: "b2"})
     assert bodies(drafts) == [rekeyed, VaultDamageFound(code="secret_damaged", ref=TOKENS)]
+    known = secret_of(told(CREATED, stored(2), rekeyed), REF)
+    assert known is not None
+    assert known.key_fingerprint == "b2"
 
 
 def test_another_place_of_the_key_is_recorded() -> None:

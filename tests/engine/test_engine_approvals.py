@@ -248,6 +248,21 @@ async def test_capsules_of_what_was_asked_held_and_granted_are_decided_again(tmp
     await close(world)
 
 
+async def test_a_capsule_of_a_request_that_a_second_rule_stopped_while_it_was_held(tmp_path: Path) -> None:
+    """What it asks for on the way is given to whoever decides it again, like the time that it waited."""
+    world = await make(journal=await open_at(tmp_path))
+    waiting = await held(world)
+    later = rule("later", hard_limit=0, on_hard="approval_required", managed_by="file")
+    await adopt_file_policies(world.core, [CLOSED, later])
+    await decide(world, amount=10**6)
+    await _until(lambda: [one.request.policy_id for one in open_approvals(world.state, 0)] == ["later"])
+    await decide(world, amount=10**6)
+    assert code_of(await waiting.task) == ""
+    await world.core.durable()
+    assert redecide(capture(tmp_path / "journal.db", waiting.run_id)).difference is None
+    await close(world)
+
+
 async def test_a_capsule_of_a_run_that_lost_its_use_on_the_way(tmp_path: Path) -> None:
     """It was let in, waited for a slot, and another run drew the last use: it asks, and fails."""
     offer = one(of_model={"max_output_tokens": 50}, max_concurrency=1)

@@ -88,6 +88,7 @@ def test_parts_and_estimates_are_counted_apart() -> None:
         cached_input_tokens=7,
         reasoning_tokens=6,
         estimated_count=1,
+        estimated_output_tokens=8,
         cost_nanousd=70,
     )
 

@@ -31,7 +31,7 @@ FAMILIES = tuple(
 RARE = (
     "incident.severity_changed incident.reopened model.readmitted content_policy_blocked unsupported_feature"
     " model_excluded no_credential vault_locked run.cancel_requested fixture_missing usage.corrected"
-    " circuit.forced cache.evicted"
+    " circuit.forced cache.evicted run.held run.resumed"
 ).split()
 
 

@@ -32,7 +32,7 @@ from palyra.wire.neutral import (
     Refused,
     Text,
 )
-from palyra.wire.neutral_answer import Delta, Finish, PartEnd, PartStart, Start, Usage, events_of
+from palyra.wire.neutral_answer import Delta, Finish, PartEnd, PartStart, Start, Usage, derive_stop, events_of
 from palyra.wire.recall import with_recalled
 from palyra.wire.reply_facts import facts_of
 from palyra.wire.responses_answer import read_responses_answer
@@ -762,3 +762,18 @@ def test_what_a_stream_cannot_say_is_named(client: Dialect, upstream: Dialect) -
     meter = channel(client, upstream).meter(None)
     assert b"Paris." in meter.feed(_CITED_STREAMS[upstream]) + meter.end() + meter.closing(is_cut=False)
     assert meter.facts().dropped == (() if client == upstream else _LOST[upstream])
+
+
+@pytest.mark.parametrize(
+    ("has_call", "has_refusal", "stop", "derived"),
+    [
+        (False, True, "end_turn", "refusal"),
+        (True, True, "end_turn", "tool_calls"),
+        (False, False, "tool_calls", "end_turn"),
+        (False, False, "unknown", "unknown"),
+        (True, False, "max_tokens", "max_tokens"),
+    ],
+)
+def test_the_stop_is_derived_from_what_was_said(has_call: bool, has_refusal: bool, stop: str, derived: str) -> None:
+    """A call that was made beats the provider's word, a refusal comes next; a cut answer stays cut."""
+    assert derive_stop(stop, has_call=has_call, has_refusal=has_refusal) == derived
