@@ -74,6 +74,7 @@ def _handed_over(command: Any) -> Any:
         ("palyra keys issue ci", "a key for one program, which pays for itself"),
         ("palyra keys issue ci --scope v1:chat --model 'gpt-*' --rpm 60 --tpm 100000", "with bounds"),
         ("palyra keys issue bot --agent coder --expires 30d --out ~/bot.key", "as one agent, for a month"),
+        ("palyra keys issue guest --budget usd=5/daily", "a key that stops for the day at five dollars"),
         ("palyra keys issue ada --admin --scope observe", "a key that only looks"),
     ],
     exits=(0, 2, 4, 6, 7),
@@ -89,6 +90,9 @@ def _handed_over(command: Any) -> Any:
 @click.option("--model", "models", multiple=True, metavar="GLOB", help="A model that it may use; can be repeated.")
 @click.option("--from", "networks", multiple=True, metavar="CIDR", help="A network that it may be used from.")
 @_limits
+@click.option(
+    "--budget", default="", metavar="LIMIT", help="A hard limit of its own: usd=5/daily, tokens=1000/weekly."
+)
 @click.option("--expires", type=Duration(), metavar="TIME", help="Until when, from now: 30d, 12h.")
 @_handed_over
 def issue(
@@ -106,6 +110,7 @@ def issue(
     burst: int | None,
     tpm: int | None,
     concurrent: int | None,
+    budget: str,
     expires: int | None,
     out: str | None,
     is_sk_form: bool,
@@ -131,6 +136,7 @@ def issue(
         tokens_per_minute=tpm or 0,
         concurrent_runs=concurrent or 0,
         expires_us=None if expires is None else SystemClock().now_us() + expires,
+        budget=budget,
     )
     return _hand_over(change(call, KEY_ISSUE, params), out, is_sk_form=is_sk_form)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from console_house import Operator, open_console
-from openai import AsyncOpenAI, AuthenticationError
+from openai import APIStatusError, AsyncOpenAI
 
 from palyra.auth.keyfiles import read_key_file
 from palyra.events.runs import RunCancelled
@@ -29,7 +29,7 @@ async def use(ask: Operator, key: str) -> str:
             await client.chat.completions.create(
                 model="deterministic", messages=[{"role": "user", "content": "Hello?"}]
             )
-        except AuthenticationError as error:
+        except APIStatusError as error:
             return str(error.code)
     return "ok"
 
@@ -63,6 +63,30 @@ async def test_a_key_is_issued_used_changed_and_revoked(tmp_path: Path) -> None:
         assert await use(ask, secret) == "invalid_client_key"
         assert [one["name"] for one in (await ask("keys")).json["items"]] == ["admin.token", "client.key"]
         assert len((await ask("keys", all=True)).json["items"]) == 3
+
+
+async def test_a_budget_of_a_key_stops_that_key_alone(tmp_path: Path) -> None:
+    """It is a rule like any other, made in the same commit; what is none is refused, and no key is made."""
+    async with open_console(tmp_path) as ask:
+        guest = (await ask.post("keys", {"name": "guest", "budget": "tokens=1/daily"})).json
+        other = (await ask.post("keys", {"name": "other", "budget": "usd=5.00/monthly"})).json["secret"]
+        assert await use(ask, guest["secret"]) == "budget_request_too_large"
+        assert await use(ask, other) == "ok"
+        (rule,) = [one for one in (await ask("budgets")).json["items"] if one["policy"]["hard_limit"] == 1]
+        assert rule["policy"]["scope_id"] == guest["key"]["principal"]
+        for wrong in (
+            {"budget": "usd=5"},
+            {"budget": "tokens=1.5/daily"},
+            {"budget": "usd=5/daily", "principal": "user:ada"},
+            {"budget": "usd=0.0000000001/daily"},
+            {"budget": "usd=5/daily", "kind": "admin"},
+        ):
+            refused = await ask.post("keys", {"name": "more", **wrong})
+            assert (refused.status, refused.code, refused.error["field"]) == (400, "invalid_request", "budget")
+        desk = (await ask.post("keys", {"name": "desk", "kind": "admin", "scopes": ["keys:manage"]})).json["secret"]
+        refused = await ask.post("keys", {"name": "more", "budget": "usd=5/daily"}, key=desk)
+        assert refused.code == "scope_escalation"
+        assert [one["name"] for one in (await ask("keys")).json["items"]][2:] == ["guest", "other", "desk"]
 
 
 async def test_a_repeat_does_not_hold_the_secret(tmp_path: Path) -> None:

@@ -5,21 +5,29 @@ A secret is in one answer only: that of the change that made it. What a repeat g
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
 from palyra.auth.keys import NewKey, make_key
+from palyra.config.schema import is_zone
 from palyra.decisions.base import Decision
 from palyra.decisions.key_changes import KeyChange, KeyWish, change, issue, revoke, rotate
 from palyra.decisions.key_text import KeyKind, KeyText
+from palyra.decisions.policies import read_policy, set_policy
 from palyra.engine.console.changes import Order
 from palyra.engine.console.frame import Items, ListParams, Params, Sight
 from palyra.engine.console.pages import page_of
 from palyra.engine.questions import Answer
-from palyra.errors import PalyraError, Refused
+from palyra.errors import PalyraError, Refusal, Refused
+from palyra.events.base import Draft
 from palyra.projections.keys import ClientKey, KeyLimits, KeyStatus, status_of
 from palyra.projections.state import State
+
+_BUDGET = re.compile(
+    r"(?:usd=(?P<usd>[0-9]{1,9}(?:\.[0-9]{1,9})?)|tokens=(?P<tokens>[0-9]{1,15}))/(?P<interval>daily|weekly|monthly)"
+)
 
 
 class KeyView(Answer, frozen=True, kw_only=True):
@@ -94,6 +102,8 @@ class IssueParams(Params, frozen=True, kw_only=True):
     tokens_per_minute: int = 0
     concurrent_runs: int = 0
     expires_us: int | None = None
+    #: A hard limit of its own, in the same commit: `usd=5.00/daily`, `tokens=100000/weekly`.
+    budget: str = ""
 
 
 class ChangeParams(KeyParams, frozen=True, kw_only=True):
@@ -153,8 +163,41 @@ async def issue_key(order: Order, params: IssueParams) -> KeyAnswer:
     )
     made = make_key(params.kind)
     now_us = order.core.clock.now_us()
-    await _record(order, issue(order.core.state, wish, _text(made), order.scopes, now_us))
+    decision = issue(order.core.state, wish, _text(made), order.scopes, now_us)
+    rule = _budget_of(order, params, made.key_id, now_us) if params.budget else []
+    await _record(order, Decision([*decision.drafts, *rule], decision.refusal))
     return _with_secret(order, made)
+
+
+def _budget_of(order: Order, params: IssueParams, key_id: str, now_us: int) -> list[Draft]:
+    """Return the rule that stops a key alone; it has used nothing yet, so there is no history to count."""
+    said = _BUDGET.fullmatch(params.budget)
+    if said is None:
+        raise _no_budget("it is like usd=5.00/daily or tokens=100000/weekly")
+    if params.kind != "client" or params.principal:
+        raise _no_budget(
+            "it is for a client key that pays for itself; palyra budgets set limits a shared principal"
+        )
+    if "usage:write" not in order.scopes:
+        message = "Setting a budget needs the scope usage:write."
+        raise Refused(Refusal(code="scope_escalation", message=message, param="budget"))
+    is_money = said["usd"] is not None
+    row = {
+        "policy_id": f"key-{key_id}",
+        "scope_kind": "principal",
+        "scope_id": f"key:{key_id}",
+        "metric_kind": "usd_cost" if is_money else "tokens",
+        "interval_kind": said["interval"],
+        "hard_limit": said["usd"] if is_money else int(said["tokens"]),
+    }
+    record, faults = read_policy(row, timezone="UTC", is_zone=is_zone, managed_by="journal")
+    if record is None:
+        raise _no_budget("; ".join(fault.message for fault in faults))
+    return set_policy(order.core.state, record, [], by=order.actor, now_us=now_us)
+
+
+def _no_budget(why: str) -> Refused:
+    return Refused(Refusal(code="invalid_request", message=f"This is no budget for a key: {why}.", param="budget"))
 
 
 async def change_key(order: Order, params: ChangeParams) -> KeyView:
