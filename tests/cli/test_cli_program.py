@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,9 +183,10 @@ _NOT_RUN = (
 
 
 @pytest.mark.parametrize("example", [line for line in EXAMPLES if not any(part in line for part in _NOT_RUN)])
-def test_examples_run(example: str, day: Cli) -> None:
-    """Examples that read or check do it, with exit 0."""
-    ran = day(*shlex.split(example.partition(" > ")[0])[1:])
+def test_examples_run(example: str, day: Cli, tmp_path: Path) -> None:
+    """Examples that read or check do it, with exit 0; on a copy, since some of them take the journal's lock."""
+    copied = Cli(shutil.copytree(day.state_dir, tmp_path / "state"), day.now_us, day.head)
+    ran = copied(*shlex.split(example.partition(" > ")[0])[1:])
     assert (ran.status, ran.err) == (0, "")
     assert ran.out
 

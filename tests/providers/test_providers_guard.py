@@ -218,7 +218,7 @@ async def test_a_connectors_connections_have_an_age(monkeypatch: pytest.MonkeyPa
             async with session.get(f"{up.url}/models") as answer:
                 assert await answer.read()
             assert up.connections_made_count == expected
-            if len(up.requests) == 2:
+            if len(up.lists) == 2:
                 monkeypatch.setattr(guard_module, "CONNECTION_AGE_MAX_S", 0.0)
 
 
