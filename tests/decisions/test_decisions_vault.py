@@ -282,3 +282,12 @@ def test_the_projection_knows_the_revision_in_use() -> None:
     assert told(CREATED, VaultDamageFound(code="dangling_ref", ref=REF), stored(1)).vault.damage == {}
     gone = told(CREATED, stored(1), VaultSecretDeleted(ref=REF, revision=1, reason="operator"))
     assert (revision_in_use(gone, f"vault:{REF}"), gone.vault.last_revisions) == (0, {REF: 1})
+
+
+def test_damage_that_is_mended_is_damage_no_more() -> None:
+    """The board holds what is wrong now; what has gone leaves it."""
+    found = VaultDamageFound(code="secret_damaged", ref=TOKENS)
+    assert list(told(CREATED, stored(1, TOKENS), found).vault.damage) == [f"secret_damaged|{TOKENS}"]
+    assert (
+        told(CREATED, stored(1, TOKENS), found, msgspec.structs.replace(found, is_mended=True)).vault.damage == {}
+    )
