@@ -80,6 +80,8 @@ class Behaviour:
     keeps_cap: bool = False
     #: More keys of the usage object.
     usage_details: Mapping[str, Any] = field(default_factory=dict)
+    #: What it says it was served by: beside the answer, or in Anthropic's usage.
+    service_tier: str = ""
     #: Shape of the stream: its end marker, its line ends, and `data:` with or without a space.
     done: bool = True
     newline: Literal["\n", "\r\n"] = "\n"
@@ -357,12 +359,17 @@ def _completion(behaviour: Behaviour, asked: dict[str, Any]) -> dict[str, Any]:
         "created": 1_700_000_000,
         "model": asked.get("model"),
         "choices": [choice],
+        **_tier(behaviour),
     }
     if behaviour.usage == "x_groq":
         answer["x_groq"] = {"id": "req_1", "usage": _usage(behaviour, asked)}
     elif behaviour.usage != "none":
         answer["usage"] = _usage(behaviour, asked)
     return answer
+
+
+def _tier(behaviour: Behaviour) -> dict[str, str]:
+    return {"service_tier": behaviour.service_tier} if behaviour.service_tier else {}
 
 
 def _deltas(behaviour: Behaviour) -> Iterator[dict[str, Any]]:
@@ -388,6 +395,7 @@ def _events(behaviour: Behaviour, asked: dict[str, Any]) -> Iterator[bytes]:
         "object": "chat.completion.chunk",
         "created": 1_700_000_000,
         "model": asked.get("model"),
+        **_tier(behaviour),
     }
 
     def event(data: str) -> bytes:

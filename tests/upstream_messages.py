@@ -43,7 +43,8 @@ def _stop_reason(behaviour: Behaviour) -> str:
 
 def _usage(behaviour: Behaviour, output_tokens: int) -> dict[str, Any]:
     counts = {"input_tokens": behaviour.prompt_tokens, "output_tokens": output_tokens}
-    return {**counts, **behaviour.usage_details}
+    tier = {"service_tier": behaviour.service_tier} if behaviour.service_tier else {}
+    return {**counts, **tier, **behaviour.usage_details}
 
 
 def _event(name: str, **members: Any) -> bytes:

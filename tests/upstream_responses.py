@@ -27,6 +27,7 @@ def response(behaviour: Behaviour, asked: dict[str, Any]) -> dict[str, Any]:
         "model": asked["model"],
         "output": list(_items(behaviour)),
         "parallel_tool_calls": True,
+        "service_tier": behaviour.service_tier or None,
         "tool_choice": "auto",
         "tools": asked.get("tools", []),
         "usage": {
@@ -62,6 +63,7 @@ def events(behaviour: Behaviour, asked: dict[str, Any]) -> Iterator[bytes]:
 
     whole = response(behaviour, asked)
     begun = {**whole, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
+    begun["service_tier"] = asked.get("service_tier", "auto")
     yield event("response.created", response=begun)
     yield event("response.in_progress", response=begun)
     for index, item in enumerate(whole["output"]):

@@ -27,6 +27,7 @@ from palyra.daemon.stream import StreamClient, write_watched
 from palyra.decisions.arrivals import session_of
 from palyra.decisions.keys import Caller
 from palyra.decisions.naming import resolve
+from palyra.decisions.pricing import variant_of
 from palyra.decisions.repeats import command_name
 from palyra.decisions.runs import AdmitRun
 from palyra.engine.access import Access
@@ -503,6 +504,7 @@ def _admission(
         body_digest=digest,
         body_bytes=len(body.data),
         audio_ms=0 if request.recording is None else request.recording.length_ms,
+        variant=variant_of(request.service_tier),
         timeout_ms=attribution.timeout_ms,
         failover=attribution.failover,
         routing_mode=attribution.routing_mode,

@@ -74,6 +74,7 @@ def start_attempt(
         deadline_ms=command.deadline_ms,
         trial=half_opened is not None,
         price_id="" if price is None else price.price_id,
+        variant=start.size.variant,
     )
     drafts = [
         *note_limits(state, run.run_id, start.judgement),

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from palyra.decisions.approvals import Ask, usable_grant
-from palyra.decisions.pricing import cost_ceiling, usage_of_recording
+from palyra.decisions.pricing import cost_ceiling, usage_of_recording, variant_at
 from palyra.decisions.windows import Window, counted_window, rolling_start_us
 from palyra.events.base import Draft
 from palyra.events.budgets import (
@@ -88,6 +88,8 @@ class Size(NamedTuple):
     price: PriceEntry | None
     #: Length of a recording.
     audio_ms: int = 0
+    #: The service tier that is asked for.
+    variant: str = "standard"
 
     def with_output(self, tokens: int) -> Size:
         """Return the size with another maximum of each choice."""
@@ -180,14 +182,16 @@ def size_of(state: State, run: Run, where: Where, upstream_model: str, at_us: in
     entry = model_entry(state, run.endpoint, where.provider_id, where.model_id)
     _, _, upper = calibrate(state, where.provider_id, upstream_model, run.tokens.raw)
     output = output_bound_tokens(run, entry, state.config.accounting.default_output_cap_tokens)
+    variant = variant_at(run, entry)
     return Size(
         input_tokens=upper,
         # A token is at least a byte of the body; what a picture counts for is in the estimate alone.
         strict_input_tokens=upper + run.body_bytes,
         output_tokens=run.choices_count * output,
         choices_count=run.choices_count,
-        price=price_at(state, where.provider_id, where.model_id, at_us),
+        price=price_at(state, where.provider_id, where.model_id, at_us, variant),
         audio_ms=run.audio_ms,
+        variant=variant,
     )
 
 

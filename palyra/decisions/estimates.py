@@ -7,8 +7,11 @@ It is never longer than the maximum that is sent. Source: governance 3.3.
 
 from __future__ import annotations
 
+import msgspec
+
 from palyra.decisions.budgets import output_bound_tokens, worst_nanousd
-from palyra.decisions.pricing import cost_of
+from palyra.decisions.pricing import cost_of, usage_of_recording, variant_at
+from palyra.events.pricing import PriceEntry
 from palyra.events.registry import ModelEntry
 from palyra.events.routing import PricingEstimate
 from palyra.projections.outputs import Quantiles, quantiles_of
@@ -22,48 +25,61 @@ from palyra.usage import TokenUsage
 _SHORT_ANSWER_TOKENS = 64
 
 
-def expected_usage(state: State, run: Run, entry: ModelEntry) -> TokenUsage:
-    """Return what a request is expected to use at a model."""
+def expected_usage(state: State, run: Run, entry: ModelEntry, price: PriceEntry | None) -> TokenUsage:
+    """Return what a request is expected to use at a model; a recording its length, where that is what costs."""
     _, tokens_in, _ = calibrate(state, entry.provider_id, entry.upstream_model, run.tokens.raw)
-    return TokenUsage(input_tokens=tokens_in, output_tokens=_lengths(state, run, entry, tokens_in).p50_tokens)
+    return _used(run, price, tokens_in, _lengths(state, run, entry, tokens_in).p50_tokens)
 
 
 def expected_nanousd(state: State, run: Run, entry: ModelEntry, at_us: int) -> int | None:
     """Return what a request is expected to cost at a model; None where its price is not known."""
-    price = price_at(state, entry.provider_id, entry.model_id, at_us)
-    return None if price is None else cost_of(expected_usage(state, run, entry), price).nanousd
+    price = price_for(state, run, entry, at_us)
+    return None if price is None else cost_of(expected_usage(state, run, entry, price), price).nanousd
+
+
+def price_for(state: State, run: Run, entry: ModelEntry, at_us: int) -> PriceEntry | None:
+    """Return the price of a request at a model, in the tier in which it is served there."""
+    return price_at(state, entry.provider_id, entry.model_id, at_us, variant_at(run, entry))
 
 
 def estimate_of(state: State, run: Run, entry: ModelEntry, at_us: int) -> PricingEstimate:
     """Return all four figures, and what they are made of."""
-    price = price_at(state, entry.provider_id, entry.model_id, at_us)
+    variant, price = variant_at(run, entry), price_for(state, run, entry, at_us)
     if price is None:
-        return PricingEstimate()
+        return PricingEstimate(variant=variant)
     _, tokens_in, upper_in = calibrate(state, entry.provider_id, entry.upstream_model, run.tokens.raw)
     lengths = _lengths(state, run, entry, tokens_in)
-    middle = cost_of(TokenUsage(input_tokens=tokens_in, output_tokens=lengths.p50_tokens), price).nanousd
-    upper = worst_nanousd(price, upper_in, lengths.p95_tokens)
-    worst = worst_nanousd(price, upper_in, _output_cap(state, run, entry))
+    middle = cost_of(_used(run, price, tokens_in, lengths.p50_tokens), price).nanousd
+    upper = worst_nanousd(price, upper_in, lengths.p95_tokens, run.audio_ms)
+    worst = worst_nanousd(price, upper_in, _output_cap(state, run, entry), run.audio_ms)
     if middle is None or upper is None or worst is None:
-        return PricingEstimate(price_id=price.price_id)
-    least = [
-        cost_of(
-            TokenUsage(input_tokens=tokens_in, cached_input_tokens=cached, output_tokens=lengths.p10_tokens), price
-        )
-        for cached in (0, tokens_in)
-    ]
+        return PricingEstimate(price_id=price.price_id, variant=variant)
+    shortest = _used(run, price, tokens_in, lengths.p10_tokens)
+    cached = msgspec.structs.replace(shortest, cached_input_tokens=shortest.text_input_tokens)
     upper = max(upper, middle)
     return PricingEstimate(
         state=price.state,
         price_id=price.price_id,
-        lower_nanousd=min(middle, *(cost.known_nanousd for cost in least)),
+        variant=variant,
+        lower_nanousd=min(middle, *(cost_of(usage, price).known_nanousd for usage in (shortest, cached))),
         expected_nanousd=middle,
         upper_nanousd=upper,
         worst_nanousd=max(worst, upper),
         basis=lengths.basis,
         samples_count=lengths.samples_count,
-        estimate_only=price.precision != "exact" or not lengths.samples_count,
+        estimate_only=price.precision != "exact" or not lengths.samples_count or _is_stand_in(price, variant),
     )
+
+
+def _used(run: Run, price: PriceEntry | None, tokens_in: int, tokens_out: int) -> TokenUsage:
+    if run.audio_ms:
+        return usage_of_recording(price, tokens_in, tokens_out, run.audio_ms)
+    return TokenUsage(input_tokens=tokens_in, output_tokens=tokens_out)
+
+
+def _is_stand_in(price: PriceEntry, variant: str) -> bool:
+    """Return whether an entry is that of the standard tier, in place of one that has none of its own."""
+    return price.state != "free" and price.variant != variant
 
 
 def _lengths(state: State, run: Run, entry: ModelEntry, tokens_in: int) -> Quantiles:

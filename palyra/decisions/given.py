@@ -46,6 +46,7 @@ def request_of(
         body_digest="",
         body_bytes=asked.body_bytes,
         audio_ms=asked.audio_ms,
+        variant=asked.variant,
     )
     if decided is not None:
         absent = dict.fromkeys(one.credential_ref for one in decided.verdicts if one.verdict == "missing")

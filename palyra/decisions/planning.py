@@ -107,6 +107,7 @@ def run_asked(state: State, asked: AdmitRun, entry: ModelEntry, now_us: int) -> 
         session_id=asked.session_id,
         agent_id=asked.agent_id,
         endpoint=asked.endpoint,
+        dialect=asked.dialect,
         origin=asked.origin,
         config_generation=state.config.generation,
         admitted_us=now_us,
@@ -116,6 +117,7 @@ def run_asked(state: State, asked: AdmitRun, entry: ModelEntry, now_us: int) -> 
         choices_count=asked.choices_count,
         body_bytes=asked.body_bytes,
         audio_ms=asked.audio_ms,
+        variant=asked.variant,
         max_cost_nanousd=asked.max_cost_nanousd,
         output_requested_tokens=asked.output_max_tokens,
     )

@@ -7,6 +7,7 @@ Source: governance specification 3.1.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,13 +18,18 @@ from palyra.events.pricing import PriceEntry, PriceListAdopted, PriceMissing, Pr
 from palyra.events.registry import ModelEntry, Registry
 from palyra.events.usage import CostState
 from palyra.projections.pricing import entries_in_force
+from palyra.projections.runs import Run
 from palyra.projections.state import State
 from palyra.usage import TokenUsage
 
 STREAM = "pricing"
 #: Sums are counted in thirds of a nano-USD per million tokens, so that minutes, searches and fees fit in.
 _PARTS_PER_NANOUSD = 3_000_000
-_STANDARD = ("", "auto", "default", "standard")
+#: What providers call their ordinary service; the last two are Groq's and Anthropic's words.
+_STANDARD = ("", "auto", "default", "standard", "on_demand", "standard_only")
+#: A word that may be a tier's name; any other text of a client or a provider is not kept.
+_TIER_NAME = re.compile(r"[a-z0-9_.-]{1,32}")
+_NO_NAME = "other"
 #: A day of which a missing price is told once.
 _DAY_US = 86_400 * 1_000_000
 #: Sample that unit slips are seen by.
@@ -126,8 +132,17 @@ def usage_of_recording(price: PriceEntry | None, tokens_in: int, tokens_out: int
 
 
 def variant_of(service_tier: str) -> str:
-    """Return the variant that a provider's service tier means; what is not known stays as it is, unpriced."""
-    return "standard" if service_tier in _STANDARD else service_tier
+    """Return the variant that a service tier means; one that is not known keeps its name, and has no price."""
+    name = service_tier.lower()
+    if name in _STANDARD:
+        return "standard"
+    return name if _TIER_NAME.fullmatch(name) else _NO_NAME
+
+
+def variant_at(run: Run, entry: ModelEntry | None) -> str:
+    """Return the variant in which a run is served at a model: a request that is translated loses its tier."""
+    is_translated = entry is not None and bool(run.dialect) and entry.api_for(run.dialect) != run.dialect
+    return "standard" if is_translated else run.variant
 
 
 def with_id(entry: PriceEntry) -> PriceEntry:

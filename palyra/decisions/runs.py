@@ -69,6 +69,8 @@ class AdmitRun(msgspec.Struct, frozen=True, kw_only=True):
     body_bytes: int
     #: Length of a recording.
     audio_ms: int = 0
+    #: The service tier that it asks for, as prices name it.
+    variant: str = "standard"
     #: Credentials whose secret cannot be read right now.
     absent: Sequence[str] = ()
     #: The client may only shorten the configured time.
@@ -134,6 +136,7 @@ def _admission(state: State, command: AdmitRun, provider_id: str, upstream_model
         body_digest=command.body_digest,
         body_bytes=command.body_bytes,
         audio_ms=command.audio_ms,
+        variant=command.variant,
         deadline_us=now_us + run_timeout_ms * US_PER_MS,
         tokens=TokenEstimate(raw=command.raw_tokens, ratio_bp=ratio_bp, estimated=estimated, upper=upper),
         max_cost_nanousd=command.max_cost_nanousd,
@@ -159,6 +162,7 @@ def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:
         choices_count=command.choices_count,
         body_bytes=command.body_bytes,
         audio_ms=command.audio_ms,
+        variant=command.variant,
         max_cost_nanousd=command.max_cost_nanousd,
     )
     return Draft(f"run-{command.run_id}", refused)

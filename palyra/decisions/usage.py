@@ -28,8 +28,8 @@ class Metered(msgspec.Struct, frozen=True, kw_only=True):
     output_estimate_tokens: int = 0
     anomalies: tuple[str, ...] = ()
     provider_cost_nanousd: int | None = None
-    #: Variant that the provider says it was served by.
-    variant: str = "standard"
+    #: Variant that the provider says it was served by, "" where it says nothing.
+    variant: str = ""
     #: The call carried a part of the request, so that its counts say nothing about the whole's estimate.
     is_part: bool = False
 
@@ -131,8 +131,9 @@ def _row(
 ) -> UsageRecorded:
     """Return a row, priced as of the start of its attempt."""
     entry = entry_of(state, attempt.price_id)
-    if metered.variant != "standard":
-        entry = price_at(state, attempt.provider_id, attempt.model_id, attempt.started_us, metered.variant)
+    variant = metered.variant or attempt.variant
+    if variant != attempt.variant:
+        entry = price_at(state, attempt.provider_id, attempt.model_id, attempt.started_us, variant)
     cost = _believed(state, attempt, cost_of(usage, entry), metered)
     return UsageRecorded(
         attempt=attempt.attempt,
@@ -151,7 +152,7 @@ def _row(
         billed=billed,
         raw_input_tokens=0 if metered.is_part else run.tokens.raw,
         price_id="" if entry is None else entry.price_id,
-        variant=metered.variant,
+        variant=variant,
         tier_above_tokens=cost.tier_above_tokens,
         cost_state=cost.state,
         cost_nanousd=cost.nanousd,

@@ -16,7 +16,7 @@ import msgspec
 
 from palyra.decisions.budget_refusals import note_limits
 from palyra.decisions.budgets import plan_start, release, reserve
-from palyra.decisions.estimates import estimate_of, expected_usage
+from palyra.decisions.estimates import estimate_of, expected_usage, price_for
 from palyra.decisions.given import request_of
 from palyra.decisions.pricing import cost_of
 from palyra.decisions.runs import AdmitRun, admit
@@ -407,8 +407,8 @@ class WhatIf:
         where, now_us = Where(step.provider_id, step.model_id), head.recorded_at_us
         start = plan_start(self._other, run, where, step.upstream_model, now_us)
         self._imagine(head, head.stream, reserve(run, start, attempt=1))
-        price = price_at(self._other, step.provider_id, step.model_id, now_us)
-        usage = expected_usage(self._other, run, entry)
+        price = price_for(self._other, run, entry, now_us)
+        usage = expected_usage(self._other, run, entry, price)
         cost = cost_of(usage, price)
         row = UsageRecorded(
             attempt=1,
@@ -535,7 +535,7 @@ class WhatIf:
             names = ("provider_id", "model_id", "upstream_model")
             changes = {name: getattr(fate.step, name) for name in names}
         started = msgspec.structs.replace(body, **changes)
-        price = price_at(self._other, started.provider_id, started.model_id, at_us)
+        price = price_at(self._other, started.provider_id, started.model_id, at_us, started.variant)
         return msgspec.structs.replace(started, price_id="" if price is None else price.price_id)
 
     def _row(self, fate: _Fate, body: UsageRecorded) -> UsageRecorded:

@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from palyra.decisions.failures import Failure, classify
+from palyra.decisions.pricing import variant_of
 from palyra.decisions.usage import Metered
 from palyra.engine.clock import Clock
 from palyra.errors import TransportFailed
@@ -77,6 +78,7 @@ class Ended(msgspec.Struct, kw_only=True):
             output_estimate_tokens=self.facts.output_tokens_estimate,
             anomalies=self.facts.anomalies,
             provider_cost_nanousd=self.facts.provider_cost_nanousd,
+            variant=variant_of(self.facts.service_tier) if self.facts.service_tier else "",
             is_part=self.is_part,
         )
 

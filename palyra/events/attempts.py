@@ -30,6 +30,8 @@ class AttemptStarted(Fact, tag="attempt.started", frozen=True, kw_only=True):
     trial: bool = False
     #: Entry of the price list that held when it started; "" where there was none.
     price_id: str = ""
+    #: The service tier that is asked for.
+    variant: str = "standard"
 
 
 class AttemptSucceeded(Fact, tag="attempt.succeeded", frozen=True, kw_only=True):

@@ -69,6 +69,8 @@ class PricingEstimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     state: Literal["priced", "free", "unknown"] = "unknown"
     price_id: str = ""
+    #: The service tier that it is for.
+    variant: str = "standard"
     lower_nanousd: int | None = None
     expected_nanousd: int | None = None
     upper_nanousd: int | None = None
@@ -77,7 +79,7 @@ class PricingEstimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     #: where they are too few, a guess; and how many they were.
     basis: Literal["agent", "model", "guess"] = "guess"
     samples_count: int = 0
-    #: Price or length is a guess.
+    #: Price or length is a guess, or the tier that is asked for has no price of its own.
     estimate_only: bool = True
 
 

@@ -43,6 +43,8 @@ class RunAdmitted(Fact, tag="run.admitted", frozen=True, kw_only=True):
     body_bytes: int
     #: Length of a recording.
     audio_ms: int = 0
+    #: The service tier that the client asks for, as prices name it.
+    variant: str = "standard"
     deadline_us: int
     tokens: TokenEstimate
     #: What the client allows all attempts of the run to cost together.
@@ -70,6 +72,7 @@ class RunRefused(Fact, tag="run.refused", frozen=True, kw_only=True):
     choices_count: int = 1
     body_bytes: int = 0
     audio_ms: int = 0
+    variant: str = "standard"
     max_cost_nanousd: int | None = None
 
 

@@ -34,6 +34,7 @@ class Attempt(msgspec.Struct, kw_only=True, omit_defaults=True):
     deadline_ms: int
     trial: bool = False
     price_id: str = ""
+    variant: str = "standard"
     credential_ref: str = ""
     credential_revision: int = 0
 
@@ -47,6 +48,7 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     session_id: str = ""
     agent_id: str = ""
     endpoint: str
+    dialect: str = ""
     origin: str = "http"
     stream: bool = False
     model_requested: str = ""
@@ -59,6 +61,7 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     choices_count: int = 1
     body_bytes: int = 0
     audio_ms: int = 0
+    variant: str = "standard"
     max_cost_nanousd: int | None = None
     output_requested_tokens: int | None = None
     attempts_count: int = 0
@@ -153,6 +156,7 @@ def run_of(run_id: str, body: runs.RunAdmitted, at_us: int) -> Run:
         session_id=body.session_id,
         agent_id=body.agent_id,
         endpoint=body.endpoint,
+        dialect=body.dialect,
         origin=body.origin,
         stream=body.stream,
         model_requested=body.model_requested,
@@ -164,6 +168,7 @@ def run_of(run_id: str, body: runs.RunAdmitted, at_us: int) -> Run:
         choices_count=body.choices_count,
         body_bytes=body.body_bytes,
         audio_ms=body.audio_ms,
+        variant=body.variant,
         max_cost_nanousd=body.max_cost_nanousd,
     )
 
@@ -205,6 +210,7 @@ def _attempt_started(state: State, recorded: Recorded, body: attempts.AttemptSta
             deadline_ms=body.deadline_ms,
             trial=body.trial,
             price_id=body.price_id,
+            variant=body.variant,
             credential_ref=body.credential_ref,
             credential_revision=body.credential_revision,
         )

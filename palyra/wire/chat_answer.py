@@ -64,6 +64,7 @@ class _Reply(msgspec.Struct):
     model: Any = None
     choices: list[_Choice] | None = None
     usage: msgspec.Raw = NULL
+    service_tier: Any = None
     x_groq: _Groq | None = None
     error: msgspec.Raw = NULL
 
@@ -113,6 +114,7 @@ class ChatReader:
         self._has_refusal = False
         self._dropped: set[str] = set()
         self._usage: dict[str, Any] = {}
+        self._service_tier = ""
         #: None until there is a finish reason, which may be empty.
         self._raw_stop: str | None = None
         self._has_ended = False
@@ -159,14 +161,21 @@ class ChatReader:
         if not self._has_started and (reply.choices or reply.id):
             self._has_started = True
             events.append(Start(response_id=_text(reply.id), model=_text(reply.model)))
+        self._service_tier = _text(reply.service_tier) or self._service_tier
         fields = decode_usage(reply.usage)
         if reply.x_groq is not None:
             fields = merge_usage(decode_usage(reply.x_groq.usage), fields)
         if fields:
             self._usage = merge_usage(self._usage, fields)
             usage, anomalies = read_openai_usage(self._usage, output_seen=self._next_part > 0)
-            cost_nanousd = read_cost_nanousd(self._usage)
-            events.append(Usage(usage=usage or TokenUsage(), anomalies=anomalies, cost_nanousd=cost_nanousd))
+            events.append(
+                Usage(
+                    usage=usage or TokenUsage(),
+                    anomalies=anomalies,
+                    cost_nanousd=read_cost_nanousd(self._usage),
+                    service_tier=self._service_tier,
+                )
+            )
         for choice in reply.choices or ():
             if choice.index in (0, None):
                 said = choice.delta or choice.message

@@ -161,7 +161,9 @@ class MessagesReader:
             return []
         self._usage = merge_usage(self._usage, fields)
         usage, anomalies = read_messages_usage(self._usage, output_seen=self._next_part > 0)
-        return [Usage(usage=usage or TokenUsage(), anomalies=anomalies)]
+        tier = self._usage.get("service_tier")
+        service_tier = tier if isinstance(tier, str) else ""
+        return [Usage(usage=usage or TokenUsage(), anomalies=anomalies, service_tier=service_tier)]
 
     def _begin(self, index: int, raw: msgspec.Raw) -> list[Event]:
         block = read_or_none(_BLOCK, raw) or _Block(type="unknown")

@@ -60,6 +60,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     anomalies: tuple[str, ...] = ()
     #: What the provider says it cost.
     cost_nanousd: int | None = None
+    #: The service tier that it was served by, "" where the provider says nothing.
+    service_tier: str = ""
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True):

@@ -90,6 +90,7 @@ class Reply(msgspec.Struct):
     model: Any = None
     choices: list[Choice] | None = None
     usage: msgspec.Raw = NULL
+    service_tier: Any = None
     x_groq: GroqExtra | None = None
     error: msgspec.Raw = NULL
 
@@ -140,6 +141,7 @@ def reply_facts(
     stop: str,
     raw_stop: str,
     usage_fields: dict[str, Any],
+    service_tier: Any,
     output_tokens_estimate: int,
 ) -> ReplyFacts:
     """Put the facts together, for whole answers and for streams."""
@@ -153,6 +155,7 @@ def reply_facts(
         response_id=text_or_empty(reply_id),
         output_tokens_estimate=output_tokens_estimate,
         provider_cost_nanousd=read_cost_nanousd(usage_fields),
+        service_tier=text_or_empty(service_tier),
     )
 
 
@@ -177,6 +180,7 @@ def read_chat_reply(body: bytes) -> ReplyFacts:
         stop=neutral_stop(raw_stop, has_call=first.said.has_call, has_refusal=bool(first.said.refusal)),
         raw_stop=raw_stop,
         usage_fields=reply.usage_fields(),
+        service_tier=reply.service_tier,
         output_tokens_estimate=tally.tokens,
     )
 

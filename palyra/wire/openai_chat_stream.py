@@ -61,6 +61,7 @@ class ChatStreamMeter:
         self._usage: dict[str, Any] = {}
         self._reply_id: Any = None
         self._model: Any = None
+        self._service_tier: Any = None
         #: By choice: the finish reason, "" until there is one.
         self._raw_stops: dict[Any, str] = {}
         #: Of the first choice.
@@ -120,6 +121,7 @@ class ChatStreamMeter:
             else neutral_stop(raw_stop, has_call=self._has_call, has_refusal=self._has_refusal),
             raw_stop=raw_stop,
             usage_fields=self._usage,
+            service_tier=self._service_tier,
             output_tokens_estimate=self._tally.tokens,
         )
 
@@ -152,6 +154,7 @@ class ChatStreamMeter:
             self._usage = merge_usage(self._usage, fields)
         self._reply_id = self._reply_id or reply.id
         self._model = self._model or reply.model
+        self._service_tier = reply.service_tier or self._service_tier
         return bool(fields)
 
     def _meter_output(self, reply: Reply) -> None:

@@ -27,6 +27,8 @@ class ReplyFacts(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens_estimate: int
     #: What the provider says it cost.
     provider_cost_nanousd: int | None
+    #: The service tier that the provider says it was served by, "" where it says nothing.
+    service_tier: str = ""
     #: What stood in it and did not reach a client of another dialect, sorted.
     dropped: tuple[str, ...] = ()
 
@@ -55,5 +57,6 @@ def facts_of(answer: Answer, *, is_translated: bool = False) -> ReplyFacts:
         response_id=answer.response_id,
         output_tokens_estimate=tally.tokens,
         provider_cost_nanousd=None if usage is None else usage.cost_nanousd,
+        service_tier="" if usage is None else usage.service_tier,
         dropped=tuple(sorted(dropped)) if is_translated else (),
     )

@@ -73,6 +73,12 @@ class SurfaceRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: By dialect, or by `flavor:NAME`: what keeps the request from being sent there.
     losses: Mapping[str, tuple[str, ...]] = {}
 
+    @property
+    def service_tier(self) -> str:
+        """The tier of service that the client asks for, "" where it names none."""
+        span = self.spans.get("service_tier")
+        return "" if span is None else read_or_none(TEXT, self.body[span.start : span.end]) or ""
+
 
 #: A limit above this is no limit; the view stays a number that every store takes, the body keeps its own.
 TOKENS_MAX = 1_000_000_000

@@ -63,6 +63,7 @@ class _Response(msgspec.Struct):
     output: list[msgspec.Raw] | None = None
     incomplete_details: _Incomplete | None = None
     usage: msgspec.Raw = NULL
+    service_tier: str | None = None
     error: msgspec.Raw = NULL
 
 
@@ -185,8 +186,14 @@ class ResponsesReader:
         fields = decode_usage(response.usage)
         if fields:
             usage, anomalies = read_openai_usage(fields, output_seen=self._next_part > 0)
-            cost_nanousd = read_cost_nanousd(fields)
-            events.append(Usage(usage=usage or TokenUsage(), anomalies=anomalies, cost_nanousd=cost_nanousd))
+            events.append(
+                Usage(
+                    usage=usage or TokenUsage(),
+                    anomalies=anomalies,
+                    cost_nanousd=read_cost_nanousd(fields),
+                    service_tier=response.service_tier or "",
+                )
+            )
         return events + self.finish()
 
     def _begin(self, key: _Key, kind: PartKind, item: _Item | None = None) -> list[Event]:

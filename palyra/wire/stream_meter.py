@@ -169,6 +169,7 @@ class EventMeter:
             response_id=self._start.response_id,
             output_tokens_estimate=self._tally.tokens,
             provider_cost_nanousd=None if usage is None else usage.cost_nanousd,
+            service_tier="" if usage is None else usage.service_tier,
             dropped=tuple(sorted({*self._foreign, *finish.dropped})) if self._outlet.drops else (),
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given as generated
 from hypothesis import settings
 from hypothesis import strategies as st
-from registries import THREE
+from registries import THREE, model, provider, registry
 from story import Outcome, Step, World, admit, complete, given, serve, start, succeed
 
 from palyra.decisions.estimates import estimate_of, expected_nanousd, expected_usage
@@ -23,8 +23,14 @@ from palyra.usage import TokenUsage
 IN, CACHED, OUT = 1_000, 100, 10_000
 
 
-def priced(**changes: Any) -> Step:
-    """Give `gpt` at a price."""
+#: One model that listens.
+EARS = registry(
+    provider("a"), model("ear", "a", role="audio_transcription", max_context_tokens=None), default_chat_model_id=""
+)
+
+
+def priced(of: str = "gpt", **changes: Any) -> Step:
+    """Give a model at a price."""
 
     def step(world: World) -> Outcome:
         fields: dict[str, Any] = {
@@ -33,7 +39,7 @@ def priced(**changes: Any) -> Step:
             "output_nanousd_per_mtok": OUT * 1_000_000,
             **changes,
         }
-        entry = with_id(PriceEntry(price_id="", provider_id="a", model_id="gpt", **fields))
+        entry = with_id(PriceEntry(price_id="", provider_id="a", model_id=of, **fields))
         return Outcome(
             recorded=world.record(adopt_prices(world.state, [entry], catalogue_name="", catalogue_version=""))
         )
@@ -98,7 +104,7 @@ def test_recorded_answers_take_the_place_of_the_guess() -> None:
         120 * IN + 19 * OUT,
         120 * IN + 500 * OUT,
     ]
-    assert expected_usage(world.state, world.run("r1"), gpt(world)) == TokenUsage(
+    assert expected_usage(world.state, world.run("r1"), gpt(world), None) == TokenUsage(
         input_tokens=100, output_tokens=10
     )
 
@@ -122,7 +128,7 @@ def test_no_answer_is_longer_than_its_maximum() -> None:
         120 * IN + 7 * OUT,
     ]
     world.do(admit("r2", output_max_tokens=7, choices_count=3))
-    assert expected_usage(world.state, world.run("r2"), gpt(world)).output_tokens == 21
+    assert expected_usage(world.state, world.run("r2"), gpt(world), None).output_tokens == 21
 
 
 def test_a_public_price_is_an_estimate_whatever_was_recorded() -> None:
@@ -139,6 +145,41 @@ def test_what_cannot_be_priced_has_no_figures() -> None:
     estimate = estimated(world)
     assert (estimate.state, four(estimate)) == ("unknown", [])
     assert estimate.price_id
+
+
+def test_a_recording_costs_by_its_length_where_that_has_a_rate() -> None:
+    """Two minutes at 6,000 a minute, however many tokens it has; by the token where that is what costs."""
+    world = given(EARS, priced(of="ear", audio_nanousd_per_minute=6_000))
+    world.do(admit("r1", "ear", endpoint="audio_transcription", raw_tokens=900, audio_ms=120_000))
+    heard = model_entry(world.state, "audio_transcription", "a", "ear")
+    assert heard is not None
+    estimate = estimate_of(world.state, world.run("r1"), heard, world.now_us)
+    assert four(estimate) == [12_000] * 4
+    assert expected_nanousd(world.state, world.run("r1"), heard, world.now_us) == 12_000
+    world.do(priced(of="ear", input_audio_nanousd_per_mtok=5_000_000, cached_input_nanousd_per_mtok=None))
+    assert four(estimate_of(world.state, world.run("r1"), heard, world.now_us))[1] == 900 * 5 + 50 * OUT
+
+
+def test_a_tier_has_a_price_of_its_own() -> None:
+    """Where batch or flex have none, that of the standard tier stands in and is no more than an estimate."""
+    world = given(THREE, priced(variant="priority"), answered(*[3] * 20))
+    assert estimated(world, variant="priority").estimate_only is False
+    assert world.run("r1").variant == "priority"
+    world = given(THREE, priced(), answered(*[3] * 20))
+    estimate = estimated(world, variant="flex")
+    assert (estimate.variant, estimate.state, estimate.estimate_only) == ("flex", "priced", True)
+    world = given(THREE, priced(), answered(*[3] * 20))
+    assert estimated(world, variant="priority") == PricingEstimate(variant="priority")
+    world = given(THREE, priced(state="free"), answered(*[3] * 20))
+    assert estimated(world, variant="flex").estimate_only is False
+
+
+def test_a_request_that_is_translated_loses_its_tier() -> None:
+    """The other dialect has no word for it, so it is served and priced as the standard one."""
+    world = given(THREE, priced(), answered(*[3] * 20))
+    assert estimated(world, variant="priority", dialect="messages").variant == "standard"
+    world.do(admit("r2", variant="priority", dialect="chat"))
+    assert estimate_of(world.state, world.run("r2"), gpt(world), world.now_us).variant == "priority"
 
 
 @settings(max_examples=40, deadline=None)

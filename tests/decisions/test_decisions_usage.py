@@ -8,11 +8,11 @@ import pytest
 from registries import THREE, model, provider, registry
 from story import admit, boot, fail, given, record, recover, start, succeed
 
-from palyra.decisions.pricing import usage_of_recording
+from palyra.decisions.pricing import usage_of_recording, with_id
 from palyra.decisions.usage import Metered, may_have_cost
 from palyra.events.accounting import Accounting
 from palyra.events.config import ConfigAdopted
-from palyra.events.pricing import PriceEntry
+from palyra.events.pricing import PriceEntry, PriceListAdopted
 from palyra.events.usage import UsageRecorded
 from palyra.usage import TokenUsage
 
@@ -68,6 +68,30 @@ def test_another_service_than_the_standard_has_a_price_of_its_own() -> None:
     row = row_of(succeed("r1", Metered(reported=SEEN, variant="batch")))
     assert row is not None
     assert (row.variant, row.cost_nanousd) == ("batch", None)
+
+
+def test_what_the_provider_says_of_its_service_beats_what_was_asked_for() -> None:
+    """A tier that was asked for and not given is not charged; where nothing is said it was given."""
+
+    def charged(asked: str, said: str) -> tuple[str, int | None]:
+        entries = [
+            with_id(PriceEntry(price_id="", provider_id="a", model_id="gpt", variant=variant, **rates(cost)))
+            for variant, cost in (("standard", 10), ("priority", 20))
+        ]
+        listed = PriceListAdopted(price_version=1, digest="d", config_generation=1, entries=entries)
+        world = given(THREE, record("pricing", listed), admit("r1", variant=asked), start("r1"))
+        [row] = world.do(succeed("r1", Metered(reported=SEEN, variant=said))).facts(UsageRecorded)
+        return row.variant, row.cost_nanousd
+
+    assert charged("priority", "priority") == charged("priority", "") == ("priority", 87 * 20)
+    assert charged("priority", "standard") == charged("standard", "") == ("standard", 87 * 10)
+    assert charged("standard", "priority") == ("priority", 87 * 20)
+    assert charged("flex", "") == ("flex", 87 * 10)
+    assert charged("standard", "scale") == ("scale", None)
+
+
+def rates(each: int) -> dict[str, int]:
+    return {f"{name}_nanousd_per_mtok": each * 1_000_000 for name in ("input", "output")}
 
 
 def test_parts_that_were_reported_before_the_cut_are_kept() -> None:
