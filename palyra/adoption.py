@@ -16,12 +16,15 @@ from palyra.config.load import LoadedConfig
 from palyra.config.problems import ConfigProblems
 from palyra.config.reload import merge
 from palyra.config.tree import Config, RoutingClassesConfig, RoutingConfig
+from palyra.daemon.requests import GatewayLimits
+from palyra.daemon.tls import hosts_of
 from palyra.decisions.config import adopt, reject
 from palyra.decisions.pricing import adopt_prices
 from palyra.engine.boot import Adoptable
 from palyra.engine.budgets import adopt_file_policies
 from palyra.engine.console.changes import Order
 from palyra.engine.console.config import ReloadAnswer
+from palyra.engine.content import ContentRules
 from palyra.engine.prices import make_price_list
 from palyra.engine.runs import Runs
 from palyra.errors import ConfigInvalid, PalyraError
@@ -155,6 +158,31 @@ def smart_routing_of(config: RoutingConfig) -> SmartRouting:
     by_class = {name: getattr(classes, name).min_quality for name in TASK_CLASSES}
     given["weights"] = msgspec.convert(config.weights, ScoreWeights, from_attributes=True)
     return SmartRouting(**given, min_quality={name: least for name, least in by_class.items() if least})
+
+
+def content_rules_of(config: Config) -> ContentRules:
+    """Return whose texts are kept, and how long."""
+    privacy = config.privacy
+    return ContentRules(
+        is_on=privacy.capture_content == "on",
+        days_count=privacy.content_days,
+        max_bytes=privacy.content_max_bytes,
+        principals=frozenset(privacy.capture_principals),
+    )
+
+
+def limits_of(config: Config, *, is_tls: bool) -> GatewayLimits:
+    """Return what the gateway takes in."""
+    return GatewayLimits(
+        max_request_bytes=config.model_provider.max_request_bytes,
+        max_inflight_bytes=config.model_provider.max_inflight_bytes,
+        max_audio_bytes=config.model_provider.max_audio_bytes,
+        extra_hosts=hosts_of(config),
+        cors_origins=config.daemon.cors_origins,
+        trusted_proxies=config.daemon.trusted_proxies,
+        is_tls=is_tls,
+        is_strict=is_tls and bool(config.daemon.public_url),
+    )
 
 
 def problems_of(error: ConfigInvalid) -> list[ConfigProblem]:

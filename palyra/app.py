@@ -10,33 +10,27 @@ import asyncio
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import msgspec
-
-from palyra.adoption import Adoption, adoptable_of
+from palyra.adoption import Adoption, adoptable_of, content_rules_of, limits_of
 from palyra.api import LiveJournal
 from palyra.auth.references import ReferenceSource
-from palyra.config.listening import is_on_this_machine
 from palyra.config.load import LoadedConfig, load_given
-from palyra.config.state import StatePaths, find_state_dir
+from palyra.config.state import StatePaths
 from palyra.config.tree import Config
 from palyra.daemon.callbacks import CallbackListeners
 from palyra.daemon.console import Console
 from palyra.daemon.doorkeeper import Doorkeeper
 from palyra.daemon.feeds import Feed
-from palyra.daemon.gateway import Gateway, RequestLine
+from palyra.daemon.gateway import Gateway
 from palyra.daemon.login_pages import LoginPages
 from palyra.daemon.logs import Log
 from palyra.daemon.operators import LOCAL_OPERATOR
-from palyra.daemon.requests import GatewayLimits
 from palyra.daemon.server import Server
-from palyra.daemon.tls import EXPIRES_SOON_US, hosts_of, tls_of
-from palyra.decisions.alerts import Finding
-from palyra.decisions.incidents import Stall, report
+from palyra.daemon.tls import tls_of
 from palyra.engine.access import Access
 from palyra.engine.alerts import AlertChore
 from palyra.engine.approvals import ApprovalChore
@@ -45,8 +39,8 @@ from palyra.engine.clock import SystemClock
 from palyra.engine.console.changes import Changer, Desk, Order
 from palyra.engine.console.config import ReloadAnswer
 from palyra.engine.console.live import LiveSights
-from palyra.engine.content import ContentRules, Contents
-from palyra.engine.core import Core, load_state
+from palyra.engine.content import Contents
+from palyra.engine.core import Core
 from palyra.engine.default_models import write_default
 from palyra.engine.ids import SystemIds
 from palyra.engine.listing import ModelLists
@@ -60,12 +54,10 @@ from palyra.engine.tokens import TokenKeeper
 from palyra.engine.upgrade import Upgraded
 from palyra.engine.vault import VaultKeeper
 from palyra.engine.watching import DiscoveryChore, HealthChore, Watchers, watched
-from palyra.errors import JournalDamaged, PalyraError, StateError
-from palyra.events.alerts import AlertRaised
+from palyra.errors import StateError
 from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
-from palyra.home import WAY_OUT, DiskHome, Home, MemoryHome
-from palyra.journal.port import Journal
+from palyra.home import find_home, readable_state
 from palyra.outside import Outside
 from palyra.projections.state import State
 from palyra.redaction import KnownSecrets, hide_also
@@ -73,6 +65,8 @@ from palyra.supervisor.adapters import CrossingChore, EngineLoopLog, EngineStall
 from palyra.supervisor.bridge import CrossingClosed, TrioGuest
 from palyra.supervisor.loops import Ports, loop_table
 from palyra.supervisor.tree import Tree
+from palyra.telling import Telling, standing_findings
+from palyra.through import see_through
 from palyra.units import ms_to_us, us_to_ms
 
 _SETTLE_S = 4.0
@@ -137,38 +131,23 @@ class Daemon:
         self._clock = SystemClock()
         self._ids = SystemIds()
         self._started_us = started_us or self._clock.now_us()
-        self._log = log
-        self._notes: set[asyncio.Task[None]] = set()
+        self._tells = Telling(log, lambda: self.config, self._clock)
         #: The secrets that are in use; no fact and no line of the log holds one.
         self.known = KnownSecrets()
-        if log is not None:
-            log.known = self.known
-        self._home = self._find_home(
-            state_dir, journal, is_embedded=self.loaded is not config, is_upgrading=upgrade
+        self._tells.keep_from(self.known)
+        self._home = find_home(
+            self.config,
+            state_dir,
+            journal,
+            self.environ,
+            is_embedded=self.loaded is not config,
+            is_upgrading=upgrade,
+            clock=self._clock,
+            ids=self._ids,
         )
         self._has_started = self._is_up = False
         self._hurry = asyncio.Event()
         self._stack = contextlib.AsyncExitStack()
-
-    def _find_home(
-        self,
-        state_dir: str | os.PathLike[str] | None,
-        journal: str | None,
-        *,
-        is_embedded: bool,
-        is_upgrading: bool,
-    ) -> Home:
-        if journal not in (None, ":memory:") or (journal and state_dir is not None):
-            raise ValueError("journal is ':memory:', which takes no state_dir, or left out")
-        configured = self.config.daemon.state_dir
-        if journal:
-            return MemoryHome(self.config.journal, self._clock, self._ids)
-        paths: StatePaths | None = None
-        if state_dir is not None:
-            paths = StatePaths(Path(state_dir).expanduser().absolute())
-        elif configured or not is_embedded:
-            paths = find_state_dir(configured, self.environ)
-        return DiskHome(paths, self.config, self._clock, self._ids, is_upgrading=is_upgrading)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -240,7 +219,7 @@ class Daemon:
             raise RuntimeError("this daemon was started before; make another one")
         self._has_started = True
         try:
-            await _see_through(self._start_or_fall())
+            await see_through(self._start_or_fall())
         except asyncio.CancelledError:
             self._hurry.set()
             await self.stop()
@@ -256,11 +235,10 @@ class Daemon:
 
     async def _start(self) -> None:
         self.boot_id = self._ids.ulid(self._clock.now_us())
-        if self._log is not None:
-            self._log.name_boot(self.boot_id)
+        self._tells.of_boot(self.boot_id)
         hide_also(self.config.privacy.extra_patterns)
-        self._tls = tls_of(self.config.daemon, self._on_tls_trouble)
-        self._warn_of_expiry()
+        self._tls = tls_of(self.config.daemon, self._tells.of_tls)
+        self._tells.of_expiry(self._tls)
         await self._open_journal()
         self.vault = VaultKeeper(self.core, self._home.vault)
         self.recovered = await boot(self.core, self.boot_id, adoptable_of(self.config, self.loaded.sources))
@@ -285,24 +263,14 @@ class Daemon:
     async def _open_journal(self) -> None:
         journal = await self._home.open(self._stack, self._started_us)
         self.found = "new" if self._home.is_new else "clean"
-        self.core = Core(
-            journal, await self._load_state(journal), clock=self._clock, ids=self._ids, known=self.known
-        )
-        self.core.on_leak = self._on_leak
+        self.core = Core(journal, await readable_state(journal), clock=self._clock, ids=self._ids, known=self.known)
+        self.core.on_leak = functools.partial(self._tells.of_leak, self.core)
         self._stack.push_async_callback(self.core.stop)
-        self.core.on_trouble = self._on_trouble
+        self.core.on_trouble = self._tells.of_journal
         self._machine = MachineChore(self.core, self._home.room(self.core))
         self._witness = self._home.witness(self.core)
         if self._home.is_new and self._witness is not None:
             await self._witness.do()
-
-    async def _load_state(self, journal: Journal) -> State:
-        try:
-            return await load_state(journal)
-        except msgspec.DecodeError as exc:
-            message = f"the journal holds a row that cannot be read: {exc}"
-            hint = f"`palyra journal verify` names its position. {WAY_OUT}"
-            raise JournalDamaged(message, hint=hint) from exc
 
     async def _compose(self) -> None:
         config = self.config
@@ -319,10 +287,10 @@ class Daemon:
             outside,
             settings=RunSettings(sse_keepalive_ms=config.model_provider.sse_keepalive_ms),
             tokens=self.tokens,
-            on_bug=self._on_bug,
+            on_bug=self._tells.of_bug,
         )
         self._contents = Contents(
-            self._home.content, self._clock, _content_rules(config), on_trouble=self._on_content_trouble
+            self._home.content, self._clock, content_rules_of(config), on_trouble=self._tells.of_content
         )
         self._stack.push_async_callback(self._contents.close)
         await self._purge_contents()
@@ -336,9 +304,9 @@ class Daemon:
             core=self.core,
             runs=self.runs,
             access=self.access,
-            limits=_limits_of(config, is_tls=self._tls is not None),
-            log=self._log_request,
-            on_bug=self._on_bug,
+            limits=limits_of(config, is_tls=self._tls is not None),
+            log=self._tells.of_request,
+            on_bug=self._tells.of_bug,
         )
         self.gateway.console = self._console()
         self.server = Server(
@@ -353,9 +321,9 @@ class Daemon:
 
     def _obey(self, config: Config) -> None:
         """Let what the daemon itself reads of a configuration hold from now on."""
-        self.gateway.adopt(_limits_of(config, is_tls=self._tls is not None))
+        self.gateway.adopt(limits_of(config, is_tls=self._tls is not None))
         self.access.anonymous = config.auth.anonymous_client
-        self._contents.rules = _content_rules(config)
+        self._contents.rules = content_rules_of(config)
         self._sights.zone = config.cli.timezone
         self._feed.max_count = config.console.event_clients_max_count
         hide_also(config.privacy.extra_patterns)
@@ -428,7 +396,7 @@ class Daemon:
             feed=self._feed,
             login_pages=pages,
             is_draining=lambda: self.gateway.is_draining,
-            on_bug=self._on_bug,
+            on_bug=self._tells.of_bug,
         )
 
     async def _start_tree(self) -> None:
@@ -450,7 +418,12 @@ class Daemon:
             tokens=CrossingChore(self.guest, self.tokens),
             approvals=CrossingChore(self.guest, ApprovalChore(self.core)),
             alerts=CrossingChore(
-                self.guest, AlertChore(self.core, standing=self._standing, on_raised=self._on_alert)
+                self.guest,
+                AlertChore(
+                    self.core,
+                    standing=lambda: standing_findings(self.config.daemon, self._tls, self._clock.now_us()),
+                    on_raised=self._tells.of_alert,
+                ),
             ),
         )
         self.tree = Tree(loop_table(ports), self._clock, log)
@@ -462,90 +435,12 @@ class Daemon:
         self.tree.ring("journal")
         self.tree.ring("beats")
 
-    def _log_request(self, line: RequestLine) -> None:
-        which = self.config.observability.log_requests
-        if self._log is None or which == "off" or (which == "errors" and line.status < 400):
-            return
-        self._log.info("request", **line._asdict())
-
     async def _purge_contents(self) -> None:
         """Let go of content past its day; what cannot be read keeps nobody from being served."""
         try:
             await self._contents.purge()
         except Exception as error:
-            self._on_content_trouble(error)
-
-    def _on_content_trouble(self, error: Exception) -> None:
-        if self._log is not None:
-            self._log.warning("content_not_kept", cause=str(error))
-
-    def _on_bug(self, run_id: str) -> None:
-        if self._log is not None:
-            self._log.error("internal_error", run_id=run_id, exc_info=True)
-
-    def _warn_of_expiry(self) -> None:
-        if self._tls is None or self._log is None:
-            return
-        left_us = self._tls.expires_us - self._clock.now_us()
-        if left_us < EXPIRES_SOON_US:
-            file = self.config.daemon.tls_cert_file
-            self._log.warning("tls_expires_soon", file=file, left_ms=us_to_ms(max(0, left_us)))
-
-    def _standing(self) -> list[Finding]:
-        """Return what somebody should know of the way in, which the journal cannot tell."""
-        daemon, found = self.config.daemon, []
-        if self._tls is not None and self._tls.expires_us - self._clock.now_us() < EXPIRES_SOON_US:
-            found.append(
-                Finding(
-                    kind="tls_expires",
-                    key=daemon.tls_cert_file,
-                    severity="danger" if self._tls.expires_us <= self._clock.now_us() else "warning",
-                    subject_kind="certificate",
-                    subject_id=daemon.tls_cert_file,
-                    facts={"expires_us": self._tls.expires_us},
-                    action="renew_certificate",
-                )
-            )
-        if self._tls is None and daemon.allow_plain_remote and not is_on_this_machine(daemon.host):
-            found.append(
-                Finding(
-                    kind="plain_remote",
-                    key=daemon.host,
-                    severity="warning",
-                    subject_kind="listener",
-                    subject_id=daemon.host,
-                    action="use_tls",
-                )
-            )
-        return found
-
-    def _on_alert(self, raised: AlertRaised) -> None:
-        if self._log is not None:
-            about = {"kind": raised.kind, "severity": raised.severity, "subject": raised.subject_id}
-            self._log.warning("alert_raised", **about, **raised.facts)
-
-    def _on_tls_trouble(self, message: str) -> None:
-        if self._log is not None:
-            self._log.error("tls_unusable", reason=message)
-
-    def _on_leak(self, name: str) -> None:
-        if self._log is not None:
-            self._log.error("secret_in_event", fact=name)
-        # Not inside the batch that was refused.
-        task = asyncio.create_task(self._report_leak(name))
-        self._notes.add(task)
-        task.add_done_callback(self._notes.discard)
-
-    async def _report_leak(self, name: str) -> None:
-        leak = Stall(kind="secret_in_event", stage="suspect", subject_kind="fact", subject_id=name)
-        with contextlib.suppress(PalyraError):
-            incident_id = self._ids.ulid(self._clock.now_us())
-            now_us = self._clock.now_us()
-            await self.core.record(report(self.core.state, leak, incident_id=incident_id, now_us=now_us))
-
-    def _on_trouble(self, error: Exception) -> None:
-        if self._log is not None:
-            self._log.error("journal_unwritable", reason=str(error))
+            self._tells.of_content(error)
 
     # -- end
 
@@ -574,7 +469,7 @@ class Daemon:
         if self._is_up:
             self._is_up = False
             self._hurry = hurry or self._hurry
-            await _see_through(self._stop(reason), self._hurry.set)
+            await see_through(self._stop(reason), self._hurry.set)
 
     async def _stop(self, reason: str) -> None:
         try:
@@ -597,54 +492,9 @@ class Daemon:
             try:
                 await chore()
             except Exception:
-                if self._log is not None:
-                    self._log.error("last_chore_failed", chore=chore.__qualname__, exc_info=True)
-
-
-def _content_rules(config: Config) -> ContentRules:
-    privacy = config.privacy
-    return ContentRules(
-        is_on=privacy.capture_content == "on",
-        days_count=privacy.content_days,
-        max_bytes=privacy.content_max_bytes,
-        principals=frozenset(privacy.capture_principals),
-    )
-
-
-def _limits_of(config: Config, *, is_tls: bool) -> GatewayLimits:
-    return GatewayLimits(
-        max_request_bytes=config.model_provider.max_request_bytes,
-        max_inflight_bytes=config.model_provider.max_inflight_bytes,
-        max_audio_bytes=config.model_provider.max_audio_bytes,
-        extra_hosts=hosts_of(config),
-        cors_origins=config.daemon.cors_origins,
-        trusted_proxies=config.daemon.trusted_proxies,
-        is_tls=is_tls,
-        is_strict=is_tls and bool(config.daemon.public_url),
-    )
+                self._tells.of_last_chore(chore.__qualname__)
 
 
 def _load(config: Mapping[str, Any] | str | os.PathLike[str] | None, environ: Mapping[str, str]) -> LoadedConfig:
     given = config if config is None or isinstance(config, Mapping) else Path(config).expanduser()
     return load_given(given, environ, _EMBEDDED)
-
-
-async def _see_through(work: Coroutine[Any, Any, None], on_cancel: Callable[[], object] = lambda: None) -> None:
-    """Do work to its end, however often we are cancelled meanwhile: `on_cancel` is told, and it is raised at last.
-
-    What the work itself raises goes first.
-    """
-    task = asyncio.create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as exc:
-            cancelled = exc
-            on_cancel()
-    try:
-        task.result()
-        if cancelled is not None:
-            raise cancelled
-    finally:
-        del cancelled, task  # their tracebacks hold this frame

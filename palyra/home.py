@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -20,13 +21,13 @@ import msgspec
 import palyra
 from palyra.auth.keyfiles import read_key_file, witness_key
 from palyra.auth.vault import Vault
-from palyra.config.state import StatePaths, find_socket, prepare_state_dir
+from palyra.config.state import StatePaths, find_socket, find_state_dir, prepare_state_dir
 from palyra.config.tree import Config, JournalConfig
 from palyra.engine.access import Access
 from palyra.engine.clock import Clock
 from palyra.engine.console.frame import JournalFiles
 from palyra.engine.console.past import ChildPast, ThreadPast
-from palyra.engine.core import SYSTEM, Core
+from palyra.engine.core import SYSTEM, Core, load_state
 from palyra.engine.ids import Ids
 from palyra.engine.machine import Room, free_bytes
 from palyra.engine.snapshotting import keep_snapshot_aside
@@ -45,6 +46,7 @@ from palyra.journal.sqlite import SqliteJournal
 from palyra.journal.verify import verify
 from palyra.journal.witness import read_witness, was_begun
 from palyra.journal.writer import JournalOptions
+from palyra.projections.state import State
 from palyra.redaction import Secret
 
 WAY_OUT = (
@@ -380,3 +382,40 @@ def _options(settings: JournalConfig) -> JournalOptions:
         lazy_append_ms=settings.lazy_append_ms,
         wal_checkpoint_bytes=settings.wal_checkpoint_bytes,
     )
+
+
+def find_home(
+    config: Config,
+    state_dir: str | os.PathLike[str] | None,
+    journal: str | None,
+    environ: Mapping[str, str],
+    *,
+    is_embedded: bool,
+    is_upgrading: bool,
+    clock: Clock,
+    ids: Ids,
+) -> Home:
+    """Return where a daemon lives: in memory, where it was told or configured to, or where its user's state is.
+
+    One that is embedded and told nothing gets a temporary directory.
+    """
+    if journal not in (None, ":memory:") or (journal and state_dir is not None):
+        raise ValueError("journal is ':memory:', which takes no state_dir, or left out")
+    if journal:
+        return MemoryHome(config.journal, clock, ids)
+    paths: StatePaths | None = None
+    if state_dir is not None:
+        paths = StatePaths(Path(state_dir).expanduser().absolute())
+    elif config.daemon.state_dir or not is_embedded:
+        paths = find_state_dir(config.daemon.state_dir, environ)
+    return DiskHome(paths, config, clock, ids, is_upgrading=is_upgrading)
+
+
+async def readable_state(journal: Journal) -> State:
+    """Fold a journal, or raise `JournalDamaged` with what can be done about it."""
+    try:
+        return await load_state(journal)
+    except msgspec.DecodeError as exc:
+        message = f"the journal holds a row that cannot be read: {exc}"
+        hint = f"`palyra journal verify` names its position. {WAY_OUT}"
+        raise JournalDamaged(message, hint=hint) from exc

@@ -16,7 +16,7 @@ from palyra.cli.page import Column, Page, Piece, Styled, Text
 from palyra.cli.render import count, counted, instant, width_of
 
 if TYPE_CHECKING:
-    from palyra.config.keys import Key
+    from palyra.config.key import Key
     from palyra.config.problems import Problem, Source
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")

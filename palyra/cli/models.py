@@ -17,7 +17,7 @@ from palyra.cli.render import ago, count, duration, share
 from palyra.cli.words import FAILOVER, circuit_words, state_word
 
 if TYPE_CHECKING:
-    from palyra.engine.questions import ModelAnswer, ModelsAnswer, ProviderAnswer
+    from palyra.engine.model_questions import ModelAnswer, ModelsAnswer, ProviderAnswer
 
 #: Where an entry comes from.
 _FROM = {"static": "", "discovery": "its list", "operator_override": "override", "legacy_migration": "migration"}

@@ -13,7 +13,8 @@ from palyra.cli.render import ago, count, counted, duration
 from palyra.cli.words import state_word
 
 if TYPE_CHECKING:
-    from palyra.engine.questions import DaemonAnswer, StatusAnswer, UsageAnswer
+    from palyra.engine.questions import UsageAnswer
+    from palyra.engine.status_questions import DaemonAnswer, StatusAnswer
 
 
 @click.command(

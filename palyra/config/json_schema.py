@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from palyra.config.keys import KEYS, Key
+from palyra.config.key import Key
+from palyra.config.keys import KEYS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

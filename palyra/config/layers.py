@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from palyra.config.document import Document
-from palyra.config.keys import ENTRY_TABLES, KEYS, OTHER_VARIABLES, PROVIDERS, ROOT, SHORT_FLAGS, Table, fold_env
+from palyra.config.key import fold_env
+from palyra.config.keys import ENTRY_TABLES, KEYS, OTHER_VARIABLES, PROVIDERS, ROOT, SHORT_FLAGS, Table
 from palyra.config.problems import Source, key_text, nearest, quoted
 from palyra.config.schema import decode
 from palyra.config.values import Reading, Sources, Values

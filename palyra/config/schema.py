@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from palyra.config.keys import Key
+from palyra.config.key import Key
 from palyra.config.patterns import PATTERN_RULE, is_linear
 from palyra.config.problems import Path, nearest
 from palyra.decisions.vault import VaultRef, read_vault_ref

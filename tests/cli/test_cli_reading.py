@@ -24,7 +24,7 @@ from cli_world import (
 from story import World, admit, given, record, serve
 
 from palyra.engine.codec import to_row
-from palyra.engine.questions import daemon_answer
+from palyra.engine.status_questions import daemon_answer
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStarted, DaemonStopped
 from palyra.journal.lock import Holder, JournalLock, LockState, read_lock, this_process
 from palyra.journal.sqlite import SqliteJournal
@@ -411,7 +411,7 @@ def test_problems_of_models(tmp_path: Path) -> None:
     from registries import model, provider, registry
     from story import adopt, fail, start
 
-    from palyra.engine.questions import models_answer
+    from palyra.engine.model_questions import models_answer
 
     def codes(world: World) -> list[str]:
         return [problem.code for problem in models_answer(world.state, world.now_us).problems]

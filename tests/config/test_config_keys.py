@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from palyra.config.effective import effective_tree
-from palyra.config.keys import ENTRY_TABLES, KEYS, OTHER_VARIABLES, SHORT_FLAGS, Key, fold_env
+from palyra.config.key import Key, fold_env
+from palyra.config.keys import ENTRY_TABLES, KEYS, OTHER_VARIABLES, SHORT_FLAGS
 from palyra.config.load import LoadedConfig
 from palyra.config.problems import ConfigProblems, Problem
 from palyra.config.tree import Config, ModelProviderConfig

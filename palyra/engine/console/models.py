@@ -14,7 +14,8 @@ from palyra.engine.console.frame import Params, Sight
 from palyra.engine.default_models import check_default, names_of
 from palyra.engine.listing import Listing
 from palyra.engine.model_plans import PlanAnswer, plan_answer
-from palyra.engine.questions import Answer, ModelsAnswer, models_answer
+from palyra.engine.model_questions import ModelsAnswer, models_answer
+from palyra.engine.questions import Answer
 from palyra.errors import PalyraError
 from palyra.events.base import Draft
 from palyra.events.models import DefaultModelSet

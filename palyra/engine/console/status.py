@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from palyra.engine.console.frame import Params, Sight
-from palyra.engine.questions import StatusAnswer, status_answer
+from palyra.engine.status_questions import StatusAnswer, status_answer
 from palyra.engine.zones import midnight_us
 
 

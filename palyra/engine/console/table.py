@@ -32,9 +32,11 @@ from palyra.engine.console import (
 from palyra.engine.history import EventAnswer, RunReport
 from palyra.engine.inspection import FiguresAnswer
 from palyra.engine.model_plans import PlanAnswer
+from palyra.engine.model_questions import ModelsAnswer
 from palyra.engine.price_questions import PriceDiffAnswer, PricingAnswer, RecostAnswer
-from palyra.engine.questions import AlertAnswer, ModelsAnswer, RunAnswer, StatusAnswer
+from palyra.engine.questions import AlertAnswer, RunAnswer
 from palyra.engine.reports.runs import UsageEnrichedRun
+from palyra.engine.status_questions import StatusAnswer
 
 ALERTS = frame.Question("alerts", alerts.AlertsParams, frame.Items[AlertAnswer], alerts.alerts, scope="usage:read")
 ALERT = frame.Question("alerts/{alert}", alerts.AlertParams, AlertAnswer, alerts.alert, scope="usage:read")

@@ -1,0 +1,138 @@
+"""What a daemon tells of itself: lines of its log, and findings that its journal does not hold.
+
+A daemon that is embedded without a log says nothing; what must not be lost is a fact as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from palyra.config.listening import is_on_this_machine
+from palyra.config.tree import Config, DaemonConfig
+from palyra.daemon.gateway import RequestLine
+from palyra.daemon.logs import Log
+from palyra.daemon.tls import EXPIRES_SOON_US, TlsContext
+from palyra.decisions.alerts import Finding
+from palyra.decisions.incidents import Stall, report
+from palyra.engine.clock import SystemClock
+from palyra.engine.core import Core
+from palyra.errors import PalyraError
+from palyra.events.alerts import AlertRaised
+from palyra.redaction import KnownSecrets
+from palyra.units import us_to_ms
+
+
+class Telling:
+    """The voice of one daemon."""
+
+    def __init__(self, log: Log | None, config: Callable[[], Config], clock: SystemClock) -> None:
+        """`config` returns what is in force."""
+        self._log = log
+        self._config = config
+        self._clock = clock
+        self._notes: set[asyncio.Task[None]] = set()
+
+    def keep_from(self, known: KnownSecrets) -> None:
+        """Let no line show one of these."""
+        if self._log is not None:
+            self._log.known = known
+
+    def of_boot(self, boot_id: str) -> None:
+        """Name the start in every line from now on."""
+        if self._log is not None:
+            self._log.name_boot(boot_id)
+
+    def of_request(self, line: RequestLine) -> None:
+        """Tell of a request that was answered, if those are wanted."""
+        which = self._config().observability.log_requests
+        if self._log is None or which == "off" or (which == "errors" and line.status < 400):
+            return
+        self._log.info("request", **line._asdict())
+
+    def of_bug(self, run_id: str) -> None:
+        """Tell of an exception that nobody expected; its client knows the run's id only."""
+        if self._log is not None:
+            self._log.error("internal_error", run_id=run_id, exc_info=True)
+
+    def of_journal(self, error: Exception) -> None:
+        """Tell that nothing can be recorded, so that nothing is done."""
+        if self._log is not None:
+            self._log.error("journal_unwritable", reason=str(error))
+
+    def of_content(self, error: Exception) -> None:
+        """Tell that a text could not be kept, or not let go of."""
+        if self._log is not None:
+            self._log.warning("content_not_kept", cause=str(error))
+
+    def of_alert(self, raised: AlertRaised) -> None:
+        """Tell what somebody should know."""
+        if self._log is not None:
+            about = {"kind": raised.kind, "severity": raised.severity, "subject": raised.subject_id}
+            self._log.warning("alert_raised", **about, **raised.facts)
+
+    def of_tls(self, message: str) -> None:
+        """Tell that changed TLS files cannot be used."""
+        if self._log is not None:
+            self._log.error("tls_unusable", reason=message)
+
+    def of_expiry(self, tls: TlsContext | None) -> None:
+        """Tell that the certificate ends soon, where it does."""
+        if tls is None or self._log is None:
+            return
+        left_us = tls.expires_us - self._clock.now_us()
+        if left_us < EXPIRES_SOON_US:
+            file = self._config().daemon.tls_cert_file
+            self._log.warning("tls_expires_soon", file=file, left_ms=us_to_ms(max(0, left_us)))
+
+    def of_last_chore(self, name: str) -> None:
+        """Tell that the next start will be slower: something was not written before the end."""
+        if self._log is not None:
+            self._log.error("last_chore_failed", chore=name, exc_info=True)
+
+    def of_leak(self, core: Core, name: str) -> None:
+        """Tell of a fact that would have held a secret and was refused; it is an incident too."""
+        if self._log is not None:
+            self._log.error("secret_in_event", fact=name)
+        # Not inside the batch that was refused.
+        task = asyncio.create_task(_report_leak(core, name))
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
+
+
+async def _report_leak(core: Core, name: str) -> None:
+    leak = Stall(kind="secret_in_event", stage="suspect", subject_kind="fact", subject_id=name)
+    with contextlib.suppress(PalyraError):
+        now_us = core.clock.now_us()
+        incident_id = core.ids.ulid(now_us)
+        await core.record(report(core.state, leak, incident_id=incident_id, now_us=now_us))
+
+
+def standing_findings(daemon: DaemonConfig, tls: TlsContext | None, now_us: int) -> list[Finding]:
+    """Return what somebody should know of the way in, which the journal cannot tell."""
+    found = []
+    if tls is not None and tls.expires_us - now_us < EXPIRES_SOON_US:
+        found.append(
+            Finding(
+                kind="tls_expires",
+                key=daemon.tls_cert_file,
+                severity="danger" if tls.expires_us <= now_us else "warning",
+                subject_kind="certificate",
+                subject_id=daemon.tls_cert_file,
+                facts={"expires_us": tls.expires_us},
+                action="renew_certificate",
+            )
+        )
+    if tls is None and daemon.allow_plain_remote and not is_on_this_machine(daemon.host):
+        found.append(
+            Finding(
+                kind="plain_remote",
+                key=daemon.host,
+                severity="warning",
+                subject_kind="listener",
+                subject_id=daemon.host,
+                action="use_tls",
+            )
+        )
+    return found
