@@ -232,7 +232,7 @@ DECIDED_ONCE = {
         *("pricing", "usage", "estimates", "recost", "what_if"),
         *("engine.reports.verify", "engine.reports.reconcile"),
     ),
-    "cost_ceiling": ("pricing", "budgets"),
+    "cost_ceiling": ("pricing", "sizing"),
     "evaluate_budgets": ("budgets",),
     "rank_models": ("ranking", "planning"),
     "plan_usage_routing": ("planning", "runs", "flips", "engine.choices"),

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
-from palyra.decisions.budgets import output_bound_tokens, worst_nanousd
 from palyra.decisions.pricing import cost_of, usage_of_recording, variant_at
+from palyra.decisions.sizing import output_bound_tokens, worst_nanousd
 from palyra.events.pricing import PriceEntry
 from palyra.events.registry import ModelEntry
 from palyra.events.routing import PricingEstimate

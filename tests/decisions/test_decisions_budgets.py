@@ -8,7 +8,8 @@ import pytest
 from registries import model, provider, registry
 from story import World, admit, complete, fail, given, like, start, succeed
 
-from palyra.decisions.budgets import output_bound_tokens, release
+from palyra.decisions.budgets import release
+from palyra.decisions.sizing import output_bound_tokens
 from palyra.decisions.usage import Metered
 from palyra.events.budgets import BudgetReleased, BudgetReserved
 from palyra.events.usage import UsageRecorded

@@ -26,7 +26,8 @@ from story import (
 )
 
 from palyra.decisions.budget_refusals import warnings_of
-from palyra.decisions.budgets import plan_start, sweep, worst_nanousd
+from palyra.decisions.budgets import plan_start, sweep
+from palyra.decisions.sizing import worst_nanousd
 from palyra.decisions.usage import Metered
 from palyra.events.base import Draft
 from palyra.events.budgets import (

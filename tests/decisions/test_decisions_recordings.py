@@ -8,9 +8,9 @@ import pytest
 from registries import model, provider, registry
 from story import World, admit, fail, given, start, succeed
 
-from palyra.decisions.budgets import size_of, worst_nanousd
 from palyra.decisions.naming import resolve
 from palyra.decisions.pricing import adopt_prices, usage_of_recording, with_id
+from palyra.decisions.sizing import size_of, worst_nanousd
 from palyra.decisions.usage import Metered
 from palyra.errors import Refusal
 from palyra.events.pricing import PriceEntry

@@ -21,6 +21,7 @@ from palyra.decisions import (
     pricing,
     recovery,
     routing,
+    sizing,
     usage,
 )
 from palyra.engine import boot, core, repeats, run, settlement
@@ -325,7 +326,7 @@ def begins_rules_at_nothing() -> contextlib.AbstractContextManager[None]:
 
 def holds_half() -> contextlib.AbstractContextManager[None]:
     """An attempt holds less than it may use."""
-    right = budgets.requested_of
+    right = sizing.requested_of
 
     def wrong(*arguments: Any) -> int | None:
         amount = right(*arguments)
