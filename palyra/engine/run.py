@@ -235,9 +235,8 @@ class RunTask:
         refusal = await (self._admit_patiently() if self._command.wait_approval_ms else self._admit())
         if refusal is not None or self._at_once is not None:
             return refusal
-        parts = self._surface.parts(self._at_hand().entry)
-        for part in parts:
-            refusal = await self._answer(part, is_last=part is parts[-1])
+        for part in self._surface.parts(self._at_hand().entry):  # which may grow on the way
+            refusal = await self._answer(part)
             if refusal is not None:
                 break
         return refusal
@@ -345,7 +344,7 @@ class RunTask:
         self._at_once = self.client.from_cache(answer, age_ms)
         return admit_hit(state, command, place, answer.known, now_us)
 
-    async def _answer(self, part: Part, *, is_last: bool) -> Refusal | None:
+    async def _answer(self, part: Part) -> Refusal | None:
         """Try candidates until one gives a complete answer to this part of the request."""
         self._retry, self._has_waited = 0, False
         while True:
@@ -355,6 +354,7 @@ class RunTask:
                     return refusal
             ended = await self._exchange_part(part)
             ended.is_part = part.items is not None
+            is_last = part is self._surface.parts(self._at_hand().entry)[-1]
             following = await self._settle(ended, is_last=is_last)
             if ended.failure is None or following.refusal is not None:
                 return following.refusal

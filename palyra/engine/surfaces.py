@@ -72,13 +72,13 @@ class Surface(Protocol):
         ...
 
     def parts(self, entry: ModelEntry) -> list[Part]:
-        """Return the calls that the request takes, the same objects each time."""
+        """Return the calls that the request takes, the same list each time; it may grow behind the part at hand."""
         ...
 
     def prepare(
         self, part: Part, provider: ProviderEntry, entry: ModelEntry, output_cap_tokens: int | None
     ) -> None:
-        """Make the part's body for a candidate."""
+        """Make the part's body for a candidate; what is too much for it becomes a part of its own."""
         ...
 
     def is_heavy(self, entry: ModelEntry) -> bool:
@@ -159,19 +159,25 @@ class EmbeddingsSurface:
     def parts(self, entry: ModelEntry) -> list[Part]:
         if not self._parts:
             count = self.request.inputs_count
-            size = entry.max_batch or count
-            self._parts = [
-                Part(
-                    items=None if count <= size else slice(start, start + size),
-                    items_count=min(size, count - start),
-                )
-                for start in range(0, count, size)
-            ]
+            self._parts = [Part(items_count=count)]
+            self._cut(self._parts[0], entry)
         return self._parts
+
+    def _cut(self, part: Part, entry: ModelEntry) -> None:
+        """Leave a part no more than one call of a candidate takes; the rest goes into parts behind it."""
+        size, count = entry.max_batch or part.items_count, part.items_count
+        if count <= size:
+            return
+        begin = 0 if part.items is None else part.items.start
+        cuts = [slice(begin + start, begin + min(start + size, count)) for start in range(0, count, size)]
+        part.items, part.items_count = cuts[0], size
+        place = self._parts.index(part) + 1
+        self._parts[place:place] = [Part(items=cut, items_count=cut.stop - cut.start) for cut in cuts[1:]]
 
     def prepare(
         self, part: Part, provider: ProviderEntry, entry: ModelEntry, output_cap_tokens: int | None
     ) -> None:
+        self._cut(part, entry)  # another candidate may take less than the one that the parts were made for
         items = None
         if part.items is not None:
             self._items = self._items or items_of(self.request)

@@ -100,6 +100,30 @@ async def test_same_model_elsewhere_takes_over() -> None:
         assert reply.headers["x-palyra-failover"] == "a/e>b/e"
 
 
+@pytest.mark.parametrize("first_batch", [None, 4, 5])
+async def test_who_takes_over_is_sent_no_more_than_it_takes(first_batch: int | None) -> None:
+    """A part that is too long for the next provider is cut anew, and so are those behind it; the order stays."""
+    config = registry(
+        provider("a"),
+        provider("b"),
+        model("e", "a", role="embeddings", max_batch=first_batch),
+        model("e", "b", role="embeddings", priority=200, max_batch=3),
+        default_embeddings_model_id="e",
+    )
+    fake, other = ScriptedProvider(error(500)), ScriptedProvider()
+    texts = ["x" * (number + 1) for number in range(8)]
+    async with house(config, extra={"a": fake, "b": other}) as world:
+        reply = await world.start({"model": "e", "input": texts}).task
+        assert reply.status == 200
+        sent = [json.loads(call.body)["input"] for call in other.calls]
+        assert max(map(len, sent)) <= 3
+        assert [text for part in sent for text in part] == texts
+        assert [length for _, length in data(reply.body)] == [len(text) for text in texts]
+        names = world.names(reply.run_id)
+        assert names.count("run.completed") == 1
+        assert names.count("attempt.succeeded") == len(sent)
+
+
 @pytest.mark.parametrize("asked", ["float", "base64"])
 @pytest.mark.parametrize("given", ["float", "base64"])
 async def test_encodings_are_converted_bit_by_bit(asked: str, given: str) -> None:
