@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
+from collections.abc import Mapping
 
 import msgspec
 
 from palyra.decisions.arrivals import Attribution
 from palyra.decisions.cache import NOT_ASKED, UNCACHEABLE
 from palyra.decisions.runs import AdmitRun, CacheAsk
+from palyra.engine.surfaces import PASSED_HEADERS, named_headers
+from palyra.events.registry import Registry
 from palyra.limits import OFF_LOOP_BYTES
 from palyra.wire.canonical import body_digest
 from palyra.wire.request import SurfaceRequest
@@ -16,7 +21,13 @@ from palyra.wire.request import SurfaceRequest
 _UNSET = (b"null", b"false")
 
 
-async def with_cache(command: AdmitRun, attribution: Attribution, request: SurfaceRequest) -> AdmitRun:
+async def with_cache(
+    command: AdmitRun,
+    attribution: Attribution,
+    request: SurfaceRequest,
+    headers: Mapping[str, str],
+    registry: Registry,
+) -> AdmitRun:
     """Return the request with its wish; large bodies are digested off the loop."""
     body, spans = request.body, request.spans
     is_of_provider = any(
@@ -30,6 +41,8 @@ async def with_cache(command: AdmitRun, attribution: Attribution, request: Surfa
         digest = await asyncio.to_thread(body_digest, body, without=NOT_ASKED)
     elif not is_off:
         digest = body_digest(body, without=NOT_ASKED)
+    if sent := _sent(headers, request.surface, registry):
+        digest = digest and hashlib.sha256(f"{digest} {sent}".encode("utf-8", "surrogatepass")).hexdigest()
     ask = CacheAsk(
         body_digest=digest,
         reads=not is_off and attribution.cache != "refresh",
@@ -37,3 +50,10 @@ async def with_cache(command: AdmitRun, attribution: Attribution, request: Surfa
         max_age_ms=attribution.cache_max_age_ms,
     )
     return msgspec.structs.replace(command, cache=ask)
+
+
+def _sent(headers: Mapping[str, str], surface: str, registry: Registry) -> str:
+    """Return the client's headers that a provider may get, and answer otherwise for; "" for none of them."""
+    forwarded = (name for provider in registry.providers for name in provider.forward_headers)
+    found = named_headers(headers, [*PASSED_HEADERS[surface], *forwarded])
+    return json.dumps(sorted(found.items())) if found else ""

@@ -326,8 +326,9 @@ class Gateway:
             self._charge(visit, request)
             keywords = self._core.state.config.routing.keywords
             command = self._continued(_admission(visit, request, body, digest, keywords), request)
-            if self._core.state.catalog.registry.response_cache_enabled and request.recording is None:
-                command = await with_cache(command, visit.attribution, request)
+            registry = self._core.state.catalog.registry
+            if registry.response_cache_enabled and request.recording is None:
+                command = await with_cache(command, visit.attribution, request, visit.headers, registry)
             around = Around(
                 run_id=visit.run_id,
                 principal_id=command.principal_id,

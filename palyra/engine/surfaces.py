@@ -6,7 +6,7 @@ One class a surface; all of them answer the same questions, so that the way of a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -131,16 +131,34 @@ class Surface(Protocol):
         ...
 
 
-def passed_headers(provider: ProviderEntry, headers: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
-    """Return the client's headers of these names and of those that a provider's entry lets through."""
-    passed = [*names, *provider.forward_headers]
+#: Headers of the client's that a provider of its own dialect gets to see, by the surface that it came in by.
+PASSED_HEADERS: Mapping[str, Sequence[str]] = {
+    "chat": ("openai-beta",),
+    "responses": ("openai-beta",),
+    "messages": ("anthropic-version", "anthropic-beta"),
+    "embeddings": ("openai-beta",),
+    "audio_transcription": ("openai-beta",),
+}
+
+
+def passed_headers(
+    provider: ProviderEntry, headers: Mapping[str, str], surface: str, *, is_same_dialect: bool = True
+) -> dict[str, str]:
+    """Return what a provider gets of the client's headers: its dialect's own, and what its entry lets through."""
+    names = PASSED_HEADERS[surface] if is_same_dialect else ()
+    found = named_headers(headers, [*names, *provider.forward_headers])
     if provider.kind == "deterministic":
-        passed.append("x-palyra-session")  # a script may tell sessions apart
-    found = {name: headers[name] for name in map(str.lower, passed) if name in headers}
+        # A script may tell surfaces and sessions apart, and is asked in one dialect only.
+        found |= {"x-palyra-surface": surface, **named_headers(headers, ["x-palyra-session"])}
     if provider.allow_private_base_url:
         # What listens on a private address may be a gateway as well; a loop of them ends at the third.
         found["x-palyra-hop"] = str(int(headers.get("x-palyra-hop", "0")) + 1)
     return found
+
+
+def named_headers(headers: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Return the headers of these names, as far as they were sent; the names are found in lower case."""
+    return {name: headers[name] for name in map(str.lower, names) if name in headers}
 
 
 class EmbeddingsSurface:
@@ -230,7 +248,7 @@ class EmbeddingsSurface:
         return error_envelope(refusal, run_id=run_id, failure_class=failure_class, attempts=attempts)
 
     def headers_for(self, provider: ProviderEntry) -> Mapping[str, str]:
-        return passed_headers(provider, self._headers, ["openai-beta"])
+        return passed_headers(provider, self._headers, "embeddings")
 
     def answer_headers(self) -> Mapping[str, str]:
         return {}

@@ -43,12 +43,6 @@ from palyra.wire.upstream_errors import UpstreamError
 
 #: The version of Anthropic's API that is spoken where the client's is not passed on.
 _ANTHROPIC_VERSION = "2023-06-01"
-#: Headers of the client's that a provider of its own dialect gets to see.
-_SAME_DIALECT_HEADERS: Mapping[Dialect, Sequence[str]] = {
-    "chat": ("openai-beta",),
-    "responses": ("openai-beta",),
-    "messages": ("anthropic-version", "anthropic-beta"),
-}
 
 
 class Around(msgspec.Struct, frozen=True, kw_only=True):
@@ -252,8 +246,8 @@ class TextSurface:
     def headers_for(self, provider: ProviderEntry) -> Mapping[str, str]:
         """See `Surface.headers_for`."""
         channel = self._at_hand()
-        names = _SAME_DIALECT_HEADERS[self.dialect] if channel.is_passthrough else ()
-        headers = passed_headers(provider, self._headers, names)
+        is_same = channel.is_passthrough
+        headers = passed_headers(provider, self._headers, self.dialect, is_same_dialect=is_same)
         if channel.target.dialect == "messages":
             headers.setdefault("anthropic-version", _ANTHROPIC_VERSION)
         return headers

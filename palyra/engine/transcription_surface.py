@@ -118,7 +118,7 @@ class TranscriptionSurface:
 
     def headers_for(self, provider: ProviderEntry) -> Mapping[str, str]:
         """See `Surface.headers_for`."""
-        headers = passed_headers(provider, self._headers, ["openai-beta"])
+        headers = passed_headers(provider, self._headers, "audio_transcription")
         return {**headers, "content-type": self._recording.form.content_type}
 
     def answer_headers(self) -> Mapping[str, str]:

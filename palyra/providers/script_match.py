@@ -20,6 +20,8 @@ _REGEX_SEEN_CHARS = 65_536
 _DIMENSIONS_MAX = 16_384
 _RESULT_ROLES = ("tool", "function")
 _SESSION_HEADER = "x-palyra-session"
+#: The call itself comes in one dialect, whichever its client speaks.
+_SURFACE_HEADER = "x-palyra-surface"
 
 
 class Asked:
@@ -43,6 +45,7 @@ class Asked:
         #: Of the body: what ids are made of.
         self.digest = hashlib.sha256(call.body).hexdigest()
         self.session = headers.get(_SESSION_HEADER, "")
+        self.surface: str = headers.get(_SURFACE_HEADER, self.view.surface)
 
     @property
     def _messages(self) -> list[dict[str, Any]]:
@@ -93,7 +96,7 @@ def _matches(match: Match, asked: Asked) -> bool:
     """Return whether everything holds that a rule says of a request, but for its count."""
     view = asked.view
     return (
-        match.surface in (None, view.surface)
+        match.surface in (None, asked.surface)
         and match.model in (None, view.model)
         and match.session in (None, asked.session)
         and match.has_tools in (None, "tools" in view.needs)

@@ -26,7 +26,8 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Match(_Part, frozen=True, kw_only=True):
     """Which requests a rule answers; everything that is said must hold."""
 
-    surface: Literal["chat", "embeddings", "audio_transcription"] | None = None
+    #: That the client came in by.
+    surface: Literal["chat", "messages", "responses", "embeddings", "audio_transcription"] | None = None
     #: Model as it is named upstream.
     model: str | None = None
     #: Part of the last user text.

@@ -204,3 +204,24 @@ async def test_a_recording_with_a_key_is_transcribed_once(tmp_path: Path, stream
         await raw(path="/v1/audio/transcriptions", body=form, headers=headers)
         assert len(house.upstream.requests) == 2
         assert house.facts(CacheStored) == []
+
+
+async def test_what_a_header_asks_for_is_asked_for(tmp_path: Path) -> None:
+    """A beta, a version or a header that an entry lets through may change the answer: each has one of its own."""
+    up, ant = DIALECTS.providers
+    offer = msgspec.structs.replace(
+        CACHED, providers=[msgspec.structs.replace(up, forward_headers=["X-Region"]), ant]
+    )
+    cases: list[tuple[str, dict[str, Any], dict[str, str]]] = [
+        (MESSAGES, asked(), {"anthropic-beta": "context-1m"}),
+        (MESSAGES, asked(), {"anthropic-version": "2023-01-01"}),
+        ("/v1/chat/completions", chat(), {"openai-beta": "x=1"}),
+        ("/v1/chat/completions", chat(), {"x-region": "eu"}),
+    ]
+    async with open_house(tmp_path, offer=offer) as house, raw_client(house) as raw:
+        for path, body, header in cases:
+            words = [
+                (await raw(path=path, body=body, headers=sent)).headers["x-palyra-cache"]
+                for sent in ({}, header, header, {"x-request-id": "1"})
+            ]
+            assert words[1:] == ["miss", "hit", "hit"], header

@@ -31,9 +31,9 @@ def test_calls_to_private_addresses_count_the_hop() -> None:
     assert surface(x_palyra_hop="1").headers_for(provider("a")) == {"x-palyra-hop": "2"}
 
 
-def test_a_script_is_told_the_session() -> None:
+def test_a_script_is_told_surface_and_session() -> None:
     """Only the deterministic kind, which never leaves the process, sees the session."""
     came = surface(x_palyra_session="s1")
     entry = provider("a", kind="deterministic", allow_private_base_url=False)
-    assert came.headers_for(entry) == {"x-palyra-session": "s1"}
+    assert came.headers_for(entry) == {"x-palyra-surface": "chat", "x-palyra-session": "s1"}
     assert came.headers_for(provider("b", allow_private_base_url=False)) == {}

@@ -274,6 +274,8 @@ async def test_the_first_rule_that_matches_answers() -> None:
 MATCHES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ({"model": "m"}, {}, {"model": "other"}),
     ({"surface": "chat"}, {}, {"path": "/embeddings", "input": "a"}),
+    ({"surface": "messages"}, {"headers": {"x-palyra-surface": "messages"}}, {}),
+    ({"surface": "chat"}, {}, {"headers": {"x-palyra-surface": "responses"}}),
     ({"has_tools": True}, {"tools": [TOOL]}, {}),
     ({"has_tools": False}, {}, {"tools": [TOOL]}),
     ({"has_image": True}, {"messages": PICTURE}, {}),
