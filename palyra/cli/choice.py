@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _STATUS = {"blocked": "bad", "unpriced": "bad", "soft_limit": "warn", "would_block": "warn", "hard_limit": "warn"}
 _STATUS |= {"downgraded": "warn", "would_downgrade": "warn"}
-_ACTIONS = {
+ACTIONS = {
     "proceed": "what was asked for is served",
     "switch": "another model of the same cost",
     "degrade": "a cheaper model, or a lesser one",
@@ -22,7 +22,7 @@ _ACTIONS = {
     "failover": "another provider, because the first is out",
     "blocked": "nobody serves it",
 }
-_STRATEGIES = {
+STRATEGIES = {
     "cheapest": "the cheapest model",
     "fastest": "the fastest model",
     "balanced": "the default model, or a cheaper one as good",
@@ -46,10 +46,10 @@ def show_choice(page: Page, choice: ChoiceAnswer, decided_us: int) -> None:
     page.title("Choice")
     rows: list[tuple[str, str | list[Piece]]] = [
         ("mode", f"{choice.mode.replace('_', ' ')} · {choice.task_class}"),
-        ("does", _ACTIONS.get(choice.action, choice.action)),
+        ("does", ACTIONS.get(choice.action, choice.action)),
     ]
     if choice.strategy:
-        rows.append(("looks for", _STRATEGIES.get(choice.strategy, choice.strategy)))
+        rows.append(("looks for", STRATEGIES.get(choice.strategy, choice.strategy)))
     if choice.complexity_bp is not None:
         parts = ", ".join(f"{name} {count(part)}" for name, part in choice.score_parts.items() if part)
         rows.append(("complexity", f"{count(choice.complexity_bp)} of 10,000{f' · {parts}' if parts else ''}"))

@@ -31,6 +31,7 @@ _COMMANDS = {
     "alerts": ("alerts", "alerts", "Show what somebody should know."),
     "pricing": ("pricing", "pricing", "Show what models cost."),
     "usage": ("usage", "usage", "Show what was used, by whom, and what it cost."),
+    "routing": ("routing", "routing", "Show and set how models are chosen."),
     "runs": ("runs", "runs", "Show requests, open and done."),
     "explain": ("explain", "explain", "Tell why a request was served the way it was."),
     "keys": ("keys", "keys", "Issue, limit, rotate and revoke the keys of programs and people."),

@@ -54,7 +54,7 @@ def set_model(call: Call, model: str, role: str) -> Answer:
     from palyra.engine.default_models import check_default, write_default
 
     check_default(role, model, lambda one: _names(call, one))
-    written = write_default(_config_file(call), role, model, os.environ)
+    written = write_default(config_file(call), role, model, os.environ)
     is_live = reload_config(call)
     if is_live or (not call.url and call.paths.journal.exists()):
         change(call, MODELS_DEFAULT, DefaultParams(role=role, model=model))  # type: ignore[arg-type]
@@ -226,10 +226,10 @@ def _check_key(call: Call, provider: str, key: str) -> None:
 def _write(call: Call, edits: list[Edit]) -> Any:
     from palyra.config.write import edit_config_file
 
-    return edit_config_file(_config_file(call), edits, environ=os.environ)
+    return edit_config_file(config_file(call), edits, environ=os.environ)
 
 
-def _config_file(call: Call) -> Path:
+def config_file(call: Call) -> Path:
     """Return the file that commands write: the one that is read, else the user's own."""
     from palyra.config.document import locate, user_directory
 

@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled
-from palyra.cli.render import count, share
-from palyra.cli.usage_report import FILTERS, FORMATS, make_report
+from palyra.cli.render import count
+from palyra.cli.routing import routing_report
+from palyra.cli.usage_insights import insights
+from palyra.cli.usage_report import FORMATS, make_report
+from palyra.cli.usage_window import flat, window_line, window_options, window_params
 
 if TYPE_CHECKING:
-    from palyra.engine.console.usage import GroupTotals, InsightsAnswer, SummaryAnswer, TimelineAnswer, WindowAnswer
-    from palyra.engine.reports.figures import Totals
-
-CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+    from palyra.engine.console.usage import GroupTotals, SummaryAnswer, TimelineAnswer
 
 _BUCKETS = click.Choice(["auto", "15m", "hour", "day", "week", "month"])
-_DATASETS = click.Choice(["summary", "timeline", "runs", "attempts", "usage", "refusals", "budgets"])
+_DATASETS = click.Choice(["summary", "timeline", "runs", "attempts", "usage", "refusals", "budgets", "alerts"])
 #: Rows of lists that are asked for unless said otherwise.
 _TOP = 20
-
-
-def _window(command: CommandT) -> CommandT:
-    """Give a command the options that say which requests it is about."""
-    options = [
-        click.option(
-            "--from", "from_", metavar="WHEN", help="Requests since then; 30 days before --to by default."
-        ),
-        click.option("--to", metavar="WHEN", help="Requests before then; now by default."),
-        click.option("--timezone", metavar="ZONE", help="Where days begin; as configured by default."),
-        *(click.option(f"--{name}", metavar="ID", help=f"Only this {name}.") for name in FILTERS),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @click.group(
@@ -62,7 +46,7 @@ def usage() -> None:
     exits=(0, 2, 4, 5, 7),
     takes_as_of=True,
 )
-@_window
+@window_options
 @click.option("--bucket", type=_BUCKETS, default="auto", help="How finely time is cut.")
 def summary(call: Call, bucket: str, **window: str | None) -> Answer:
     """Show totals of a window, its course, and where budgets stand."""
@@ -70,7 +54,7 @@ def summary(call: Call, bucket: str, **window: str | None) -> Answer:
     from palyra.engine.console.table import USAGE_SUMMARY
     from palyra.engine.console.usage import SummaryParams
 
-    asked = ask(call, USAGE_SUMMARY, SummaryParams(**_given(window), bucket=bucket))
+    asked = ask(call, USAGE_SUMMARY, SummaryParams(**window_params(window), bucket=bucket))
     return asked.answer(lambda page: _show_summary(page, asked.found))
 
 
@@ -84,7 +68,7 @@ def summary(call: Call, bucket: str, **window: str | None) -> Answer:
     exits=(0, 2, 4, 5, 7),
     takes_as_of=True,
 )
-@_window
+@window_options
 @click.option("--bucket", type=_BUCKETS, default="auto", help="How finely time is cut.")
 @click.option(
     "--group-by", "group_by", metavar="NAME,..", default="", help="What makes a series: model, agent, ..."
@@ -99,7 +83,7 @@ def timeline(call: Call, bucket: str, group_by: str, top: int, **window: str | N
     from palyra.engine.console.usage import TimelineParams
 
     names = [name for name in group_by.split(",") if name]
-    params = TimelineParams(**_given(window), bucket=bucket, group_by=names, top=top)
+    params = TimelineParams(**window_params(window), bucket=bucket, group_by=names, top=top)
     asked = ask(call, USAGE_TIMELINE, params)
     return asked.answer(lambda page: _show_timeline(page, asked.found))
 
@@ -117,7 +101,7 @@ def _groups_command(name: str, words: str) -> None:
         takes_as_of=True,
         help=f"Show what {words} used, those that cost most first.",
     )
-    @_window
+    @window_options
     @click.option(
         "--limit", type=click.IntRange(1, 500), default=_TOP, help=f"How many at most; {_TOP} by default."
     )
@@ -126,7 +110,7 @@ def _groups_command(name: str, words: str) -> None:
         from palyra.engine.console.table import USAGE_GROUPS
         from palyra.engine.console.usage import GroupsParams
 
-        asked = ask(call, USAGE_GROUPS[name], GroupsParams(**_given(window), limit=limit))
+        asked = ask(call, USAGE_GROUPS[name], GroupsParams(**window_params(window), limit=limit))
         return asked.answer(lambda page: _show_groups(page, name, asked.found.items))
 
 
@@ -140,25 +124,8 @@ for _name, _words in (
 ):
     _groups_command(_name, _words)
 
-
-@usage.command(
-    "insights",
-    examples=[
-        ("palyra usage insights", "which models and which kinds of work, and how good estimates are"),
-        ("palyra usage insights --from 2026-11-01 --json", "since then, for a program"),
-    ],
-    exits=(0, 2, 4, 5, 7),
-    takes_as_of=True,
-)
-@_window
-def insights(call: Call, **window: str | None) -> Answer:
-    """Show what the figures say about models, work and estimates."""
-    from palyra.cli.asking import ask
-    from palyra.engine.console.table import USAGE_INSIGHTS
-    from palyra.engine.console.usage import InsightsParams
-
-    asked = ask(call, USAGE_INSIGHTS, InsightsParams(**_given(window)))
-    return asked.answer(lambda page: _show_insights(page, asked.found))
+usage.add_command(insights)
+usage.add_command(routing_report("palyra usage routing", "routing"))
 
 
 @usage.command(
@@ -173,7 +140,7 @@ def insights(call: Call, **window: str | None) -> Answer:
 )
 @click.option("--journal", metavar="FILE", help="Any journal, a copy too; that of the state by default.")
 @click.option("--as-of", metavar="WHEN", help="Report as it was then: a position, an instant, -2h.")
-@_window
+@window_options
 @click.option("--dataset", type=_DATASETS, default="summary", help="What a row is.")
 @click.option(
     "--group-by", multiple=True, metavar="NAME,..", help="Of a summary or timeline: up to four; day, model, ..."
@@ -259,30 +226,11 @@ def correct(call: Call, usage_id: str, cost_usd: str, reason: str, is_sure: bool
     return correct_row(call, usage_id=usage_id, cost_usd=cost_usd, reason=reason, is_sure=is_sure)
 
 
-def _given(window: dict[str, str | None]) -> dict[str, str]:
-    """Return the options about requests by the names of the parameters."""
-    ids = {name: f"{name}_id" for name in FILTERS if name not in ("endpoint", "origin")}
-    return {ids.get(name, name): text for name, text in window.items() if text}
-
-
-def _flat(totals: Totals) -> dict[str, Any]:
-    from palyra.engine.reports.figures import flat_totals
-
-    return flat_totals(totals)
-
-
-def _window_line(page: Page, window: WindowAnswer) -> str:
-    from palyra.cli.render import instant
-
-    start, end = (instant(us, page.zone) for us in (window.from_us, window.to_us))
-    return f"{start} to {end}"
-
-
 def _show_summary(page: Page, found: SummaryAnswer) -> None:
-    from palyra.cli.usage_tables import money, show_groups, show_totals
+    from palyra.cli.usage_tables import money, show_budgets, show_groups, show_totals
     from palyra.engine.reports.tables import Column as Field
 
-    show_totals(page, _flat(found.totals), _window_line(page, found.window))
+    show_totals(page, flat(found.totals), window_line(page, found.window))
     before = found.previous
     if before.runs:
         cost = money(before.cost_nanousd, is_complete=before.cost_complete)
@@ -292,46 +240,17 @@ def _show_summary(page: Page, found: SummaryAnswer) -> None:
     if spent:
         page.title(f"by {found.bucket}")
         keys = [Field(f"{found.bucket}_start_us", "instant")]
-        rows = [{f"{found.bucket}_start_us": one.start_us, **_flat(one)} for one in spent]
+        rows = [{f"{found.bucket}_start_us": one.start_us, **flat(one)} for one in spent]
         show_groups(page, keys, rows, page.zone)
     if found.budgets:
         page.title("budgets")
-        _show_budgets(page, found)
-
-
-def _show_budgets(page: Page, found: SummaryAnswer | InsightsAnswer) -> None:
-    from palyra.cli.usage_tables import money
-    from palyra.units import BP_PER_UNIT
-
-    styles = {"hard_limit": "bad", "soft_limit": "warn", "ok": "good"}
-    rows = []
-    for one in found.budgets:
-        is_money = one.metric_kind == "usd_cost"
-        limit = one.hard_limit if one.hard_limit is not None else one.soft_limit
-        used, held = (money(amount) if is_money else count(amount) for amount in (one.consumed, one.reserved))
-        most = "" if limit is None else money(limit) if is_money else count(limit)
-        part = "" if one.used_bp is None else share(one.used_bp, BP_PER_UNIT)
-        state = Styled(one.status.replace("_", " "), styles.get(one.status, ""))
-        rows.append(
-            (one.policy_id, one.subject, one.interval_kind, used, held if one.reserved else "", most, part, state)
-        )
-    columns = [
-        Column("POLICY", is_cut=True),
-        Column("SUBJECT", is_cut=True),
-        Column("EVERY"),
-        Column("USED", align="right"),
-        Column("HELD", align="right"),
-        Column("LIMIT", align="right"),
-        Column("SHARE", align="right"),
-        Column("STATE"),
-    ]
-    page.table(columns, rows)
+        show_budgets(page, found.budgets)
 
 
 def _show_timeline(page: Page, found: TimelineAnswer) -> None:
     from palyra.cli.usage_tables import bucket, money
 
-    page.fields([("window", _window_line(page, found.window))])
+    page.fields([("window", window_line(page, found.window))])
     for series in found.series:
         spent = [one for one in series.points if one.runs or one.tokens]
         page.title(" · ".join(name or "(none)" for name in series.key.values()) or "everything")
@@ -366,47 +285,5 @@ def _show_groups(page: Page, name: str, items: list[GroupTotals]) -> None:
     if not items:
         page.line(Styled("Nobody asked for anything in this window.", "dim"))
         return
-    rows = [{f"{name}_id": one.id, **_flat(one)} for one in items]
+    rows = [{f"{name}_id": one.id, **flat(one)} for one in items]
     show_groups(page, [Field(f"{name}_id", "text")], rows, page.zone)
-
-
-def _show_insights(page: Page, found: InsightsAnswer) -> None:
-    from palyra.cli.usage_tables import money, show_totals
-    from palyra.units import BP_PER_UNIT
-
-    show_totals(page, _flat(found.totals), _window_line(page, found.window))
-    shares = [Column("RUNS", align="right"), Column("TOKENS", align="right")]
-    shares += [Column("SHARE", align="right"), Column("COST", align="right")]
-
-    def figures(one: Any) -> list[Any]:
-        cost = money(one.cost_nanousd, is_complete=one.cost_complete)
-        return [count(one.runs), count(one.tokens), share(one.share_bp, BP_PER_UNIT), cost]
-
-    if found.model_mix:
-        page.title("models")
-        rows = [[one.model_id, one.provider_id, *figures(one)] for one in found.model_mix]
-        page.table([Column("MODEL", is_cut=True), Column("PROVIDER", is_cut=True), *shares], rows)
-    if found.scope_mix:
-        page.title("kinds of work")
-        page.table([Column("KIND"), *shares], [[one.name, *figures(one)] for one in found.scope_mix])
-    known = [one for one in found.calibration if one.samples]
-    if known:
-        page.title("estimates of input")
-        columns = [
-            Column("MODEL", is_cut=True),
-            Column("PROVIDER", is_cut=True),
-            Column("SAMPLES", align="right"),
-            Column("COUNTED / ESTIMATED", align="right"),
-            Column("ERROR P50", align="right"),
-            Column("P95", align="right"),
-        ]
-        rows = []
-        for each in known:
-            errors = (each.error_p50_bp, each.error_p95_bp)
-            told = ["" if error is None else share(error, BP_PER_UNIT) for error in errors]
-            ratio = f"{each.ratio_bp / BP_PER_UNIT:.2f}"
-            rows.append([each.model_id, each.provider_id, count(each.samples), ratio, *told])
-        page.table(columns, rows)
-    if found.budgets:
-        page.title("budgets")
-        _show_budgets(page, found)

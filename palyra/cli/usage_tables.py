@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import tzinfo
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from palyra.cli.page import Column, Page, Styled, Text
 from palyra.cli.render import clock, count, instant, ms_text, share, usd
 from palyra.engine.reports.tables import Column as Field
 from palyra.units import BP_PER_UNIT
 
+if TYPE_CHECKING:
+    from palyra.engine.console.usage import PolicyStatus
+
 #: Buckets whose beginning is told as a day.
 _DAYS = ("day", "week", "month")
 _PLAIN_NAMES = {
+    "raised_us": "RAISED",
+    "ended_us": "ENDED",
     "recorded_us": "RECORDED",
     "effective_at_us": "AT",
     "started_us": "STARTED",
@@ -36,6 +41,7 @@ _SHOWN = {
         " output_tokens cost_nanousd"
     ),
     "refusals": "started_us run_id code principal_id agent_id endpoint model_requested",
+    "alerts": "raised_us severity kind subject_kind subject_id state ended_us",
     "budgets": "policy_id subject window_start_us window_end_us hard_limit consumed reserved used_bp status",
 }
 
@@ -215,3 +221,30 @@ def _cell(name: str, kind: str, cells: Mapping[str, Any], zone: tzinfo | None) -
     if name.endswith("_bp"):
         return share(value, BP_PER_UNIT)
     return count(value) if kind == "int" else str(value)
+
+
+def show_budgets(page: Page, found: Iterable[PolicyStatus]) -> None:
+    """Print how far rules are in the windows that are open."""
+    styles = {"hard_limit": "bad", "soft_limit": "warn", "ok": "good"}
+    rows = []
+    for one in found:
+        is_money = one.metric_kind == "usd_cost"
+        limit = one.hard_limit if one.hard_limit is not None else one.soft_limit
+        used, held = (money(amount) if is_money else count(amount) for amount in (one.consumed, one.reserved))
+        most = "" if limit is None else money(limit) if is_money else count(limit)
+        part = "" if one.used_bp is None else share(one.used_bp, BP_PER_UNIT)
+        state = Styled(one.status.replace("_", " "), styles.get(one.status, ""))
+        rows.append(
+            (one.policy_id, one.subject, one.interval_kind, used, held if one.reserved else "", most, part, state)
+        )
+    columns = [
+        Column("POLICY", is_cut=True),
+        Column("SUBJECT", is_cut=True),
+        Column("EVERY"),
+        Column("USED", align="right"),
+        Column("HELD", align="right"),
+        Column("LIMIT", align="right"),
+        Column("SHARE", align="right"),
+        Column("STATE"),
+    ]
+    page.table(columns, rows)

@@ -17,12 +17,14 @@ from palyra.engine.console import (
     config,
     corrections,
     frame,
+    insights,
     journal,
     keys,
     models,
     oauth,
     pricing,
     privacy,
+    routing,
     runs,
     status,
     usage,
@@ -128,6 +130,9 @@ PRICING_DIFF = frame.Question(
     "pricing/diff", pricing.DiffParams, PriceDiffAnswer, pricing.diff, scope="usage:read", source="rows"
 )
 MODELS_PLAN = frame.Question("models/plan", models.PlanParams, PlanAnswer, models.plan)
+ROUTING = frame.Question(
+    "routing", routing.RoutingParams, routing.RoutingAnswer, routing.routing, scope="usage:read"
+)
 RUNS = frame.Question("runs", runs.RunsParams, frame.Items[RunAnswer], runs.runs)
 RUN = frame.Question("runs/{run}", runs.RunParams, RunReport, runs.run, source="rows")
 RUN_EXPLAIN = frame.Question(
@@ -136,11 +141,29 @@ RUN_EXPLAIN = frame.Question(
 STATUS = frame.Question("status", status.StatusParams, StatusAnswer, status.status)
 USAGE_INSIGHTS = frame.Question(
     "usage/insights",
-    usage.InsightsParams,
-    usage.InsightsAnswer,
-    usage.insights,
+    insights.InsightsParams,
+    insights.InsightsAnswer,
+    insights.insights,
     scope="usage:read",
     source="window",
+    own="principal_id",
+)
+USAGE_ROUTING = frame.Question(
+    "usage/routing",
+    routing.DecisionsParams,
+    routing.DecisionsAnswer,
+    routing.decisions,
+    scope="usage:read",
+    source="window",
+    own="principal_id",
+)
+USAGE_ROUTING_RUN = frame.Question(
+    "usage/routing/{run}",
+    routing.DecisionParams,
+    runs.ExplainAnswer,
+    routing.decision,
+    scope="usage:read",
+    source="rows",
     own="principal_id",
 )
 USAGE_RUNS = frame.Question(
@@ -227,6 +250,7 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     MODELS_PLAN,
     PRICING,
     PRICING_DIFF,
+    ROUTING,
     RUNS,
     RUN,
     RUN_EXPLAIN,
@@ -237,6 +261,8 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     USAGE_GROUPS["model"],
     USAGE_GROUPS["principal"],
     USAGE_GROUPS["provider"],
+    USAGE_ROUTING,
+    USAGE_ROUTING_RUN,
     USAGE_RUNS,
     USAGE_GROUPS["session"],
     USAGE_SESSION,

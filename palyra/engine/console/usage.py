@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 
@@ -18,11 +18,10 @@ from palyra.engine.console.pages import page_of, read_cursor, write_cursor
 from palyra.engine.questions import Answer
 from palyra.engine.reports.calendar import Bucket, Calendar
 from palyra.engine.reports.figures import Sums, Totals, merged
-from palyra.engine.reports.fold import Accuracy, Grouping, Key, fold
+from palyra.engine.reports.fold import Grouping, Key, fold
 from palyra.engine.reports.runs import UsageEnrichedRun, enriched_runs
 from palyra.engine.reports.scope import (
     BUCKETS_MAX_COUNT,
-    SYSTEM_PRINCIPAL,
     Filters,
     Scope,
     groups_of,
@@ -30,7 +29,6 @@ from palyra.engine.reports.scope import (
 )
 from palyra.engine.reports.tables import ranked, series_of
 from palyra.errors import Refusal, Refused
-from palyra.units import BP_PER_UNIT
 
 _EMPTY = Sums()
 
@@ -88,10 +86,6 @@ class SessionParams(WindowParams, frozen=True, kw_only=True):
 
 class EnrichedParams(PageParams, frozen=True, kw_only=True):
     """Which requests; a page of them."""
-
-
-class InsightsParams(WindowParams, frozen=True, kw_only=True):
-    """Which requests."""
 
 
 class WindowAnswer(Answer, frozen=True, kw_only=True):
@@ -175,54 +169,6 @@ class SessionAnswer(Answer, frozen=True, kw_only=True):
     runs: list[UsageEnrichedRun]
 
 
-class ModelShare(msgspec.Struct, frozen=True, kw_only=True):
-    """One model's part of all tokens."""
-
-    provider_id: str
-    model_id: str
-    runs: int
-    tokens: int
-    cost_nanousd: int
-    cost_complete: bool
-    share_bp: int
-
-
-class MixShare(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of work's part of all tokens."""
-
-    name: str
-    runs: int
-    tokens: int
-    cost_nanousd: int
-    cost_complete: bool
-    share_bp: int
-
-
-class CalibrationAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """How estimates of a model's input compare with what its provider counted."""
-
-    provider_id: str
-    model_id: str
-    samples: int
-    #: Counted over estimated.
-    ratio_bp: int
-    #: Distance between the two, of what was counted.
-    error_p50_bp: int | None
-    error_p95_bp: int | None
-
-
-class InsightsAnswer(Answer, frozen=True, kw_only=True):
-    """What the figures say about models, work, estimates and rules."""
-
-    window: WindowAnswer
-    totals: Totals
-    model_mix: list[ModelShare]
-    #: interactive, background, auxiliary, and system: our own work.
-    scope_mix: list[MixShare]
-    calibration: list[CalibrationAnswer]
-    budgets: list[PolicyStatus]
-
-
 def scope_in(sight: Sight, params: WindowParams, **fixed: str) -> Scope:
     """Return what is asked for; `fixed` values come from elsewhere than the query. Raises `Refused`."""
     given = {name: getattr(params, name) for name in Filters._fields} | fixed
@@ -249,7 +195,7 @@ def summary(sight: Sight, params: SummaryParams) -> SummaryAnswer:
         totals=merged(now.groups.values()).totals,
         previous=merged(then.groups.values()).totals,
         timeline=_course(scope, calendar, now.groups),
-        budgets=_budgets(sight, params),
+        budgets=budgets_in(sight, params),
     )
 
 
@@ -358,60 +304,6 @@ class _Newest:
         return list(self._kept)
 
 
-def insights(sight: Sight, params: InsightsParams) -> InsightsAnswer:
-    """Return what the figures say."""
-    scope = scope_in(sight, params)
-    grouping = Grouping(scope, ["provider", "model", "task_class", "principal"])
-    fold(sight.rows, grouping, since_us=scope.from_us)
-    whole = merged(grouping.groups.values())
-    models = _together(grouping.groups, lambda key: key[:2] if key[1] else None)
-    kinds = _together(grouping.groups, lambda key: ("system" if key[3] == SYSTEM_PRINCIPAL else key[2],))
-    return InsightsAnswer(
-        window=window_answer(scope),
-        totals=whole.totals,
-        model_mix=[
-            ModelShare(provider_id=key[0], model_id=key[1], **_share(sums, whole)._asdict())
-            for key, sums in ranked(models)
-        ],
-        scope_mix=[MixShare(name=key[0], **_share(sums, whole)._asdict()) for key, sums in ranked(kinds)],
-        calibration=[_calibration(*model, found) for model, found in sorted(grouping.accuracy.items())],
-        budgets=_budgets(sight, params),
-    )
-
-
-class _Share(NamedTuple):
-    runs: int
-    tokens: int
-    cost_nanousd: int
-    cost_complete: bool
-    share_bp: int
-
-
-def _share(sums: Sums, whole: Sums) -> _Share:
-    share_bp = sums.total_tokens * BP_PER_UNIT // max(1, whole.total_tokens)
-    return _Share(sums.runs, sums.total_tokens, sums.cost_nanousd, sums.unpriced_attempts == 0, share_bp)
-
-
-def _together(groups: dict[Key, Sums], key_of: Callable[[Key], Key | None]) -> dict[Key, Sums]:
-    found: dict[Key, Sums] = {}
-    for key, sums in groups.items():
-        shorter = key_of(key)
-        if shorter is not None:
-            found.setdefault(shorter, Sums()).merge(sums)
-    return found
-
-
-def _calibration(provider_id: str, model_id: str, found: Accuracy) -> CalibrationAnswer:
-    return CalibrationAnswer(
-        provider_id=provider_id,
-        model_id=model_id,
-        samples=found.samples,
-        ratio_bp=found.real_tokens * BP_PER_UNIT // max(1, found.estimated_tokens),
-        error_p50_bp=found.errors_bp.quantile(5_000),
-        error_p95_bp=found.errors_bp.quantile(9_500),
-    )
-
-
 def window_answer(scope: Scope) -> WindowAnswer:
     """Return a window as it is told."""
     return WindowAnswer(from_us=scope.from_us, to_us=scope.to_us, timezone=str(scope.zone))
@@ -432,7 +324,7 @@ def _course(scope: Scope, calendar: Calendar, groups: dict[Key, Sums]) -> list[T
     ]
 
 
-def _budgets(sight: Sight, params: WindowParams) -> list[PolicyStatus]:
+def budgets_in(sight: Sight, params: WindowParams) -> list[PolicyStatus]:
     """Return where rules stand now; of one principal, only its own."""
     found = budgets_answer(sight.state_at(sight.position), sight.now_us)
     return [

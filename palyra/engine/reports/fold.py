@@ -7,7 +7,7 @@ the provider and model that it came to last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, Protocol
 
@@ -16,8 +16,8 @@ import msgspec
 from palyra.engine.codec import to_known
 from palyra.engine.reports.calendar import BUCKETS, Calendar
 from palyra.engine.reports.figures import Histogram, Sums, ms_of
-from palyra.engine.reports.scope import DIMENSIONS, Scope, Where, where_of
-from palyra.events import attempts, cache, runs, usage
+from palyra.engine.reports.scope import DIMENSIONS, Scope, Where, class_of, where_of
+from palyra.events import attempts, cache, routing, runs, usage
 from palyra.events.base import Fact, Recorded
 from palyra.journal.port import Reader
 from palyra.units import BP_PER_UNIT, US_PER_S
@@ -39,7 +39,7 @@ _SAMPLE_MIN_TOKENS = 64
 
 
 def recorded_since(
-    rows: Reader, since_us: int, names: Iterable[str] = NAMES, progress: Progress | None = None
+    rows: Reader, since_us: int, names: Iterable[str], progress: Progress | None = None
 ) -> Iterator[Recorded]:
     """Yield the facts of these names that can concern requests since an instant.
 
@@ -96,11 +96,15 @@ class Grouping:
 
     def __init__(self, scope: Scope, group_by: Iterable[str] = (), calendar: Calendar | None = None) -> None:
         self.names = list(group_by)
+        #: A request may be of another class than where it comes from says; only its decision tells.
+        self.reads = (*NAMES, "routing.decided") if "task_class" in self.names else NAMES
         self.groups: dict[Key, Sums] = {}
         self.accuracy: dict[tuple[str, str], Accuracy] = {}
         self._scope = scope
         self._wanted = scope.filters.wanted()
         self._open: dict[str, _Open] = {}
+        #: By run: the class that its decision tells, where that is not the one of its origin.
+        self._classes: dict[str, str] = {}
         time = next((name for name in self.names if name in BUCKETS), None)
         self._calendar = calendar or (None if time is None else scope.calendar(time))
         self._time_place = self.names.index(time) if time is not None else 0
@@ -108,6 +112,7 @@ class Grouping:
         self._key_of: Callable[[Where], Key] = _getter(places)
         self._handlers: dict[type, Callable[[Recorded, Any], None]] = {
             runs.RunAdmitted: self._admitted,
+            routing.RoutingDecided: self._routed,
             attempts.AttemptStarted: self._started,
             attempts.AttemptFailed: self._came_to_nothing,
             attempts.AttemptAbandoned: self._came_to_nothing,
@@ -129,13 +134,13 @@ class Grouping:
 
     def close(self) -> None:
         """Count what is open still."""
-        for run in self._open.values():
-            sums = self._at(run.at_us, run.where())
+        for stream, run in self._open.items():
+            sums = self._at(run.at_us, run.where(), stream)
             if sums is not None:
                 sums.runs_open += 1
         self._open.clear()
 
-    def _at(self, at_us: int, where: Where) -> Sums | None:
+    def _at(self, at_us: int, where: Where, stream: str) -> Sums | None:
         """Return the group of a request; None where it is not asked for."""
         scope = self._scope
         if not scope.from_us <= at_us < scope.to_us:
@@ -143,6 +148,8 @@ class Grouping:
         for place, value in self._wanted:
             if where[place] != value:
                 return None
+        if stream in self._classes:
+            where = (*where[:-1], self._classes[stream])
         key = self._key_of(where)
         if self._calendar is not None:
             place = self._time_place
@@ -156,12 +163,17 @@ class Grouping:
     def _admitted(self, recorded: Recorded, body: runs.RunAdmitted) -> None:
         self._open[recorded.stream] = _Open(body, recorded.recorded_at_us)
 
+    def _routed(self, recorded: Recorded, body: routing.RoutingDecided) -> None:
+        run = self._open.get(recorded.stream)
+        if body.task_class != class_of("http" if run is None else run.admitted.origin):
+            self._classes[recorded.stream] = body.task_class
+
     def _started(self, recorded: Recorded, body: attempts.AttemptStarted) -> None:
         run = self._open.get(recorded.stream)
         if run is None:
             return
         run.provider_id, run.model_id = body.provider_id, body.model_id
-        sums = self._at(run.at_us, run.where())
+        sums = self._at(run.at_us, run.where(), recorded.stream)
         if sums is not None:
             sums.attempts += 1
 
@@ -173,7 +185,8 @@ class Grouping:
             run.failed_attempt = body.attempt
 
     def _used(self, recorded: Recorded, body: usage.UsageRecorded) -> None:
-        sums = self._at(body.effective_at_us, where_of(body, body.provider_id, body.model_id))
+        where = where_of(body, body.provider_id, body.model_id)
+        sums = self._at(body.effective_at_us, where, recorded.stream)
         if sums is None:
             return
         run = self._open.get(recorded.stream)
@@ -184,13 +197,14 @@ class Grouping:
         self.accuracy[model].add(body)
 
     def _corrected(self, recorded: Recorded, body: usage.UsageCorrected) -> None:
-        sums = self._at(body.effective_at_us, where_of(body, body.provider_id, body.model_id))
+        where = where_of(body, body.provider_id, body.model_id)
+        sums = self._at(body.effective_at_us, where, f"run-{body.run_id}")
         if sums is not None:
             sums.add_correction(body)
 
     def _hit(self, recorded: Recorded, body: cache.CacheHit) -> None:
         run = self._open.get(recorded.stream)
-        sums = None if run is None else self._at(run.at_us, run.where())
+        sums = None if run is None else self._at(run.at_us, run.where(), recorded.stream)
         if sums is not None:
             sums.cache_hits += 1
             sums.cache_saved_tokens += body.saved_input_tokens + body.saved_output_tokens
@@ -198,7 +212,7 @@ class Grouping:
 
     def _completed(self, recorded: Recorded, body: runs.RunCompleted) -> None:
         run = self._open.pop(recorded.stream, None)
-        sums = None if run is None else self._at(run.at_us, run.where())
+        sums = None if run is None else self._at(run.at_us, run.where(), recorded.stream)
         if sums is not None:
             sums.runs_ok += 1
             sums.latency.add(ms_of(body.duration_us))
@@ -206,7 +220,7 @@ class Grouping:
     def _ended(self, figure: str) -> Callable[[Recorded, Fact], None]:
         def count(recorded: Recorded, body: Fact) -> None:
             run = self._open.pop(recorded.stream, None)
-            sums = None if run is None else self._at(run.at_us, run.where())
+            sums = None if run is None else self._at(run.at_us, run.where(), recorded.stream)
             if sums is not None:
                 setattr(sums, figure, getattr(sums, figure) + 1)
 
@@ -215,7 +229,7 @@ class Grouping:
     def _refused(self, recorded: Recorded, body: runs.RunRefused) -> None:
         run = self._open.pop(recorded.stream, None)
         at_us = recorded.recorded_at_us if run is None else run.at_us
-        sums = self._at(at_us, where_of(body, "", "") if run is None else run.where())
+        sums = self._at(at_us, where_of(body, "", "") if run is None else run.where(), recorded.stream)
         if sums is not None:
             sums.runs_refused += 1
 
@@ -232,6 +246,10 @@ def _getter(places: list[int]) -> Callable[[Where], Key]:
 class Folding(Protocol):
     """Whatever is made of the facts of one pass."""
 
+    @property
+    def reads(self) -> Sequence[str]:
+        """Names of the facts that it is made of."""
+
     def add(self, recorded: Recorded) -> None:
         """Take the next fact."""
 
@@ -241,7 +259,8 @@ class Folding(Protocol):
 
 def fold(rows: Reader, *groupings: Folding, since_us: int, progress: Progress | None = None) -> None:
     """Feed groupings the journal in one pass, from where requests since an instant begin."""
-    for recorded in recorded_since(rows, since_us, progress=progress):
+    names = dict.fromkeys(name for grouping in groupings for name in grouping.reads)
+    for recorded in recorded_since(rows, since_us, names, progress):
         for grouping in groupings:
             grouping.add(recorded)
     for grouping in groupings:

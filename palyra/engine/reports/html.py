@@ -50,6 +50,8 @@ def _written(one: Sums) -> int:
 class Refusals:
     """Counts refusals by code, in the pass in which everything else is counted."""
 
+    reads = ("run.refused",)
+
     def __init__(self, scope: Scope) -> None:
         self.counts: dict[str, int] = {}
         self._scope = scope

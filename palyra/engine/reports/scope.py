@@ -46,8 +46,13 @@ def where_of(
         model_id,
         row.endpoint,
         origin,
-        _CLASSES.get(origin, "interactive"),
+        class_of(origin),
     )
+
+
+def class_of(origin: str) -> str:
+    """Return the class of requests that come from somewhere, where they name no other."""
+    return _CLASSES.get(origin, "interactive")
 
 
 class Filters(NamedTuple):

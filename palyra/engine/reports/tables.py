@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
+from palyra.engine.reports.alerts import alert_cells, alerts_in
 from palyra.engine.reports.calendar import BUCKETS
 from palyra.engine.reports.figures import Sums, Totals, flat_totals, merged
 from palyra.engine.reports.fold import Grouping, Key, Progress, fold, recorded_since
@@ -18,7 +19,7 @@ from palyra.journal.port import Reader
 from palyra.projections.state import State
 from palyra.usage import TokenUsage
 
-Dataset = Literal["summary", "timeline", "runs", "attempts", "usage", "refusals", "budgets"]
+Dataset = Literal["summary", "timeline", "runs", "attempts", "usage", "refusals", "budgets", "alerts"]
 DATASETS: tuple[Dataset, ...] = get_args(Dataset)
 
 #: What stands for all groups behind the first ones.
@@ -71,6 +72,9 @@ def table_of(
             return Table(_REFUSAL_COLUMNS, map(_refusal_row, refused))
         case "budgets":
             return Table(_BUDGET_COLUMNS, _budget_rows(state(), now_us))
+        case "alerts":
+            cells = alert_cells(alerts_in(rows, scope, now_us, progress))
+            return Table(_ALERT_COLUMNS, (tuple(one[column.name] for column in _ALERT_COLUMNS) for one in cells))
 
 
 def ranked(groups: dict[Key, Sums]) -> list[tuple[Key, Sums]]:
@@ -277,6 +281,20 @@ def _budget_rows(state: State, now_us: int) -> Iterator[tuple[Any, ...]]:
         for status in one.status:
             cells = {**msgspec.structs.asdict(one.policy), **msgspec.structs.asdict(status)}
             yield tuple(cells[column.name] for column in _BUDGET_COLUMNS)
+
+
+_ALERT_COLUMNS = [
+    *_texts("alert_id"),
+    Column("raised_us", "instant"),
+    *_texts("kind severity state subject_kind subject_id"),
+    Column("recurrence", "int"),
+    Column("dry_run", "bool"),
+    Column("acknowledged_us", "instant"),
+    *_texts("acknowledged_by"),
+    Column("valid_until_us", "instant"),
+    Column("ended_us", "instant"),
+    *_texts("recommended_action facts because_positions"),
+]
 
 
 def totals_of(groups: dict[Key, Sums]) -> Totals:
