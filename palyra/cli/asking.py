@@ -114,6 +114,12 @@ def change(call: Call, change: Change[ParamsT, FoundT], params: ParamsT) -> Aske
         raise DoorClosed("The daemon that runs has no control socket.", hint=hint)
     if change.needs_daemon:
         raise DaemonNotRunning
+    if change.asks_providers:
+        from palyra.alone import ask_providers
+
+        told = ask_providers(call.paths, call.load(), change, params)
+        origin = origin_of(lock) if call.paths.journal.exists() else "no journal yet, so nothing was recorded"
+        return _asked(call, change, told, "journal_file", origin, now_us)
     file_of_journal(call.paths)
     from palyra.engine.offline import change_offline
 

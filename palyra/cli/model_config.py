@@ -119,7 +119,8 @@ def connect_provider(
 ) -> Answer:
     """Check a provider, and write its entry into the configuration if the check passes.
 
-    Its models serve as it lists them. Nothing is written where it cannot be reached or refuses the key.
+    Then its list of models is read; they serve as it lists them. Nothing is written where it cannot be reached or
+    refuses the key.
     """
     from palyra.config.edit import Append
     from palyra.errors import PalyraError
@@ -145,7 +146,7 @@ def connect_provider(
         _check_key(call, provider, read_key_input(f"Key for {provider}", key_env, is_key_stdin, stray).reveal())
     written = _write(call, [Append(path=("model_provider", "providers"), entry=entry)])
     is_live = reload_config(call)
-    if is_live:
+    if is_live or (not call.url and call.paths.journal.exists()):
         names = _discover(call, entry["provider_id"]) or names
     data = {"provider_id": entry["provider_id"], "file": written.file, "models": names, "is_live": is_live}
 
@@ -245,7 +246,7 @@ def reload_config(call: Call) -> bool:
 
 
 def _discover(call: Call, provider_id: str) -> list[str]:
-    """Have a running daemon read the new provider's list, and return it."""
+    """Have the new provider's list read and recorded, and return it."""
     from palyra.engine.console.models import ProviderParams
     from palyra.engine.console.table import MODELS_DISCOVER
 

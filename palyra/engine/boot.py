@@ -83,6 +83,26 @@ async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
     return recovered
 
 
+async def adopt_config(core: Core, config: Adoptable, *, actor: str) -> None:
+    """Adopt a configuration without a start, where another one is in force."""
+    prices = await make_price_list(config.registry, config.overrides)
+    with core.batch(actor) as batch:
+        batch.add(
+            adopt(
+                core.state,
+                digest=config.digest,
+                effective=config.effective,
+                registry=config.registry,
+                accounting=config.accounting,
+                routing=config.routing,
+                sources=config.sources,
+            )
+        )
+        batch.add(adopt_prices(core.state, **prices._asdict()))
+    await batch.durable()
+    await adopt_file_policies(core, config.policies)
+
+
 async def recover(core: Core, boot_id: str) -> dict[str, int]:
     """Close everything that is open; returns how much, by kind. Nobody may be at work on any of it.
 

@@ -76,7 +76,7 @@ def record_offline(paths: StatePaths, drafts: Sequence[Draft]) -> Head:
 
 async def record_held(paths: StatePaths, drafts: Sequence[Draft], actor: str = OPERATOR) -> Head:
     """Append facts to a journal whose lock the caller holds; return its head, which is witnessed."""
-    async with _held_core(paths) as core:
+    async with held_core(paths) as core:
         await core.record(drafts, actor)
         return core.journal.head
 
@@ -88,7 +88,7 @@ def change_offline(paths: StatePaths, config: Config, change: Change[ChangeT, An
     """
 
     async def make() -> Told:
-        async with _held_core(paths) as core:
+        async with held_core(paths) as core:
             keeper = VaultKeeper(core, vault)
             await keeper.reconcile()
             key_files = {path.name: path for path in (paths.admin_token, paths.client_key)}
@@ -105,7 +105,7 @@ def change_offline(paths: StatePaths, config: Config, change: Change[ChangeT, An
 
 
 @contextlib.asynccontextmanager
-async def _held_core(paths: StatePaths) -> AsyncIterator[Core]:
+async def held_core(paths: StatePaths) -> AsyncIterator[Core]:
     """Give the engine over a journal whose lock the caller holds; its new head is witnessed at the end."""
     clock, ids = SystemClock(), SystemIds()
     now_us = clock.now_us()

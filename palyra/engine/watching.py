@@ -13,7 +13,7 @@ from typing import NamedTuple
 from palyra.decisions import discovery, probes
 from palyra.decisions.credentials import needs_credential, rank
 from palyra.decisions.health import transition
-from palyra.engine.core import Core
+from palyra.engine.core import SYSTEM, Core
 from palyra.engine.listing import Listing
 from palyra.events.base import Draft
 from palyra.events.discovery import DiscoveryFailed
@@ -39,11 +39,11 @@ class Watched(NamedTuple):
     record: Callable[[Sequence[Decide]], Awaitable[None]]
 
 
-def watched(core: Core) -> Watched:
-    """Return the ground of a live engine. Its facts are not urgent."""
+def watched(core: Core, *, actor: str = SYSTEM, lazy: bool = True) -> Watched:
+    """Return the ground of an engine. Facts of a daemon are not urgent."""
 
     async def record(steps: Sequence[Decide]) -> None:
-        with core.batch(lazy=True) as batch:
+        with core.batch(actor, lazy=lazy) as batch:
             for decide in steps:
                 batch.add(decide(core.state, batch.now_us))
         await batch.durable()

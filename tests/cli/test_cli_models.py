@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 from cli_world import Cli, Ran
+from story import T0_US
 
 from palyra.config.load import load_config
 from palyra.config.problems import ConfigProblems
 from palyra.engine.codec import to_recorded
+from palyra.events.base import Recorded
+from palyra.events.health import HealthChanged, ProbeCompleted
 from palyra.events.models import DefaultModelSet
 from palyra.events.registry import Registry
 from palyra.journal.reader import JournalReader
@@ -92,6 +95,57 @@ def test_ollama_is_connected_by_one_command(write: Writer, ollama: HTTPServer) -
     assert (again.status, again.document["error"]["code"]) == (7, "conflict")
 
 
+def recorded(write: Writer, stream: str) -> list[Recorded]:
+    with JournalReader(write.journal) as reader:
+        return [to_recorded(row) for rows in reader.stream(stream) for row in rows]
+
+
+def test_providers_are_asked_without_a_daemon(write: Writer, ollama: HTTPServer) -> None:
+    """What connecting, a test and a list tell is recorded under the journal's lock, by whoever asked."""
+    connected = write("connect", "ollama", "--base-url", url_of(ollama), "--id", "lab")
+    assert connected.data["models"] == ["llama3.2:latest", "nomic-embed-text"]
+    assert [one.provider_id for one in write.registry().providers] == ["lab"]
+    (listed,) = recorded(write, "provider-lab")
+    assert [one.upstream_model for one in listed.body.added] == connected.data["models"]
+    assert listed.actor == "operator:local"
+
+    (tested,) = write("test", "lab").data["items"]
+    assert (tested["result"], tested["models_count"], tested["health"]) == ("ok", 2, "healthy")
+    told = [type(one.body) for one in recorded(write, "provider-lab")[1:]]
+    assert told == [ProbeCompleted, HealthChanged]
+
+    (same,) = write("discover").data["items"]
+    assert (same["result"], same["mode"], same["added"], same["gone"]) == ("ok", "serve", [], [])
+    assert len(recorded(write, "provider-lab")) == 3, "a list that says the same is no news"
+    models = write("list", "--offline").data["models"]
+    assert {one["model_id"]: one["metadata_source"] for one in models} == dict.fromkeys(
+        connected.data["models"], "discovery"
+    )
+
+    ollama.status = 503  # type: ignore[attr-defined]
+    ran = write("test", "--fail-on", "degraded")
+    assert (ran.status, ran.document["error"]["code"]) == (4, "upstream_failed")
+    assert recorded(write, "provider-lab")[3].body.result == "failed"
+    missing = write("test", "nobody")
+    assert (missing.status, missing.document["error"]["code"]) == (8, "provider_not_found")
+
+
+def test_a_machine_without_a_journal_is_told_too(tmp_path: Path, ollama: HTTPServer) -> None:
+    """Nothing is recorded, and no state is made."""
+    file = tmp_path / "palyra.toml"
+    environ = {"PALYRA_CONFIG": str(file)}
+    file.write_text("version = 1\n")
+    file.chmod(0o600)
+    alone = Cli(tmp_path / "nowhere", T0_US)
+    assert alone("models", "connect", "ollama", "--base-url", url_of(ollama), environ=environ).status == 0
+    ran = alone("models", "test", environ=environ)
+    assert ran.status == 0
+    assert "no journal yet, so nothing was recorded" in ran.out
+    (found,) = alone("models", "discover", "--json", environ=environ).data["items"]
+    assert found["added"] == ["llama3.2:latest", "nomic-embed-text"]
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_the_entry_without_its_line_is_refused(write: Writer) -> None:
     """By the rule's name."""
     write.file.write_text('[[model_provider.providers]]\nprovider_id = "o"\nkind = "openai"\nflavor = "ollama"\n')
@@ -159,7 +213,7 @@ def test_a_plan_is_explained_from_the_file(day: Cli) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [("test",), ("discover",), ("circuit", "openai", "open"), ("circuit", "openai", "close", "--for", "1h")],
+    [("circuit", "openai", "open"), ("circuit", "openai", "close", "--for", "1h")],
 )
 def test_what_needs_a_daemon_says_so(day: Cli, command: tuple[str, ...]) -> None:
     """Nothing starts one."""

@@ -204,6 +204,8 @@ class Change(NamedTuple, Generic[ChangeT, AnswerT]):
     scope: str = "operate"
     #: It is about what only a running daemon has; any other can be made in the journal alone.
     needs_daemon: bool = False
+    #: It asks providers, which without a daemon is done by whoever wants it.
+    asks_providers: bool = False
     #: What a repeat gets of the first answer; None for the whole.
     repeated: Callable[[AnswerT], AnswerT] | None = None
 

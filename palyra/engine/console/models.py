@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
 
@@ -192,14 +193,16 @@ def _provider(state: State, provider_id: str) -> ProviderEntry:
 async def _ask_each(
     order: Order, params: ProviderParams, ask: Callable[[ProviderEntry], Awaitable[Listing]]
 ) -> list[tuple[ProviderEntry, Listing]]:
-    """Ask one after the other; a provider of this process has nothing to be asked for."""
-    found = []
-    for provider in _asked(order.core.state, params):
-        if provider.kind == "deterministic":
-            found.append((provider, Listing("ok", [], 0, 0)))
-        else:
-            found.append((provider, await ask(provider)))
-    return found
+    """Ask all at once, so that those that are silent are waited for together.
+
+    A provider of this process has nothing to be asked for.
+    """
+
+    async def one(provider: ProviderEntry) -> tuple[ProviderEntry, Listing]:
+        is_here = provider.kind == "deterministic"
+        return provider, Listing("ok", [], 0, 0) if is_here else await ask(provider)
+
+    return await asyncio.gather(*(one(provider) for provider in _asked(order.core.state, params)))
 
 
 class CircuitParams(Params, frozen=True, kw_only=True):

@@ -412,10 +412,10 @@ MODELS_DEFAULT = changes.Change(
     "POST", "models/default", models.DefaultParams, models.DefaultAnswer, models.set_default
 )
 MODELS_DISCOVER = changes.Change(
-    "POST", "models/discover", models.ProviderParams, models.DiscoveriesAnswer, models.discover, needs_daemon=True
+    "POST", "models/discover", models.ProviderParams, models.DiscoveriesAnswer, models.discover, asks_providers=True
 )
 MODELS_TEST = changes.Change(
-    "POST", "models/test", models.ProviderParams, models.TestsAnswer, models.test, needs_daemon=True
+    "POST", "models/test", models.ProviderParams, models.TestsAnswer, models.test, asks_providers=True
 )
 PRICING_RECOST = changes.Change(
     "POST", "pricing/recost", pricing.RecostParams, RecostAnswer, pricing.recost_usage, scope="usage:write"
