@@ -8,10 +8,10 @@ import click
 
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer
-from palyra.cli.key_input import key_options, read_key_input
 from palyra.cli.login import attempts, login, refresh
 from palyra.cli.page import Column, Page, Piece, Styled
 from palyra.cli.render import ago, count, instant
+from palyra.cli.secret_input import key_options, read_key_input
 
 if TYPE_CHECKING:
     from palyra.cli.asking import Asked

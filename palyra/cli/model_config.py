@@ -14,9 +14,9 @@ import click
 
 from palyra.cli.command import Call, Command
 from palyra.cli.frame import Answer
-from palyra.cli.key_input import key_options, read_key_input
 from palyra.cli.page import Page, Styled
 from palyra.cli.render import counted
+from palyra.cli.secret_input import key_options, read_key_input
 from palyra.cli.words import ROLES
 
 if TYPE_CHECKING:

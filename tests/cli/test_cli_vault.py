@@ -182,3 +182,14 @@ def test_a_first_value_makes_the_file(day: Cli) -> None:
     file = day.state_dir.parent / ".config" / "palyra" / "palyra.toml"
     assert file.read_text() == '[journal]\nwitness_copies = ["/a", "/b"]\n'
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_ten_megabytes_are_no_secret(day: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not read whole, not cut to something shorter, and not kept."""
+    file = tmp_path / "huge"
+    file.write_bytes(b"canary " * 1_500_000)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes())))
+    for source in (["--file", str(file)], ["--stdin"], ["--env", "HUGE"]):
+        ran = day("vault", "put", "global/x", *source, environ={"HUGE": "canary " * 10_000})
+        assert (ran.status, "65,536 bytes" in ran.err, "canary" in ran.err) == (2, True, False)
+    assert day("vault", "list", "--json").data["items"] == []
