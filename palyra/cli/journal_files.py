@@ -18,11 +18,16 @@ from palyra.cli.page import Page, Styled, Text
 from palyra.cli.render import count, counted, size
 
 if TYPE_CHECKING:
+    from palyra.config.state import StatePaths
     from palyra.engine.offline import Replaced
     from palyra.engine.upgrade import SchemaAnswer
 
-#: Key files, which are in a backup only if somebody asks for them.
 _KEY_FILES = ("vault.key", "admin.token", "client.key")
+
+
+def _key_files(paths: StatePaths, *, is_wanted: bool) -> dict[str, Path]:
+    """Return the key files for a backup, by name: none unless somebody asks for them."""
+    return {name: paths.directory / name for name in _KEY_FILES} if is_wanted else {}
 
 
 @click.command(
@@ -182,8 +187,7 @@ def backup(call: Call, target: str | None, is_with_keys: bool) -> Answer:
     config_file = file_of(call.loaded)
     names = [file.name for file in STATE_FILES if file.name.endswith(".db")]
     files = {CONFIG_FILE: Path(config_file)} if config_file is not None else {}
-    if is_with_keys:
-        files |= {name: paths.directory / name for name in _KEY_FILES}
+    files |= _key_files(paths, is_wanted=is_with_keys)
     with Progress() as progress:
         made = back_up(
             paths.journal,

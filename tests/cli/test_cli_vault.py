@@ -78,6 +78,7 @@ def test_standard_input_is_a_source(day: Cli, monkeypatch: pytest.MonkeyPatch) -
     "arguments",
     [
         ("global/x", "hunter2-canary"),
+        ("global/x", "hunter2-canary", "--env", "A"),
         ("global/x", "--env", "UNSET"),
         ("global/x", "--env", "A", "--stdin"),
         ("global/x",),
@@ -86,7 +87,7 @@ def test_standard_input_is_a_source(day: Cli, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_a_secret_is_never_an_argument(day: Cli, arguments: tuple[str, ...]) -> None:
     """What is too much is refused without an echo; so is a source that is none, and nobody waits for a terminal."""
-    ran = day("vault", "put", *arguments)
+    ran = day("vault", "put", *arguments, environ={"A": "a secret"})
     assert ran.status == 2
     assert "canary" not in ran.out + ran.err
     assert day("vault", "list", "--json").data["items"] == []

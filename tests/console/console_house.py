@@ -40,7 +40,8 @@ class Answer:
 
     @property
     def code(self) -> str:
-        return str(self.error["code"])
+        """Code of a refusal, "" where nothing was refused."""
+        return "" if self.status < 400 else str(self.error["code"])
 
 
 class Operator:

@@ -151,6 +151,7 @@ async def test_who_comes_back_must_be_who_left(tmp_path: Path) -> None:
     async with AuthorizationServer() as up, open_console(tmp_path, up.config) as ask, browsing() as browser:
         first, second = await start(ask), await start(ask, profile_name="Other")
         back = up.allow(await browser.go_to_provider(first))
+        assert (await browser.get(first["launch_url"])).status == 404  # a launch address is good once
         async with browsing() as other:
             await other.go_to_provider(second)
             foreign = dict(zip(browser.cookies, other.cookies.values(), strict=True))
@@ -165,7 +166,6 @@ async def test_who_comes_back_must_be_who_left(tmp_path: Path) -> None:
         assert (unknown.status, (await browser.get(f"{first['redirect_uri']}?code=x")).status) == (404, 404)
         twice = back.replace("state=", "state=x&state=")
         assert (await browser.get(twice)).status == 404
-        assert (await browser.get(first["launch_url"])).status == 404  # a launch address is good once
 
 
 async def test_an_attempt_ends(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ CHAT = "/v1/chat/completions"
 GUARDED = [CHAT, "/v1/embeddings", "/v1/models", "/v1/models/gpt"]
 #: JSON that breaks off.
 BROKEN = b'{"model": "gpt", "messages": ['
+#: How long an answer over a plain socket is waited for.
+ANSWER_TIMEOUT_S = 10.0
 
 #: One chat model with an alias, one for embeddings that takes two inputs a call; both at the provider `up`.
 OFFER = registry(
@@ -231,7 +233,9 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """Code of a refusal; every refusal is in the envelope and names a run."""
+        """Code of a refusal, "" where nothing was refused; every one is in the envelope and names a run."""
+        if self.status < 400:
+            return ""
         assert self.headers["content-type"] == "application/json"
         assert self.json["palyra"]["run_id"] == self.headers["x-palyra-run-id"] == self.headers["request-id"]
         assert set(self.json["error"]) == {"message", "type", "param", "code"}
@@ -282,11 +286,14 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
 
 
 async def over_socket(port: int, data: bytes) -> Answer:
-    """Send bytes as they are and read one answer."""
+    """Send bytes as they are and read one answer; whoever waits for more than was sent gives none."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(data)
-        return await read_answer(reader)
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            return await read_answer(reader)
+    except TimeoutError:
+        raise AssertionError("no answer") from None
     finally:
         writer.close()
         await writer.wait_closed()

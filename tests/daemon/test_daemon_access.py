@@ -57,15 +57,18 @@ async def test_a_web_page_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", GUARDED)
 async def test_keys_that_open_nothing(tmp_path: Path, path: str) -> None:
-    """No key, nonsense, unknown, mistyped and revoked keys are 401 before a body that never ends is read."""
+    """No key, nonsense, unknown, mistyped, revoked keys, and one with another's id are 401 before the body."""
     async with open_house(tmp_path) as house, raw_client(house) as raw:
-        revoked = make_key("client", 1)
-        issued = ClientKeyIssued(
-            kind="client", display_name="old", verifier=revoked.verifier, principal_id="key:old", scopes=["v1:*"]
-        )
-        stream = f"key-{revoked.key_id}"
-        await house.core.record([Draft(stream, issued), Draft(stream, ClientKeyRevoked(reason="operator"))])
+        revoked, live, guess = (make_key("client", number) for number in ((1 << 256), (2 << 256), (2 << 256) + 1))
+        for key in (revoked, live):
+            issued = ClientKeyIssued(
+                kind="client", display_name="x", verifier=key.verifier, principal_id="key:x", scopes=["v1:*"]
+            )
+            await house.core.record([Draft(f"key-{key.key_id}", issued)])
+        await house.core.record([Draft(f"key-{revoked.key_id}", ClientKeyRevoked(reason="operator"))])
+        assert guess.key_id == live.key_id
         bad = ["nonsense", make_key("client").secret.reveal(), house.client_key[:-1] + "!", revoked.secret.reveal()]
+        bad.append(guess.secret.reveal())
         method = b"GET" if "models" in path else b"POST"
         for key, code in [("", "missing_client_key"), *((one, "invalid_client_key") for one in bad)]:
             endless = head(house, "Content-Length: 1000", path=path, key=key).replace(b"POST", method) + b'{"'
@@ -77,7 +80,7 @@ async def test_keys_that_open_nothing(tmp_path: Path, path: str) -> None:
         assert house.counted("run.refused") == 0
         await house.access.flush()
         denied = [(fact.reason, fact.count) for fact in house.facts(AccessDenied)]
-        assert denied == [("missing_client_key", 1), ("invalid_client_key", 1), ("invalid_client_key", 3)]
+        assert denied == [("missing_client_key", 1), ("invalid_client_key", 1), ("invalid_client_key", 4)]
 
 
 async def test_an_operator_key_is_known_and_refused(tmp_path: Path) -> None:

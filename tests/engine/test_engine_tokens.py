@@ -59,6 +59,10 @@ async def test_a_token_is_renewed_before_it_ends() -> None:
         again_s = house.due_in_s()
         assert again_s is not None
         assert again_s > HOUR_S / 2
+        house.pass_s(again_s)
+        await house.tokens.do()
+        assert len({one["refresh_token"] for one in up.token_requests}) == 2  # each was good once
+        assert grant.is_alive
         await house.world.close()
 
 
