@@ -340,7 +340,9 @@ def _usage(behaviour: Behaviour, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _finish(behaviour: Behaviour) -> str:
-    return behaviour.finish_reason or ("tool_calls" if behaviour.tool_calls else "stop")
+    if behaviour.finish_reason is not None:
+        return behaviour.finish_reason
+    return "tool_calls" if behaviour.tool_calls else "stop"
 
 
 def _completion(behaviour: Behaviour, asked: dict[str, Any]) -> dict[str, Any]:

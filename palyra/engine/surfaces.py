@@ -27,6 +27,7 @@ from palyra.wire.openai_errors import error_envelope
 from palyra.wire.reply_facts import ReplyFacts
 from palyra.wire.request import SurfaceRequest
 from palyra.wire.stream_meter import StreamMeter
+from palyra.wire.target import WAYS
 from palyra.wire.upstream_errors import UpstreamError
 
 
@@ -200,7 +201,9 @@ class EmbeddingsSurface:
         if part.items is not None:
             self._items = self._items or items_of(self.request)
             items = self._items[part.items]
-        prepared = prepare_embeddings(self.request, upstream_model=entry.upstream_model, items=items)
+        prepared = prepare_embeddings(
+            self.request, upstream_model=entry.upstream_model, ways=WAYS[provider.flavor], items=items
+        )
         part.api, part.path = "embeddings", "/embeddings"
         part.body, part.edits = prepared.body, prepared.edits
 

@@ -38,8 +38,8 @@ _ASK = b'{"include_usage":true}'
 def prepare_chat(request: SurfaceRequest, target: Target) -> Prepared:
     """Return the body for one attempt.
 
-    The target's output maximum lowers a client's higher one, or is set where the client named none. A stream is
-    asked to report its usage, unless the provider has refused to be asked.
+    The target's output maximum lowers a client's higher one, or is set where the client named none; it has the name
+    that the server obeys. A stream is asked to report its usage, unless the provider has refused to be asked.
     """
     edits = Edits(request)
     edits.set_model(target.model)
@@ -51,8 +51,7 @@ def prepare_chat(request: SurfaceRequest, target: Target) -> Prepared:
             edits.set("stream_options", b"null")
     elif request.stream and target.ask_usage and not request.wants_usage:
         _ask_usage(edits, request)
-    if target.output_cap_tokens is not None:
-        _limit_output(edits, request, target.output_cap_tokens, target.ways.cap_field)
+    _write_maximum(edits, request, target)
     prepared = edits.prepared()
     return msgspec.structs.replace(prepared, dropped=tuple(passage.dropped)) if passage.dropped else prepared
 
@@ -77,14 +76,19 @@ def _ask_usage(edits: Edits, request: SurfaceRequest) -> None:
     edits.set("stream_options", asking, "stream_options.include_usage")
 
 
-def _limit_output(edits: Edits, request: SurfaceRequest, cap_tokens: int, cap_field: str) -> None:
-    wanted = request.output_max_tokens
-    if wanted is not None and wanted <= cap_tokens:
-        return
-    cap = str(cap_tokens).encode()
+def _write_maximum(edits: Edits, request: SurfaceRequest, target: Target) -> None:
+    """Lower the client's maximum to the target's, or name one where the client does not.
+
+    Under a name that the server may not know it is said in the server's own too; the other harms nobody.
+    """
+    wanted, cap_tokens, ways = request.output_max_tokens, target.output_cap_tokens, target.ways
     named = [name for name in _LIMITS if wanted is not None and _has_value(request, name)]
-    for name in named or [cap_field]:
-        edits.set(name, cap)
+    sent = wanted if cap_tokens is None or (wanted is not None and wanted <= cap_tokens) else cap_tokens
+    if sent != wanted:
+        for name in named or [ways.cap_field]:
+            edits.set(name, str(sent).encode())
+    if named and not ways.obeys_both_caps and ways.cap_field not in named:
+        edits.set(ways.cap_field, str(sent).encode())
 
 
 def _has_value(request: SurfaceRequest, name: str) -> bool:

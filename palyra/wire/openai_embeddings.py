@@ -19,7 +19,7 @@ from palyra.wire.decoding import NULL, read_or_none
 from palyra.wire.errors import Malformed
 from palyra.wire.openai_edits import Edits, rename_model
 from palyra.wire.request import SurfaceRequest
-from palyra.wire.target import Prepared
+from palyra.wire.target import Prepared, Ways
 from palyra.wire.upstream_errors import UpstreamErrorInBody, read_upstream_error
 from palyra.wire.usage import decode_usage, read_openai_usage
 
@@ -56,14 +56,21 @@ _OBJECTS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _VECTOR = msgspec.json.Decoder(list[float] | str)
 _FLOAT_BYTES = 4
+_NO_WAYS = Ways()
 
 
 def prepare_embeddings(
-    request: SurfaceRequest, *, upstream_model: str, items: Sequence[msgspec.Raw] | None = None
+    request: SurfaceRequest,
+    *,
+    upstream_model: str,
+    ways: Ways = _NO_WAYS,
+    items: Sequence[msgspec.Raw] | None = None,
 ) -> Prepared:
     """Return the body for one attempt; `items` is the part of `input` that it takes where it does not take all."""
     edits = Edits(request)
     edits.set_model(upstream_model)
+    if ways.embeds_floats_only and request.encoding_format == "base64":
+        edits.set("encoding_format", b'"float"')
     if items is not None:
         edits.set("input", b"[" + b",".join(map(bytes, items)) + b"]")
     return edits.prepared()

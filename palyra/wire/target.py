@@ -22,6 +22,8 @@ class Ways(msgspec.Struct, frozen=True, kw_only=True):
 
     #: Field of a chat request that holds the output maximum.
     cap_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    #: Obeys the other of the two as well; one that does not ignores it and says nothing.
+    obeys_both_caps: bool = False
     #: Knows the role `developer`; where it is unknown such a message is a system message.
     takes_developer: bool = False
     #: Knows tools that take a text instead of arguments.
@@ -30,6 +32,8 @@ class Ways(msgspec.Struct, frozen=True, kw_only=True):
     refuses: tuple[str, ...] = ()
     #: Members of messages that it refuses; they are dropped and named.
     drops_in_messages: tuple[str, ...] = ()
+    #: Writes vectors as numbers only, whatever it is asked for.
+    embeds_floats_only: bool = False
     #: Formats in which it writes transcripts; others are made here.
     transcripts: tuple[str, ...] = ("json", "text", "srt", "verbose_json", "vtt", "diarized_json")
 
@@ -41,18 +45,21 @@ class Ways(msgspec.Struct, frozen=True, kw_only=True):
 
 WAYS: Mapping[str, Ways] = MappingProxyType(
     {
-        "openai": Ways(cap_field="max_completion_tokens", takes_developer=True, takes_freeform=True),
+        "openai": Ways(
+            cap_field="max_completion_tokens", obeys_both_caps=True, takes_developer=True, takes_freeform=True
+        ),
         "groq": Ways(
+            obeys_both_caps=True,
             refuses=("logit_bias", "logprobs", "top_logprobs", "n"),
             drops_in_messages=("name",),
             transcripts=("json", "text", "verbose_json"),
         ),
         "together": Ways(transcripts=("json", "verbose_json")),
         "ollama": Ways(refuses=("image_url",)),
-        "localai": Ways(),
+        "localai": Ways(embeds_floats_only=True),
         "generic": Ways(),
         # The kinds without a flavor.
-        "": Ways(takes_developer=True),
+        "": Ways(obeys_both_caps=True, takes_developer=True),
     }
 )
 

@@ -28,7 +28,7 @@ _MESSAGES = b'"messages": [ {"content":"\\u00e9 \\"model\\":\\"m\\"","role":"use
 def target(
     upstream_model: str = "up", cap_field: Any = "max_tokens", *, stream: bool = True, **more: Any
 ) -> Target:
-    ways = Ways(cap_field=cap_field, takes_developer=True)
+    ways = Ways(cap_field=cap_field, obeys_both_caps=cap_field == "max_completion_tokens", takes_developer=True)
     return Target(dialect="chat", model=upstream_model, ways=ways, stream=stream, **more)
 
 
@@ -100,15 +100,24 @@ def test_usage_is_not_asked_for_in_vain(members: bytes, ask_usage: bool) -> None
         (
             b',"max_completion_tokens":500,"max_tokens":null',
             "max_tokens",
-            b',"max_completion_tokens":100,"max_tokens":null',
-            ("max_completion_tokens",),
+            b',"max_completion_tokens":100,"max_tokens":100',
+            ("max_completion_tokens", "max_tokens"),
+        ),
+        (
+            b',"max_completion_tokens": 7',
+            "max_tokens",
+            b',"max_completion_tokens": 7,"max_tokens":7',
+            ("max_tokens",),
         ),
     ],
 )
 def test_the_output_maximum_is_lowered_or_set(
     members: bytes, cap_field: str, expected: bytes, edits: tuple[str, ...]
 ) -> None:
-    """A higher maximum is lowered under the name the client used; a lower one is the client's right."""
+    """A higher maximum is lowered under the name the client used; a lower one is the client's right.
+
+    A server that obeys one name only gets it under that name too.
+    """
     head = b'{"model":"up",' + _MESSAGES
     assert prepared(head + members + b"}", output_cap_tokens=100, cap_field=cap_field) == (
         head + expected + b"}",
