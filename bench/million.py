@@ -2,7 +2,7 @@
 
     python bench/million.py [--runs 125000] [--rounds 3] [--keep DIR]
 
-The journal is made once, of plain requests, eight events each. Every command is the program's own, in a process of
+The journal is made once, of plain requests, six events each. Every command is the program's own, in a process of
 its own; "memory" is the most that it ever had resident.
 """
 

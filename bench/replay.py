@@ -2,9 +2,9 @@
 
     python bench/replay.py [--runs 25000] [--rounds 5]
 
-The runs are recorded through the program's own decisions, eight events each. "fold" is rows from the file through
-every projection to a state; "verify" checks every row and link; "start" is the newest snapshot and the tail of
-5,000 events behind it.
+The runs are recorded by the program's own decisions, six events each, eight under a budget. "fold" is rows from
+the file through every projection to a state; "verify" checks every row and link; "start" is the newest snapshot and
+the tail of 5,000 events behind it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from palyra.engine.codec import state_digest
 from palyra.engine.core import Core, load_state
 from palyra.engine.replay import fold_file
 from palyra.events.base import Draft
+from palyra.events.budgets import BudgetPolicySet, UsageBudgetPolicyRecord
 from palyra.events.config import ConfigAdopted
 from palyra.events.registry import Capabilities, ModelEntry, ProviderEntry, Registry
 from palyra.journal.sqlite import SqliteJournal
@@ -33,6 +34,17 @@ from palyra.projections.state import State, encode_state
 from palyra.usage import TokenUsage
 
 TAIL_COUNT = 5_000
+RUN_EVENTS_COUNT = 6
+#: Runs of the journal that shows what a budget adds.
+BUDGET_RUNS_COUNT = 2_000
+BUDGET = UsageBudgetPolicyRecord(
+    policy_id="each-day",
+    scope_kind="principal",
+    scope_id="*",
+    metric_kind="tokens",
+    interval_kind="daily",
+    hard_limit=1 << 50,
+)
 
 
 def registry() -> Registry:
@@ -104,17 +116,19 @@ def record_run(core: Core) -> asyncio.Future[None] | None:
     return core.last_commit
 
 
-async def record(path: Path, runs_count: int) -> tuple[float, int]:
+async def record(path: Path, runs_count: int, *, has_budget: bool = False) -> tuple[float, int]:
     """Make the journal; return events a second and the size of the state in bytes."""
     journal = await SqliteJournal.open(path, new_journal_id="01BENCH", now_us=1)
     core = Core(journal, State())
     await core.record([Draft("config", ConfigAdopted(generation=1, digest="", effective={}, registry=registry()))])
+    if has_budget:
+        await core.record([Draft("budget-each-day", BudgetPolicySet(revision=1, policy=BUDGET, by="bench"))])
     started = time.perf_counter()
     for number in range(runs_count):
         durable = record_run(core)
         if number % 64 == 63 and durable is not None:
             await durable
-        if core.state.position == 1 + 8 * (runs_count - TAIL_COUNT // 8):
+        if core.state.position == 1 + RUN_EVENTS_COUNT * (runs_count - TAIL_COUNT // RUN_EVENTS_COUNT):
             await core.snapshot()
     if durable is not None:
         await durable
@@ -148,12 +162,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "journal.db"
         rate, state_bytes = asyncio.run(record(path, options.runs))
-        events = 1 + 8 * options.runs
+        events = 1 + RUN_EVENTS_COUNT * options.runs
+        budgeted = Path(folder) / "budgeted.db"
+        asyncio.run(record(budgeted, BUDGET_RUNS_COUNT, has_budget=True))
         fold_s = median(lambda: fold_file(path, use_snapshots=False), options.rounds)
         verify_s = median(lambda: verify(path), options.rounds)
         start_s = median(lambda: asyncio.run(start(path)), options.rounds)
         print(f"events                     {events:>12,}")
         print(f"journal, bytes a request   {path.stat().st_size / options.runs:>12,.0f}")
+        print(f"  the same under a budget  {budgeted.stat().st_size / BUDGET_RUNS_COUNT:>12,.0f}")
         print(f"state, bytes               {state_bytes:>12,}")
         print(f"decide, fold and append    {rate:>12,.0f} events/s")
         print(f"fold                       {events / fold_s:>12,.0f} events/s")

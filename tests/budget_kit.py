@@ -180,7 +180,7 @@ class Audit:
             assert limit is None or projected <= limit, f"{key} is at {projected} of {limit}"
 
     def _use(self, stream: str, body: Any) -> None:
-        for share in self.holds[stream].shares:
+        for share in self.holds[stream].shares if stream in self.holds else ():
             key = _key(share)
             amount = amount_of(share.meter, body)
             self.settled[key] = self.settled.get(key, 0) + amount

@@ -99,7 +99,10 @@ def _tell(note: object, stream: str, one: Told) -> None:
     )
     for attempt, model_id in enumerate(one.model_ids, 1):
         where = {"provider_id": one.provider_id, "model_id": model_id, "upstream_model": model_id}
-        note(stream, one.at_us, attempts.AttemptStarted(attempt=attempt, **where, api="chat", deadline_ms=1))
+        started = attempts.AttemptStarted(
+            attempt=attempt, **where, api="chat", deadline_ms=1, input_max_tokens=1, output_max_tokens=1
+        )
+        note(stream, one.at_us, started)
         is_last = attempt == len(one.model_ids)
         if is_last and one.end == "completed":
             note(

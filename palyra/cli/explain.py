@@ -231,8 +231,8 @@ def _show_attempt(page: Page, attempt: AttemptAnswer) -> None:
 def _token_fields(attempt: AttemptAnswer) -> list[tuple[str, Text]]:
     fields: list[tuple[str, Text]] = []
     held_in, held_out = attempt.reserved_input_tokens, attempt.reserved_output_tokens
-    if held_in is not None and held_out is not None:
-        fields.append(("held", f"{count(held_in)} tokens in · {count(held_out)} out"))
+    held_for = f"for {', '.join(attempt.reserved_for)}" if attempt.reserved_for else "no budget applied"
+    fields.append(("held", f"{count(held_in)} tokens in · {count(held_out)} out · {held_for}"))
     if attempt.input_tokens is not None and attempt.output_tokens is not None:
         used = f"{count(attempt.input_tokens)} tokens in · {count(attempt.output_tokens)} out"
         if attempt.usage_source != "provider":

@@ -44,7 +44,7 @@ class StartAttempt(msgspec.Struct, frozen=True, kw_only=True):
 def start_attempt(
     state: State, run: Run, command: StartAttempt, now_us: int, start: budgets.Start | None = None
 ) -> list[Draft]:
-    """Reserve and start.
+    """Start, with what rules keep for it where one applies.
 
     Whether the candidate is ready, and with which credential, was asked right before, in the same step of the loop;
     so were the budgets, where `start` is what they said.
@@ -72,6 +72,8 @@ def start_attempt(
         dropped=list(command.dropped),
         queue_wait_ms=command.queue_wait_ms,
         deadline_ms=command.deadline_ms,
+        input_max_tokens=start.size.input_tokens,
+        output_max_tokens=start.size.output_tokens,
         trial=half_opened is not None,
         price_id="" if price is None else price.price_id,
         variant=start.size.variant,
@@ -79,7 +81,7 @@ def start_attempt(
     drafts = [
         *note_limits(state, run.run_id, start.judgement),
         *approvals.draw(state, run.run_id, start.judgement),
-        Draft(stream, budgets.reserve(run, start, attempt=attempt)),
+        *budgets.reserve(run, start, attempt=attempt),
         Draft(stream, started),
     ]
     if half_opened is not None:
@@ -261,7 +263,6 @@ def _settle_cut(state: State, run: Run, end: FailureEnd, now_us: int) -> list[Dr
             attempt,
             end.metered,
             estimated_input_tokens=estimated,
-            hold=hold,
             is_answered=failure.status != 0,
         )
     if row is not None:

@@ -372,15 +372,13 @@ def _shrinks(state: State, one: UsageBudgetEvaluation) -> bool:
     return one.status in ("blocked", "approval_required") and record.shrink_output and record.on_hard != "downgrade"
 
 
-def reserve(run: Run, start: Start, *, attempt: int) -> BudgetReserved:
-    """Return the hold of the attempt that is about to start: input at its upper bound, output at its maximum."""
-    return BudgetReserved(
-        attempt=attempt,
-        input_tokens=start.size.input_tokens,
-        output_tokens=start.size.output_tokens,
-        expires_us=run.deadline_us + _GRACE_US,
-        shares=start.judgement.shares,
-    )
+def reserve(run: Run, start: Start, *, attempt: int) -> list[Draft]:
+    """Return the hold of the attempt that is about to start; nothing where no rule applies to it."""
+    shares = start.judgement.shares
+    if not shares:
+        return []
+    held = BudgetReserved(attempt=attempt, expires_us=run.deadline_us + _GRACE_US, shares=shares)
+    return [Draft(f"run-{run.run_id}", held)]
 
 
 def release(
@@ -389,7 +387,6 @@ def release(
     because: Literal["settled", "cancelled", "expired", "abandoned"],
 ) -> BudgetReleased:
     """Return the end of a hold, with what passed it."""
-    overshoot_tokens = 0
     overshoots = []
     returned = []
     for share in hold.shares:
@@ -397,8 +394,6 @@ def release(
         if share.approval_id and unspent > 0:
             returned.append(Returned(approval_id=share.approval_id, amount=unspent))
     if row is not None:
-        overshoot_tokens = max(0, row.usage.input_tokens - hold.input_tokens)
-        overshoot_tokens += max(0, row.usage.output_tokens - hold.output_tokens)
         for share in hold.shares:
             beyond = amount_of(share.meter, row) - share.amount
             if beyond > 0:
@@ -406,7 +401,6 @@ def release(
     return BudgetReleased(
         attempt=hold.attempt,
         because=because,
-        overshoot_tokens=overshoot_tokens,
         overshoots=overshoots,
         returned=returned,
     )

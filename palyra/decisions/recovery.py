@@ -1,6 +1,6 @@
 """Boot recovery: what a crash left open is closed by stated rules before anything listens.
 
-An open attempt is abandoned and settled with all that it had reserved, because nobody knows what it cost. A run
+An open attempt is abandoned and settled with all that it could have used, because nobody knows what it cost. A run
 that had started nothing bills nothing. Deciding twice changes nothing: what is closed is not open any more.
 """
 
@@ -49,12 +49,12 @@ def _abandon(state: State, run: Run, *, boot_id: str, now_us: int) -> list[Draft
     stream = f"run-{run.run_id}"
     key = f"recover|{run.run_id}|{attempt.attempt}"
     drafts = [Draft(stream, AttemptAbandoned(attempt=attempt.attempt, boot_id=boot_id), command_key=key)]
+    _, estimated, _ = calibrate(state, attempt.provider_id, attempt.upstream_model, run.tokens.raw)
+    row = usage.row_of_abandoned(state, run, attempt, estimated_input_tokens=estimated)
+    if row is not None:
+        drafts.append(Draft(stream, row))
     hold = state.budgets.holds.get(run.run_id)
     if hold is not None:
-        _, estimated, _ = calibrate(state, attempt.provider_id, attempt.upstream_model, run.tokens.raw)
-        row = usage.row_of_abandoned(state, run, attempt, hold, estimated_input_tokens=estimated)
-        if row is not None:
-            drafts.append(Draft(stream, row))
         drafts.append(Draft(stream, budgets.release(hold, row, "abandoned")))
     opened = circuits.at_failure(
         circuit_of(state, attempt.provider_id),

@@ -8,7 +8,6 @@ import msgspec
 
 from palyra.decisions.pricing import Cost, cost_of, usage_of_recording
 from palyra.events.usage import UsageRecorded
-from palyra.projections.budgets import Hold
 from palyra.projections.catalog import provider_entry
 from palyra.projections.pricing import entry_of, price_at
 from palyra.projections.runs import Attempt, Run
@@ -65,7 +64,6 @@ def row_of_cut(
     metered: Metered,
     *,
     estimated_input_tokens: int,
-    hold: Hold | None,
     is_answered: bool,
 ) -> UsageRecorded | None:
     """Return the row of an answer that ended early: what was seen, the rest estimated.
@@ -85,24 +83,24 @@ def row_of_cut(
         usage = _estimate(state, run, attempt, estimated_input_tokens, metered.output_estimate_tokens)
         return _row(state, run, attempt, usage, "estimated", "yes", metered)
     rule = "input" if is_answered else state.config.accounting.unknown_outcome
-    return _row_of_unknown(state, run, attempt, hold, rule, estimated_input_tokens)
+    return _row_of_unknown(state, run, attempt, rule, estimated_input_tokens)
 
 
 def row_of_abandoned(
-    state: State, run: Run, attempt: Attempt, hold: Hold, *, estimated_input_tokens: int
+    state: State, run: Run, attempt: Attempt, *, estimated_input_tokens: int
 ) -> UsageRecorded | None:
     """Return the row of an attempt whose process died, by the rule for those; None: nothing is counted."""
-    return _row_of_unknown(state, run, attempt, hold, state.config.accounting.abandoned, estimated_input_tokens)
+    return _row_of_unknown(state, run, attempt, state.config.accounting.abandoned, estimated_input_tokens)
 
 
 def _row_of_unknown(
-    state: State, run: Run, attempt: Attempt, hold: Hold | None, rule: str, estimated_input_tokens: int
+    state: State, run: Run, attempt: Attempt, rule: str, estimated_input_tokens: int
 ) -> UsageRecorded | None:
     if rule == "zero":
         return None
     usage = _estimate(state, run, attempt, estimated_input_tokens, 0)
-    if rule == "reserved" and hold is not None:
-        usage = _estimate(state, run, attempt, hold.input_tokens, hold.output_tokens)
+    if rule == "reserved":
+        usage = _estimate(state, run, attempt, attempt.input_max_tokens, attempt.output_max_tokens)
     return _row(state, run, attempt, usage, "estimated", "unknown", Metered())
 
 
@@ -148,6 +146,8 @@ def _row(
         origin=run.origin,
         effective_at_us=run.admitted_us,
         usage=usage,
+        overshoot_tokens=max(0, usage.input_tokens - attempt.input_max_tokens)
+        + max(0, usage.output_tokens - attempt.output_max_tokens),
         source=source,
         billed=billed,
         raw_input_tokens=0 if metered.is_part else run.tokens.raw,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -22,7 +22,7 @@ from palyra.decisions.pricing import cost_of
 from palyra.decisions.runs import AdmitRun, admit
 from palyra.errors import Refusal
 from palyra.events.accounting import Accounting
-from palyra.events.attempts import AttemptStarted
+from palyra.events.attempts import AttemptAbandoned, AttemptFailed, AttemptStarted, AttemptSucceeded
 from palyra.events.base import Draft, Fact, Recorded
 from palyra.events.budgets import (
     BudgetHardLimitReached,
@@ -406,7 +406,8 @@ class WhatIf:
         assert entry is not None, "a plan holds only what there is"
         where, now_us = Where(step.provider_id, step.model_id), head.recorded_at_us
         start = plan_start(self._other, run, where, step.upstream_model, now_us)
-        self._imagine(head, head.stream, reserve(run, start, attempt=1))
+        for draft in reserve(run, start, attempt=1):
+            self._imagine(head, draft.stream, draft.body)
         price = price_for(self._other, run, entry, now_us)
         usage = expected_usage(self._other, run, entry, price)
         cost = cost_of(usage, price)
@@ -436,8 +437,7 @@ class WhatIf:
             self._spread_nanousd[1] += (estimate.upper_nanousd or 0) - estimate.expected_nanousd
         self._imagine(head, head.stream, row)
         self._sum(None, row, "")
-        hold = self._other.budgets.holds[run_id]
-        self._imagine(head, head.stream, release(hold, row, "settled"))
+        self._let_go(head, row)
         completed = RunCompleted(stop="stop", provider_id=step.provider_id, model_id=step.model_id, duration_us=0)
         self._imagine(head, head.stream, completed)
 
@@ -469,26 +469,34 @@ class WhatIf:
                 self._sum(body, None, fate.policy_id)
             return
         match body:
-            case BudgetReserved():
-                self._reserve(run_id, fate, head, body)
+            case BudgetReserved() | BudgetReleased():
+                pass  # the other rules keep for an attempt what they keep, from its start to its end
             case AttemptStarted():
-                self._fold(msgspec.structs.replace(head, body=self._started(fate, body, head.recorded_at_us)))
+                self._start(run_id, fate, head, body)
+            case AttemptSucceeded() | AttemptFailed() | AttemptAbandoned():
+                self._fold(head)
+                following = next((one.body for one in self._ahead if one.stream == head.stream), None)
+                if not isinstance(following, UsageRecorded):
+                    self._let_go(head, None)
             case UsageRecorded():
                 row = self._row(fate, body)
                 if fate.is_compared:
                     self._sum(body, row, "")
                 self._fold(msgspec.structs.replace(head, body=row))
-            case BudgetReleased():
-                hold = self._other.budgets.holds.get(run_id)
-                if hold is not None:
-                    self._fold(msgspec.structs.replace(head, body=release(hold, None, body.because)))
+                self._let_go(head, row)
             case _:
                 self._fold(head)
 
-    def _reserve(self, run_id: str, fate: _Fate, head: Recorded, body: BudgetReserved) -> None:
+    def _let_go(self, head: Recorded, row: UsageRecorded | None) -> None:
+        """End what the other rules kept for the attempt that has ended."""
+        hold = self._other.budgets.holds.get(run_id_of(head.stream))
+        if hold is not None:
+            self._imagine(head, head.stream, release(hold, row, "settled"))
+
+    def _start(self, run_id: str, fate: _Fate, head: Recorded, body: AttemptStarted) -> None:
         """Ask the other rules again, as each start does; what does not fit any more is stopped here."""
         run = self._other.runs.open[run_id]
-        step = fate.step or self._next_step(head) or run.plan[0]
+        step = fate.step or _step_of(body)
         self._share()
         where = Where(step.provider_id, step.model_id)
         start = plan_start(self._other, run, where, step.upstream_model, head.recorded_at_us)
@@ -516,27 +524,20 @@ class WhatIf:
             )
             return
         self._note_limits(note_limits(self._other, run_id, start.judgement), head.recorded_at_us)
-        reserved = reserve(run, start, attempt=body.attempt)
-        self._fold(
-            msgspec.structs.replace(head, body=msgspec.structs.replace(reserved, expires_us=body.expires_us))
+        for draft in reserve(run, start, attempt=body.attempt):
+            self._imagine(head, draft.stream, draft.body)
+        price = start.size.price
+        started = msgspec.structs.replace(
+            body,
+            provider_id=step.provider_id,
+            model_id=step.model_id,
+            upstream_model=step.upstream_model,
+            input_max_tokens=start.size.input_tokens,
+            output_max_tokens=start.size.output_tokens,
+            price_id="" if price is None else price.price_id,
+            variant=start.size.variant,
         )
-
-    def _next_step(self, head: Recorded) -> PlanStep | None:
-        own = (one.body for one in self._ahead if one.stream == head.stream)
-        started = next((body for body in own if isinstance(body, AttemptStarted)), None)
-        if started is None:
-            return None
-        names = ("provider_id", "model_id", "upstream_model")
-        return PlanStep(**{name: getattr(started, name) for name in names})
-
-    def _started(self, fate: _Fate, body: AttemptStarted, at_us: int) -> AttemptStarted:
-        changes: dict[str, Any] = {}
-        if fate.step is not None:
-            names = ("provider_id", "model_id", "upstream_model")
-            changes = {name: getattr(fate.step, name) for name in names}
-        started = msgspec.structs.replace(body, **changes)
-        price = price_at(self._other, started.provider_id, started.model_id, at_us, started.variant)
-        return msgspec.structs.replace(started, price_id="" if price is None else price.price_id)
+        self._fold(msgspec.structs.replace(head, body=started))
 
     def _row(self, fate: _Fate, body: UsageRecorded) -> UsageRecorded:
         """Return what the same tokens would have cost where the run goes now."""
@@ -574,6 +575,12 @@ class WhatIf:
                 else:
                     one.before_nanousd += cost
                     one.runs += one is model
+
+
+def _step_of(started: AttemptStarted) -> PlanStep:
+    return PlanStep(
+        provider_id=started.provider_id, model_id=started.model_id, upstream_model=started.upstream_model
+    )
 
 
 def _are_equal(drafts: Sequence[Draft], commit: Sequence[Recorded]) -> bool:

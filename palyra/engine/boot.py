@@ -29,6 +29,7 @@ from palyra.events.registry import Registry
 from palyra.events.smart_routing import SmartRouting
 from palyra.journal.version import SQLITE_VERSION
 from palyra.limits import COMMIT_MAX_COUNT
+from palyra.projections.budgets import reserved_tokens
 from palyra.projections.state import State
 
 
@@ -129,7 +130,7 @@ def open_work(state: State) -> dict[str, int]:
     counts = {
         "runs": len(runs),
         "attempts": sum(run.attempt is not None for run in runs),
-        "reserved_tokens": sum(hold.input_tokens + hold.output_tokens for hold in state.budgets.holds.values()),
+        "reserved_tokens": reserved_tokens(state),
         "heartbeats": len(state.heartbeats.board),
     }
     return {kind: count for kind, count in counts.items() if count}

@@ -74,12 +74,8 @@ def _candidate(state: State, role: str, provider_id: str, model_id: str, now_us:
     is_excluded = until_us > now_us
     upstream_model = entry.upstream_model if entry is not None else model_id
     calibration_bp, _, upper_bp = calibrate(state, provider_id, upstream_model, BP_PER_UNIT)
-    at_provider = [
-        run_id
-        for run_id, run in state.runs.open.items()
-        if run.attempt is not None and run.attempt.provider_id == provider_id
-    ]
-    holds = [state.budgets.holds[run_id] for run_id in at_provider if run_id in state.budgets.holds]
+    attempts = (run.attempt for run in state.runs.open.values() if run.attempt is not None)
+    at_provider = [one for one in attempts if one.provider_id == provider_id]
     return CandidateSeen(
         provider_id=provider_id,
         model_id=model_id,
@@ -95,5 +91,5 @@ def _candidate(state: State, role: str, provider_id: str, model_id: str, now_us:
         calibration_bp=calibration_bp,
         upper_bp=upper_bp,
         open_attempts_count=len(at_provider),
-        held_tokens=sum(hold.input_tokens + hold.output_tokens for hold in holds),
+        held_tokens=sum(one.max_tokens for one in at_provider),
     )

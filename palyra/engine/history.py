@@ -17,7 +17,6 @@ from palyra.engine.codec import to_recorded
 from palyra.engine.questions import Answer
 from palyra.errors import PalyraError
 from palyra.events.base import Recorded
-from palyra.events.budgets import BudgetReleased
 from palyra.journal.port import Reader, Row
 from palyra.projections.run_view import AttemptView, RunView, view_of_run
 
@@ -180,8 +179,10 @@ class AttemptAnswer(Answer, frozen=True, kw_only=True):
     is_counted: bool
     #: How long the next try at the same candidate waited; null when there was none.
     wait_ms: int | None
-    reserved_input_tokens: int | None
-    reserved_output_tokens: int | None
+    #: What it could use at most, and the budgets that kept it free; none where no budget applied.
+    reserved_input_tokens: int
+    reserved_output_tokens: int
+    reserved_for: list[str]
     overshoot_tokens: int
     #: What was used; null when nothing was recorded.
     input_tokens: int | None
@@ -325,17 +326,12 @@ def run_report(reader: Reader, run_id: str, now_us: int) -> RunReport:
     view = view_of_run(history)
     if view is None:
         raise PalyraError(f"There is no run '{run_id}'.", code="run_not_found")
-    return _report(view, history, now_us)
+    return _report(view, now_us)
 
 
-def _report(view: RunView, history: Sequence[Recorded], now_us: int) -> RunReport:
+def _report(view: RunView, now_us: int) -> RunReport:
     admitted, routing, end = view.admitted, view.routing, view.ended_us
-    overshoots = {
-        recorded.body.attempt: recorded.body.overshoot_tokens
-        for recorded in history
-        if isinstance(recorded.body, BudgetReleased)
-    }
-    attempts = [_attempt(row, overshoots.get(row.started.attempt, 0)) for row in view.attempts]
+    attempts = [_attempt(row) for row in view.attempts]
     asked = admitted or view.refused
     return RunReport(
         run_id=view.run_id,
@@ -371,9 +367,7 @@ def _report(view: RunView, history: Sequence[Recorded], now_us: int) -> RunRepor
         is_drained=view.cancelled is not None and view.cancelled.drained,
         input_tokens=view.usage.input_tokens,
         output_tokens=view.usage.output_tokens,
-        reserved_tokens=sum(
-            (one.reserved_input_tokens or 0) + (one.reserved_output_tokens or 0) for one in attempts
-        ),
+        reserved_tokens=sum(one.reserved_input_tokens + one.reserved_output_tokens for one in attempts),
     )
 
 
@@ -389,7 +383,7 @@ def _http_status(view: RunView) -> int:
     return end.http_status if end is not None else 200 if view.completed is not None else 0
 
 
-def _attempt(row: AttemptView, overshoot_tokens: int) -> AttemptAnswer:
+def _attempt(row: AttemptView) -> AttemptAnswer:
     started, reserved, succeeded, failed, usage = row.started, row.reserved, row.succeeded, row.failed, row.usage
     ended = succeeded or failed
     return AttemptAnswer(
@@ -417,9 +411,10 @@ def _attempt(row: AttemptView, overshoot_tokens: int) -> AttemptAnswer:
         message=failed.message if failed is not None else "",
         is_counted=failed is not None and failed.counted,
         wait_ms=failed.wait_ms if failed is not None else None,
-        reserved_input_tokens=reserved.input_tokens if reserved is not None else None,
-        reserved_output_tokens=reserved.output_tokens if reserved is not None else None,
-        overshoot_tokens=overshoot_tokens,
+        reserved_input_tokens=started.input_max_tokens,
+        reserved_output_tokens=started.output_max_tokens,
+        reserved_for=[share.policy_id for share in reserved.shares] if reserved is not None else [],
+        overshoot_tokens=usage.overshoot_tokens if usage is not None else 0,
         input_tokens=usage.usage.input_tokens if usage is not None else None,
         output_tokens=usage.usage.output_tokens if usage is not None else None,
         usage_source=usage.source if usage is not None else "",

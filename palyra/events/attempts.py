@@ -26,6 +26,9 @@ class AttemptStarted(Fact, tag="attempt.started", frozen=True, kw_only=True):
     dropped: list[str] = []
     queue_wait_ms: int = 0
     deadline_ms: int
+    #: What it may use at most: input at its calibrated upper bound, output at the maximum that is sent upstream.
+    input_max_tokens: int
+    output_max_tokens: int
     #: The circuit's one trial call.
     trial: bool = False
     #: Entry of the price list that held when it started; "" where there was none.

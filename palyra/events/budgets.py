@@ -108,15 +108,12 @@ class BudgetShare(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 
 class BudgetReserved(Fact, tag="budget.reserved", frozen=True, kw_only=True):
-    """The attempt that follows may consume this much."""
+    """Rules keep this much for the attempt that follows. Where none applies to it nothing is kept, nor recorded."""
 
     attempt: int
-    #: Input at its calibrated upper bound, output at the maximum that is sent upstream.
-    input_tokens: int
-    output_tokens: int
     expires_us: int
     #: One for each rule that applies.
-    shares: list[BudgetShare] = []
+    shares: list[BudgetShare]
 
 
 class Overshoot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -139,8 +136,6 @@ class BudgetReleased(Fact, tag="budget.released", frozen=True, kw_only=True):
 
     attempt: int
     because: Literal["settled", "cancelled", "expired", "abandoned"] = "settled"
-    #: Tokens beyond the hold; 0 while the provider keeps the cap and the input its bound.
-    overshoot_tokens: int = 0
     overshoots: list[Overshoot] = []
     returned: list[Returned] = []
 

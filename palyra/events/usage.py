@@ -30,6 +30,8 @@ class UsageRecorded(Fact, tag="usage.recorded", frozen=True, kw_only=True):
     #: The run's admission: the run belongs to the windows that hold this instant.
     effective_at_us: int
     usage: TokenUsage
+    #: Tokens beyond what the attempt could use at most; 0 while the provider keeps the cap and the input its bound.
+    overshoot_tokens: int = 0
     #: provider: final counts; partial: some counts, the rest estimated; estimated: no counts came.
     source: Literal["provider", "partial", "estimated"] = "provider"
     #: unknown: the call may not have been billed (it was cut, or abandoned by a crash).

@@ -155,23 +155,22 @@ def _rule_changed(state: State, recorded: Recorded, body: Fact) -> None:
 
 @CHAPTER.on(usage.UsageRecorded)
 def _used(state: State, recorded: Recorded, body: usage.UsageRecorded) -> None:
-    """Remember what passed its hold; the hold is still there."""
-    hold = state.budgets.holds.get(recorded.stream[4:])
-    if hold is None or hold.attempt != body.attempt:
-        return
-    tokens = max(0, body.usage.input_tokens - hold.input_tokens)
-    tokens += max(0, body.usage.output_tokens - hold.output_tokens)
-    priced = next((share for share in hold.shares if share.meter == "usd_cost"), None)
+    """Remember what passed its bounds; what was kept for it is still there."""
+    run_id, tokens = recorded.stream[4:], body.overshoot_tokens
+    hold = state.budgets.holds.get(run_id)
+    shares = hold.shares if hold is not None and hold.attempt == body.attempt else []
+    priced = next((share for share in shares if share.meter == "usd_cost"), None)
     nanousd = 0 if priced is None else max(0, amount_of("usd_cost", body) - priced.amount)
     if not tokens and not nanousd:
         return
+    run = state.runs.open.get(run_id)
     own = state.alerts.overshoots.setdefault(f"{body.provider_id}/{body.model_id}", [])
     own.append(
         Beyond(
             position=recorded.position,
             at_us=recorded.recorded_at_us,
             tokens=tokens,
-            held_tokens=hold.input_tokens + hold.output_tokens,
+            held_tokens=0 if run is None else run.started_max_tokens,
             nanousd=nanousd,
             held_nanousd=0 if priced is None else priced.amount,
         )

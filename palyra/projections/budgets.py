@@ -77,11 +77,9 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The hold of one open attempt."""
 
     attempt: int
-    input_tokens: int
-    output_tokens: int
     reserved_us: int
     expires_us: int
-    shares: list[BudgetShare] = []
+    shares: list[BudgetShare]
 
 
 class BudgetsState(msgspec.Struct, kw_only=True):
@@ -90,7 +88,7 @@ class BudgetsState(msgspec.Struct, kw_only=True):
     policies: dict[str, Policy] = {}
     counters: dict[str, Counter] = {}
     holds: dict[str, Hold] = {}
-    #: Tokens that passed their hold since the journal began.
+    #: Tokens beyond what their attempts could use at most, since the journal began.
     overshoot_tokens: int = 0
     #: Revisions by rule, also of those that were retired.
     revisions: dict[str, int] = {}
@@ -194,7 +192,7 @@ def consumed_in(counter: Counter, since_us: int) -> int:
 
 def reserved_tokens(state: State) -> int:
     """Return the tokens that open attempts may still use."""
-    return sum(hold.input_tokens + hold.output_tokens for hold in state.budgets.holds.values())
+    return sum(run.attempt.max_tokens for run in state.runs.open.values() if run.attempt is not None)
 
 
 @CHAPTER.on(budgets.BudgetPolicySet)
@@ -266,8 +264,6 @@ def _retired(state: State, recorded: Recorded, body: budgets.BudgetPolicyRetired
 def _reserved(state: State, recorded: Recorded, body: budgets.BudgetReserved) -> None:
     state.budgets.holds[recorded.stream[4:]] = Hold(
         attempt=body.attempt,
-        input_tokens=body.input_tokens,
-        output_tokens=body.output_tokens,
         reserved_us=recorded.recorded_at_us,
         expires_us=body.expires_us,
         shares=body.shares,
@@ -280,7 +276,6 @@ def _reserved(state: State, recorded: Recorded, body: budgets.BudgetReserved) ->
 
 @CHAPTER.on(budgets.BudgetReleased)
 def _released(state: State, recorded: Recorded, body: budgets.BudgetReleased) -> None:
-    state.budgets.overshoot_tokens += body.overshoot_tokens
     hold = state.budgets.holds.get(recorded.stream[4:])
     if hold is None or hold.attempt != body.attempt:
         return
@@ -295,6 +290,7 @@ def _released(state: State, recorded: Recorded, body: budgets.BudgetReleased) ->
 @CHAPTER.on(usage.UsageRecorded)
 def _used(state: State, recorded: Recorded, body: usage.UsageRecorded) -> None:
     own = state.budgets
+    own.overshoot_tokens += body.overshoot_tokens
     run_id = recorded.stream[4:]
     hold = own.holds.get(run_id)
     shares = hold.shares if hold is not None and hold.attempt == body.attempt else []

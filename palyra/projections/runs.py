@@ -32,11 +32,19 @@ class Attempt(msgspec.Struct, kw_only=True, omit_defaults=True):
     upstream_model: str
     started_us: int
     deadline_ms: int
+    #: What it may use at most.
+    input_max_tokens: int
+    output_max_tokens: int
     trial: bool = False
     price_id: str = ""
     variant: str = "standard"
     credential_ref: str = ""
     credential_revision: int = 0
+
+    @property
+    def max_tokens(self) -> int:
+        """What it may use at most."""
+        return self.input_max_tokens + self.output_max_tokens
 
 
 class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -66,8 +74,9 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     output_requested_tokens: int | None = None
     attempts_count: int = 0
     attempt: Attempt | None = None
-    #: Position of its newest start.
+    #: Position of its newest start, and what that attempt could use at most.
     started_position: int = 0
+    started_max_tokens: int = 0
     #: `provider/model` pairs that are not tried again in this run.
     failed: list[str] = []
     #: Distinct classes of its failures, in the order in which they were seen.
@@ -199,6 +208,7 @@ def _attempt_started(state: State, recorded: Recorded, body: attempts.AttemptSta
     if run is not None:
         run.attempts_count = body.attempt
         run.started_position = recorded.position
+        run.started_max_tokens = body.input_max_tokens + body.output_max_tokens
         run.attempt = Attempt(
             attempt=body.attempt,
             candidate=body.candidate,
@@ -208,6 +218,8 @@ def _attempt_started(state: State, recorded: Recorded, body: attempts.AttemptSta
             upstream_model=body.upstream_model,
             started_us=recorded.recorded_at_us,
             deadline_ms=body.deadline_ms,
+            input_max_tokens=body.input_max_tokens,
+            output_max_tokens=body.output_max_tokens,
             trial=body.trial,
             price_id=body.price_id,
             variant=body.variant,

@@ -83,15 +83,15 @@ def test_the_first_difference_is_shown(runs: Cli, tmp_path: Path) -> None:
     """Event, field and both values, then exit 7."""
     file = tmp_path / "run.json"
     capsule = json.loads(runs("capture", FAILED_OVER).out)
-    event = next(event for event in capsule["events"] if event["name"] == "budget.reserved")
-    event["body"]["input_tokens"] = 1
+    event = next(event for event in capsule["events"] if event["name"] == "attempt.started")
+    event["body"]["input_max_tokens"] = 1
     file.write_text(json.dumps(capsule))
     ran = runs("capture", "replay", str(file), columns=80, environ={"NO_COLOR": "1"})
     assert ran.status == 7
     assert f"First difference, at position {event['position']}\n" in ran.out
-    assert "  budget.reserved input_tokens\n    recorded  1\n    decided   " in ran.out
+    assert "  attempt.started input_max_tokens\n    recorded  1\n    decided   " in ran.out
     assert ran.err.startswith(
-        f"error: At position {event['position']} budget.reserved is decided otherwise: input_tok"
+        f"error: At position {event['position']} attempt.started is decided otherwise: input_max"
     )
     assert ran.err.endswith("code: capsule_differs · exit 7\n")
     document = runs("capture", "replay", str(file), "--json").document
@@ -99,7 +99,7 @@ def test_the_first_difference_is_shown(runs: Cli, tmp_path: Path) -> None:
     assert document["data"]["difference"]["fields"][0]["recorded"] == 1
     capsule["events"] = [event for event in capsule["events"] if event["name"] != "routing.failed_over"]
     file.write_text(json.dumps(capsule))
-    event["body"]["input_tokens"] = 130
+    event["body"]["input_max_tokens"] = 130
     file.write_text(json.dumps(capsule))
     ran = runs("capture", "replay", str(file))
     assert "  recorded  health.changed\n  decided   routing.failed_over\n" in ran.out
@@ -112,7 +112,7 @@ def test_a_run_that_is_decided_otherwise_is_captured_all_the_same(tmp_path: Path
     ran = Cli(tmp_path / "state", world.now_us)("capture", SERVED, "-o", str(tmp_path / "run.json"))
     assert ran.status == 0
     assert "replay  decided otherwise\n" in ran.out
-    assert ran.err == "warning: At position 11 nothing was recorded, health.changed is decided.\n"
+    assert ran.err == "warning: At position 9 nothing was recorded, health.changed is decided.\n"
 
 
 @pytest.mark.parametrize(

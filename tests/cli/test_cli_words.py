@@ -18,7 +18,7 @@ from palyra.cli.words import ROLES, circuit_words, exclusion_words, state_word
 from palyra.events import registry
 from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
 from palyra.events.base import Fact
-from palyra.events.budgets import BudgetReleased, BudgetReserved
+from palyra.events.budgets import BudgetReserved, BudgetShare
 from palyra.events.routing import Exclusion, PlanStep, RoutingDecided, RoutingFailedOver
 from palyra.events.runs import RunAdmitted, RunCancelled, RunCompleted, RunFailed, TokenEstimate
 from palyra.events.usage import UsageRecorded
@@ -75,6 +75,7 @@ def test_states() -> None:
 
 def _attempt(number: int, **changes: object) -> AttemptStarted:
     fields = {"provider_id": "openai", "model_id": "gpt", "upstream_model": "gpt", "api": "chat", "deadline_ms": 9}
+    fields |= {"input_max_tokens": 150, "output_max_tokens": 50}
     return AttemptStarted(attempt=number, **{**fields, **changes})  # type: ignore[arg-type]
 
 
@@ -97,6 +98,9 @@ _ADMITTED = RunAdmitted(
     deadline_us=1,
     tokens=TokenEstimate(raw=100, ratio_bp=11_200, estimated=112, upper=150),
 )
+_SHARE = BudgetShare(
+    policy_id="day", revision=1, subject="", meter="all", window_start_us=0, window_end_us=9, amount=4_150
+)
 _STEP = PlanStep(provider_id="openai", model_id="gpt", upstream_model="gpt", readiness=2, health="unavailable")
 
 
@@ -113,10 +117,9 @@ def test_the_rare_parts_of_an_explanation(tmp_path: Path) -> None:
             output_requested_tokens=9_000,
             output_cap_tokens=4_000,
         ),
-        BudgetReserved(attempt=1, input_tokens=150, output_tokens=4_000, expires_us=1),
-        _attempt(1, trial=True, queue_wait_ms=2_500, edits=["model", "unheard"]),
+        BudgetReserved(attempt=1, expires_us=1, shares=[_SHARE]),
+        _attempt(1, output_max_tokens=4_000, trial=True, queue_wait_ms=2_500, edits=["model", "unheard"]),
         AttemptFailed(attempt=1, failure_class="rate_limited", phase="headers", status=429),
-        BudgetReleased(attempt=1),
         RoutingFailedOver(
             from_attempt=1,
             trigger="rate_limited",
@@ -136,10 +139,10 @@ def test_the_rare_parts_of_an_explanation(tmp_path: Path) -> None:
             model_id="gpt",
             upstream_model="gpt",
             usage=TokenUsage(input_tokens=120, output_tokens=5),
+            overshoot_tokens=7,
             source="partial",
             raw_input_tokens=100,
         ),
-        BudgetReleased(attempt=2, overshoot_tokens=7),
         RunCompleted(stop="end_turn", provider_id="groq", model_id="gpt", duration_us=9_000),
     )
     for line in (
@@ -152,6 +155,8 @@ def test_the_rare_parts_of_an_explanation(tmp_path: Path) -> None:
         "     cause    rate_limited · phase headers · HTTP 429 · not counted by the circuit",
         "     trial    the one call that a half-open circuit lets pass",
         "     waited   2.5 s for a free slot",
+        "     held     150 tokens in · 4,000 out · for day",
+        "     held  150 tokens in · 50 out · no budget applied",
         "     changed  model name, unheard",
         "  →  rate_limited: on to groq / gpt, 1 candidate left behind it",
         "     passed over local / tiny: has failed in this run already",

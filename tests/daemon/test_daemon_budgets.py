@@ -24,7 +24,6 @@ from palyra.engine.budgets import adopt_file_policies
 from palyra.engine.codec import to_recorded
 from palyra.events.attempts import AttemptStarted
 from palyra.events.base import Recorded
-from palyra.events.budgets import BudgetReserved
 from palyra.events.runs import RunRefused
 
 #: What may be sent to each place that can spend, by its path.
@@ -146,8 +145,8 @@ async def test_a_hard_limit_sends_a_maximum_and_a_soft_one_warns(tmp_path: Path)
         answer = await raw(body=chat())
         assert answer.status == 200
         sent = house.upstream.requests[-1].json
-        [reserved] = house.facts(BudgetReserved)
-        assert sent["max_tokens"] == reserved.output_tokens < 1_000
+        [started] = house.facts(AttemptStarted)
+        assert sent["max_tokens"] == started.output_max_tokens < 1_000
         assert answer.headers["x-palyra-adjusted"] == f"max_tokens={sent['max_tokens']}"
         assert answer.headers["x-palyra-warning"].startswith("budget_soft_limit;policy=day;used_bp=")
         answer = await raw(body=chat(max_tokens=7))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from budget_kit import put, rule
 from registries import THREE, model, provider, registry
-from story import T0_US, World, admit, adopt, fail, given, like, start, succeed
+from story import T0_US, World, admit, adopt, complete, fail, given, like, start, succeed
 
 from palyra.decisions.attempts import StartAttempt, start_attempt
 from palyra.decisions.budgets import release
@@ -18,7 +19,7 @@ from palyra.usage import TokenUsage
 
 def test_a_start_reserves_first() -> None:
     """The hold stands before the start; the start says everything about the call that a reader may ask."""
-    world = given(THREE, admit("r1"))
+    world = given(THREE, put(rule()), admit("r1"))
     command = StartAttempt(
         candidate=1, retry=2, credential_ref="env:KEY_B", edits=("model",), queue_wait_ms=7, deadline_ms=9_000
     )
@@ -26,7 +27,7 @@ def test_a_start_reserves_first() -> None:
     assert drafts == [
         Draft(
             "run-r1",
-            BudgetReserved(attempt=1, input_tokens=130, output_tokens=50, expires_us=T0_US + 960_000_000),
+            like(BudgetReserved, attempt=1, expires_us=T0_US + 960_000_000),
         ),
         Draft(
             "run-r1",
@@ -42,9 +43,19 @@ def test_a_start_reserves_first() -> None:
                 edits=["model"],
                 queue_wait_ms=7,
                 deadline_ms=9_000,
+                input_max_tokens=130,
+                output_max_tokens=50,
             ),
         ),
     ]
+
+
+def test_where_no_rule_applies_nothing_is_held() -> None:
+    """Neither hold nor release is recorded: what the attempt may use at most stands in its start."""
+    world = given(THREE, put(rule(scope_kind="provider", scope_id="b")), admit("r1"), start("r1"), succeed("r1"))
+    assert (world.facts(BudgetReserved), world.facts(BudgetReleased), world.state.budgets.holds) == ([], [], {})
+    world.do(complete("r1"), admit("r2"), start("r2", candidate=1))
+    assert [fact.shares[0].policy_id for fact in world.facts(BudgetReserved)] == ["day"]
 
 
 def test_attempts_of_a_run_are_numbered() -> None:
@@ -55,8 +66,8 @@ def test_attempts_of_a_run_are_numbered() -> None:
 
 
 def test_an_answer_settles_attempt_usage_and_hold() -> None:
-    """Three facts in this order; the provider's own name of the model is told only where it differs."""
-    told = given(THREE, admit("r1"), start("r1")).when(
+    """Facts in this order; the provider's own name of the model is told only where it differs."""
+    told = given(THREE, put(rule()), admit("r1"), start("r1")).when(
         succeed(
             "r1",
             Metered(
@@ -112,7 +123,7 @@ def test_what_goes_without_saying_is_not_said() -> None:
 
 def test_a_failure_is_told_with_everything_that_led_on() -> None:
     """Class, phase, status, the provider's words, what it asked for and how long the next try waits."""
-    told = given(THREE, admit("r1"), start("r1")).when(
+    told = given(THREE, put(rule()), admit("r1"), start("r1")).when(
         fail(
             "r1", "overloaded", status=503, code="busy", message="come back", retry_after_ms=2_000, jitter_bp=4_000
         )
@@ -151,7 +162,7 @@ def test_a_rate_limit_moves_on_only_where_somebody_is_ready() -> None:
 
 def test_a_failure_at_a_provider_that_was_removed_is_still_settled() -> None:
     """A reload in the middle of an attempt: failure, usage and release are recorded, and no transition."""
-    world = given(THREE, admit("r1"), start("r1"), adopt(registry(provider("b"), model("gpt", "b"))))
+    world = given(THREE, put(rule()), admit("r1"), start("r1"), adopt(registry(provider("b"), model("gpt", "b"))))
     told = world.when(fail("r1", "timeout_idle", phase="body"))
     told.then(like(AttemptFailed, wait_ms=None), like(UsageRecorded), like(BudgetReleased))
 
@@ -165,9 +176,9 @@ def let_go(world: World) -> World:
 
 def test_a_hold_is_never_released_twice() -> None:
     """An attempt whose hold is gone is settled without letting anything go."""
-    world = let_go(given(THREE, admit("r1"), start("r1")))
+    world = let_go(given(THREE, put(rule()), admit("r1"), start("r1")))
     world.when(succeed("r1")).then(like(AttemptSucceeded), like(UsageRecorded))
-    world = let_go(given(THREE, admit("r1"), start("r1")))
+    world = let_go(given(THREE, put(rule()), admit("r1"), start("r1")))
     world.when(fail("r1", status=500)).then(like(AttemptFailed))
 
 

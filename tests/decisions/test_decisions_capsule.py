@@ -368,14 +368,15 @@ def changed(capsule: Capsule, name: str, **fields: object) -> Capsule:
     [
         ("run.admitted", {"config_generation": 7}),
         ("routing.decided", {"resolved_by": "alias"}),
-        ("budget.reserved", {"input_tokens": 1}),
+        ("budget.reserved", {"expires_us": 1}),
         ("attempt.started", {"candidate": 1}),
         ("attempt.failed", {"wait_ms": 999}),
         ("attempt.failed", {"wait_ms": None}),
         ("attempt.failed", {"counted": None}),
         ("attempt.failed", {"failure_class": "new_in_another_release"}),
         ("usage.recorded", {"attempt": 5}),
-        ("budget.released", {"overshoot_tokens": 5}),
+        ("budget.released", {"because": "expired"}),
+        ("attempt.started", {"input_max_tokens": 1}),
         ("circuit.opened", {"until_us": 1}),
         ("routing.failed_over", {"remaining_count": 9}),
         ("routing.failed_over", {"trigger": "timeout_idle"}),
@@ -385,22 +386,22 @@ def changed(capsule: Capsule, name: str, **fields: object) -> Capsule:
 )
 def test_what_was_changed_is_found(name: str, fields: dict[str, object]) -> None:
     """Whichever decided field is another one, the first difference names its event."""
-    capsule = same(given(TOUCHY, *STORIES["failed over"]))
+    capsule = same(given(TOUCHY, put(rule()), *STORIES["failed over"]))
     assert redecide(changed(capsule, name, **fields)).difference is not None
 
 
 def test_a_difference_names_event_and_field() -> None:
     """Position, name, and both values."""
-    capsule = changed(same(given(TOUCHY, *STORIES["served"])), "budget.reserved", input_tokens=1)
+    capsule = changed(same(given(TOUCHY, *STORIES["served"])), "attempt.started", input_max_tokens=1)
     verdict = redecide(capsule)
     difference = verdict.difference
     assert difference is not None
     assert (difference.position, difference.recorded, difference.decided) == (
         capsule.events[2].position,
-        "budget.reserved",
-        "budget.reserved",
+        "attempt.started",
+        "attempt.started",
     )
-    assert [(one.field, one.recorded, one.decided) for one in difference.fields] == [("input_tokens", 1, 130)]
+    assert [(one.field, one.recorded, one.decided) for one in difference.fields] == [("input_max_tokens", 1, 130)]
     assert (verdict.decided_count, verdict.given_count) == (2, 0)
 
 
@@ -424,7 +425,7 @@ def without(capsule: Capsule, *names: str) -> Capsule:
 )
 def test_what_is_missing_is_found(names: list[str], recorded: str, decided: str) -> None:
     """An event that others need, or that is decided and not there, is a difference."""
-    capsule = without(same(given(TOUCHY, *STORIES["served"])), *names)
+    capsule = without(same(given(TOUCHY, put(rule()), *STORIES["served"])), *names)
     difference = redecide(capsule).difference
     if names == ["run.completed"]:
         assert difference is None  # a run that goes on
@@ -473,7 +474,7 @@ def test_a_start_at_a_provider_that_was_left_alone_is_found() -> None:
     later = Ground(position=capsule.events[2].position, circuits={"a": circuit})
     difference = redecide(msgspec.structs.replace(capsule, ground=[*capsule.ground, later])).difference
     assert difference is not None
-    assert (difference.recorded, difference.decided) == ("budget.reserved", "routing.failed_over")
+    assert (difference.recorded, difference.decided) == ("attempt.started", "routing.failed_over")
 
 
 def test_an_empty_capsule_has_nothing_to_decide() -> None:

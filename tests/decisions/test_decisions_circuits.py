@@ -28,7 +28,6 @@ from story import (
 
 from palyra.decisions.circuits import at_failure, force
 from palyra.events.attempts import AttemptAbandoned, AttemptFailed, AttemptStarted, AttemptSucceeded
-from palyra.events.budgets import BudgetReleased, BudgetReserved
 from palyra.events.circuits import CircuitClosed, CircuitHalfOpened, CircuitOpened
 from palyra.events.runs import RunFailed
 from palyra.events.usage import UsageRecorded
@@ -67,7 +66,6 @@ def test_counted_failures_in_a_row_open_the_circuit_retries_one_by_one() -> None
     told.then(
         like(AttemptFailed, counted=True, wait_ms=None),
         like(UsageRecorded),
-        like(BudgetReleased),
         CircuitOpened(until_us=T0_US + 1_000 * US_PER_MS, reason="threshold", failures_count=2),
     )
     assert told.outcome.recorded[-1].correlation == "run-r1"
@@ -112,7 +110,7 @@ def test_while_open_no_request_gets_through() -> None:
 def test_after_the_cooldown_the_next_attempt_is_the_trial() -> None:
     """The attempt that finds the cooldown over half-opens the circuit, in the same commit."""
     told = opened(wait(ms=1_000), admit("r2")).when(start("r2"))
-    told.then(like(BudgetReserved), like(AttemptStarted, trial=True), CircuitHalfOpened(run_id="r2", attempt=1))
+    told.then(like(AttemptStarted, trial=True), CircuitHalfOpened(run_id="r2", attempt=1))
 
 
 def test_there_is_one_trial_at_a_time() -> None:
@@ -123,9 +121,7 @@ def test_there_is_one_trial_at_a_time() -> None:
 def test_a_trial_that_answers_closes_the_circuit() -> None:
     """A complete answer: closed, the row of failures forgotten."""
     world = on_trial()
-    world.when(succeed("r2")).then(
-        like(AttemptSucceeded), like(UsageRecorded), like(BudgetReleased), CircuitClosed()
-    )
+    world.when(succeed("r2")).then(like(AttemptSucceeded), like(UsageRecorded), CircuitClosed())
     assert circuit(world) == Circuit(opened_count=1, changed_us=world.now_us)
 
 
@@ -165,9 +161,7 @@ def test_a_trial_that_ends_uncounted_is_void(failure_class: str) -> None:
     told = world.when(fail("r2", failure_class))
     assert told.outcome.facts[-1] == CircuitOpened(until_us=world.now_us, reason="trial_void", failures_count=2)
     world.do(admit("r3"))
-    world.when(start("r3")).then(
-        like(BudgetReserved), like(AttemptStarted, trial=True), CircuitHalfOpened(run_id="r3", attempt=1)
-    )
+    world.when(start("r3")).then(like(AttemptStarted, trial=True), CircuitHalfOpened(run_id="r3", attempt=1))
 
 
 def test_a_crash_in_the_trial_makes_it_void() -> None:
@@ -176,7 +170,6 @@ def test_a_crash_in_the_trial_makes_it_void() -> None:
     world.when(recover()).then(
         like(AttemptAbandoned),
         like(UsageRecorded),
-        like(BudgetReleased, because="abandoned"),
         CircuitOpened(until_us=world.now_us, reason="trial_void", failures_count=2),
         like(RunFailed, code="interrupted"),
     )

@@ -43,7 +43,6 @@ from palyra.events.auth import (
     AuthProfileValidated,
     OAuthGrant,
 )
-from palyra.events.budgets import BudgetReleased
 from palyra.events.routing import CredentialVerdict, Exclusion, PlannedCredential, RoutingDecided, RoutingFailedOver
 from palyra.events.runs import RunFailed, RunRefused
 from palyra.projections.auth import cooldowns_of, standing_of
@@ -281,7 +280,6 @@ def test_a_second_profile_is_tried_before_the_next_candidate() -> None:
     world = given(both, connect("p"), connect("q"), admit("r1"), start("r1"))
     outcome = world.when(fail("r1", "rate_limited", status=429, retry_after_ms=7_000)).then(
         like(AttemptFailed, failure_class="rate_limited", next_credential_ref="q", wait_ms=None),
-        BudgetReleased(attempt=1),
         AuthProfileCooledDown(
             kind="rate_limit", model_id="gpt", until_us=world.now_us + 7 * US_PER_S, streak_count=1
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
+from budget_kit import put, rule
 from hypothesis import HealthCheck, settings
 from hypothesis import given as generated
 from hypothesis import strategies as st
@@ -74,6 +75,7 @@ class Actor:
 
     def __init__(self) -> None:
         self.world = World(TOUCHY)
+        self.world.do(put(rule(scope_kind="provider", scope_id="a", hard_limit=None, soft_limit=1_000_000)))
         #: Candidate and retry of each run that is open.
         self.places: dict[str, tuple[int, int]] = {}
         self.admitted_count = 0
@@ -181,7 +183,8 @@ class Books:
         self.seen_count = 0
         self.open_runs: set[str] = set()
         self.open_attempts: dict[tuple[str, int], str] = {}
-        self.holds: dict[tuple[str, int], int] = {}
+        #: A rule watches one provider: its attempts hold, those of others do not.
+        self.holds: set[tuple[str, int]] = set()
         self.rows: Counter[tuple[str, int]] = Counter()
         #: Attempts that started at a provider since its circuit became half-open.
         self.started_half_open: dict[str, int] = {}
@@ -198,9 +201,11 @@ class Books:
             for run in state.runs.open.values()
             if run.attempt is not None
         } == self.open_attempts
-        assert {(f"run-{run_id}", hold.attempt) for run_id, hold in state.budgets.holds.items()} == set(self.holds)
-        assert set(self.holds) == set(self.open_attempts)
-        assert reserved_tokens(state) == sum(self.holds.values())
+        assert {(f"run-{run_id}", hold.attempt) for run_id, hold in state.budgets.holds.items()} == self.holds
+        watched = {where for where, provider_id in self.open_attempts.items() if provider_id == "a"}
+        assert self.holds == watched
+        open_attempts = [run.attempt for run in state.runs.open.values() if run.attempt is not None]
+        assert reserved_tokens(state) == sum(one.max_tokens for one in open_attempts)
         for provider_id, circuit in state.circuits.by_provider.items():
             if circuit.status == "half_open":
                 trial = (f"run-{circuit.trial_run}", circuit.trial_attempt)
@@ -223,9 +228,9 @@ class Books:
                 del self.open_attempts[stream, body.attempt]
             case BudgetReserved():
                 assert (stream, body.attempt) not in self.holds
-                self.holds[stream, body.attempt] = body.input_tokens + body.output_tokens
+                self.holds.add((stream, body.attempt))
             case BudgetReleased():
-                del self.holds[stream, body.attempt]
+                self.holds.remove((stream, body.attempt))
             case UsageRecorded():
                 self.rows[stream, body.attempt] += 1
                 assert self.rows[stream, body.attempt] == 1
@@ -243,7 +248,7 @@ class Books:
 )
 @generated(happenings=st.lists(actions, min_size=60, max_size=120))
 def test_the_books_balance_whatever_happens(happenings: list[Action]) -> None:
-    """After every step: each run and each attempt ends once, reserved is the sum of the holds of open attempts, a
+    """After every step: each run and each attempt ends once, each open attempt that a rule watches has its hold, a
     half-open circuit has its one trial; versions have no gaps. In the end a replay through a snapshot gives the
     same bytes, and a last crash leaves nothing open."""
     actor = Actor()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from budget_kit import put, rule
 from registries import THREE
 from story import World, admit, boot, complete, fail, given, like, record, recover, serve, start, succeed, wait
 
@@ -25,8 +26,8 @@ def incident(kind: str) -> IncidentOpened:
 
 
 def test_an_open_attempt_is_abandoned_and_settled_with_all_that_it_held() -> None:
-    """Abandoned, a row with the reserved tokens, the hold let go, the run failed as interrupted."""
-    world = given(THREE, admit("r1"), start("r1"), boot())
+    """Abandoned, a row with the tokens that it could use, the hold let go, the run failed as interrupted."""
+    world = given(THREE, put(rule()), admit("r1"), start("r1"), boot())
     told = world.when(recover())
     told.then(
         AttemptAbandoned(attempt=1, boot_id="boot-2"),
@@ -72,10 +73,14 @@ def test_recovering_twice_changes_nothing() -> None:
 
 
 def test_a_crash_before_the_release_still_settles() -> None:
-    """An attempt whose hold is gone is abandoned without a row: nothing says what it could have cost."""
-    world = given(THREE, admit("r1"), start("r1"))
+    """An attempt whose hold is gone has its row all the same: its start says what it could have used."""
+    world = given(THREE, put(rule()), admit("r1"), start("r1"))
     world.do(record("run-r1", BudgetReleased(attempt=1)), boot())
-    world.when(recover()).then(like(AttemptAbandoned), RunFailed(code="interrupted", attempts_count=1))
+    world.when(recover()).then(
+        like(AttemptAbandoned),
+        like(UsageRecorded, usage=TokenUsage(input_tokens=130, output_tokens=50)),
+        RunFailed(code="interrupted", attempts_count=1),
+    )
 
 
 def test_finished_runs_are_left_alone() -> None:
@@ -132,5 +137,5 @@ def test_each_recovery_is_a_command_of_its_own() -> None:
     """The drafts of one run carry one key, on the first of them."""
     world = given(THREE, admit("r1"), start("r1"), boot())
     drafts = recover_run(world.state, world.run("r1"), boot_id="boot-2", now_us=world.now_us)
-    assert [draft.command_key != "" for draft in drafts] == [True, False, False, False]
+    assert [draft.command_key != "" for draft in drafts] == [True, False, False]
     assert drafts[0] == Draft("run-r1", AttemptAbandoned(attempt=1, boot_id="boot-2"), command_key="recover|r1|1")

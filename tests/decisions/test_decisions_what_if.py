@@ -310,7 +310,7 @@ def test_what_is_admitted_now_and_has_no_price_is_in_no_sum() -> None:
 
 def test_odd_facts_stop_nothing() -> None:
     """A run without a plan, a hold that is released twice: counted as what they are."""
-    world = given(None, price())
+    world = given(None, price(), put(rule()))
     twice = (BudgetReleased(attempt=1), BudgetReleased(attempt=1))
     world.do(admit("r1"), start("r1"), record("run-r1", *twice), succeed("r1"), complete("r1"))
     assert same(what_if(world))

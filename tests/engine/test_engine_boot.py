@@ -92,19 +92,19 @@ async def _busy(runs_count: int = 1) -> tuple[World, MemoryJournal, list[str]]:
 async def test_crash_is_recovered_before_anything_else() -> None:
     """An open attempt is abandoned and billed as reserved; its run is interrupted; a second boot finds nothing."""
     world, journal, (run_id,) = await _busy()
-    hold = world.state.budgets.holds[run_id]
+    attempt = world.state.runs.open[run_id].attempt
+    assert attempt is not None
     crashed = await copy_of(journal)
     await world.close()
     core, recovered = await start(crashed, "boot-2", adoptable(one()))
-    assert recovered == {
-        "runs": 1,
-        "attempts": 1,
-        "reserved_tokens": hold.input_tokens + hold.output_tokens,
-    }
+    assert recovered == {"runs": 1, "attempts": 1, "reserved_tokens": attempt.max_tokens}
     names = [row.name for row in crashed.rows if row.stream == f"run-{run_id}"]
-    assert names[-4:] == ["attempt.abandoned", "usage.recorded", "budget.released", "run.failed"]
+    assert names[-3:] == ["attempt.abandoned", "usage.recorded", "run.failed"]
     (row,) = bodies(crashed, UsageRecorded)
-    assert (row.usage.input_tokens, row.usage.output_tokens) == (hold.input_tokens, hold.output_tokens)
+    assert (row.usage.input_tokens, row.usage.output_tokens) == (
+        attempt.input_max_tokens,
+        attempt.output_max_tokens,
+    )
     assert (row.source, row.billed) == ("estimated", "unknown")
     audit_runs(crashed.rows)
     assert open_work(core.state) == {}

@@ -24,7 +24,6 @@ from engine_world import Taker, World, house, model, one, provider, registry, tw
 from upstream import HANG, Behaviour, Upstream
 
 from palyra.events.attempts import AttemptFailed, AttemptStarted
-from palyra.events.budgets import BudgetReleased
 from palyra.events.runs import RunCancelled, RunCompleted
 from palyra.events.usage import UsageRecorded
 
@@ -137,7 +136,6 @@ async def test_leaving_before_dispatch(policy: str) -> None:
         assert (await run.task).status == 499
         (failed,) = world.facts(AttemptFailed)
         assert (failed.failure_class, failed.phase) == ("client_disconnected", "connect")
-        assert [released.because for released in world.facts(BudgetReleased)] == ["cancelled"]
         assert world.facts(UsageRecorded) == []
         assert the_end(world).policy == ""
         assert fake.calls == []

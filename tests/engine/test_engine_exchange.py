@@ -17,7 +17,6 @@ from palyra.engine.client import refusal_headers
 from palyra.engine.exchange import read_retry_after_ms
 from palyra.errors import Refusal
 from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
-from palyra.events.budgets import BudgetReserved
 from palyra.limits import OFF_LOOP_BYTES
 from palyra.redaction import Secret
 
@@ -80,8 +79,8 @@ async def test_output_beyond_every_limit_is_cut() -> None:
         assert len(fake.answers[0]._pieces) > 5
         assert fake.answers[0].is_closed
         assert json.loads(fake.calls[0].body)["max_tokens"] == 1_000
-        (reserved,) = world.facts(BudgetReserved)
-        assert reserved.output_tokens == 1_000
+        (started,) = world.facts(AttemptStarted)
+        assert started.output_max_tokens == 1_000
 
 
 async def test_stream_that_ends_without_its_mark_is_complete_when_it_has_a_reason() -> None:

@@ -23,10 +23,8 @@ SOON_MODEL: dict[str, Any] = {"request_timeout_ms": 60, "first_byte_timeout_ms":
 FAILED_OVER = [
     "run.admitted",
     "routing.decided",
-    "budget.reserved",
     "attempt.started",
     "attempt.failed",
-    "budget.released",
     "routing.failed_over",
     *HAPPY[2:],
 ]

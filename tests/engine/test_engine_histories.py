@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+from budget_kit import rule
 from engine_fakes import (
     ManualClock,
     Script,
@@ -21,6 +22,7 @@ from engine_world import RunTask, Taker, World, fold, model, provider, registry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palyra.engine.budgets import adopt_file_policies
 from palyra.engine.core import load_state
 from palyra.journal.memory import MemoryJournal
 from palyra.projections.state import decode_state, encode_state
@@ -44,6 +46,8 @@ CONFIG = registry(
     run_timeout_ms=2_000,
 )
 SLOTS = {"a": 2, "b": 1}
+#: Stops nobody: attempts at one provider hold, those at the other do not.
+WATCH = rule(scope_kind="provider", scope_id="a", hard_limit=None, soft_limit=10**12, managed_by="file")
 
 #: How a provider answers: at once, after a word, or badly; whatever was asked.
 ANSWERS = ("good", "good", "gated", "500", "400", "429", "404", "cut", "cut late", "refused", "junk")
@@ -95,6 +99,7 @@ class History:
 
     async def play(self, todo: list[Any]) -> None:
         self.world = await World.make(CONFIG, journal=self.journal, extra=self.fakes, clock=self.clock)
+        await adopt_file_policies(self.world.core, [WATCH])
         for action, *arguments in todo:
             await getattr(self, f"do_{action}")(*arguments)
             self.check_state()
@@ -145,13 +150,14 @@ class History:
         self.journal.fail_next_commits(1, is_kept=is_kept)
 
     def check_state(self) -> None:
-        """Holds are those of open attempts, slots suffice, and each provider has one trial at most."""
+        """Watched open attempts hold and no other, slots suffice, each provider has one trial at most."""
         world = self.world
         if not world.core.is_writable or self.journal.failure is not None:
             return
         attempts = {run_id: run.attempt for run_id, run in world.state.runs.open.items() if run.attempt is not None}
         holds = {run_id: hold.attempt for run_id, hold in world.state.budgets.holds.items()}
-        assert holds == {run_id: attempt.attempt for run_id, attempt in attempts.items()}
+        watched = {run_id: one.attempt for run_id, one in attempts.items() if one.provider_id == "a"}
+        assert holds == watched
         assert all(count <= SLOTS[name] for name, count in world.slots_used().items())
         trials = Counter(attempt.provider_id for attempt in attempts.values() if attempt.trial)
         assert all(count == 1 for count in trials.values())

@@ -177,7 +177,10 @@ async def test_a_crash_while_waiting_bills_nothing() -> None:
     second = world.start_chat("Second.")
     await until(lambda: len(fake.calls) == 1 and "routing.decided" in world.names(second.run_id))
     state = fold(world.rows())
-    assert (list(state.runs.open), list(state.budgets.holds)) == ([first.run_id, second.run_id], [first.run_id])
+    assert {run_id: run.attempt is not None for run_id, run in state.runs.open.items()} == {
+        first.run_id: True,
+        second.run_id: False,
+    }
     drafts = recover_run(state, state.runs.open[second.run_id], boot_id="boot-2", now_us=world.core.clock.now_us())
     assert [type(draft.body) for draft in drafts] == [RunFailed]
     await world.close()

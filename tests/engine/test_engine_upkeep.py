@@ -29,7 +29,7 @@ async def test_snapshot_is_due_by_count_or_by_time(tmp_path: Path) -> None:
     """Never without news; with some after a while; with many at once; and what it keeps is used."""
     clock = ManualClock()
     world = await make(tmp_path / "journal.db", clock)
-    chore = SnapshotChore(world.core, world.core.snapshot, every_count=20, every_ms=60_000)
+    chore = SnapshotChore(world.core, world.core.snapshot, every_count=15, every_ms=60_000)
     assert chore.due_at_us() is None
     await world.chat()
     assert chore.due_at_us() == T0_US + MINUTE_US

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from budget_kit import put, rule
 from registries import THREE, model, provider, registry
 from story import T0_US, admit, adopt, boot, break_down, given, record, serve, start, wait
 
@@ -352,7 +353,7 @@ def test_the_journal_knows_where_its_history_was_forked() -> None:
 
 def test_a_release_of_another_attempts_hold_leaves_this_one() -> None:
     """Only the hold of the attempt that is named is let go."""
-    world = given(THREE, admit("r1"), start("r1"), record("run-r1", BudgetReleased(attempt=9)))
+    world = given(THREE, put(rule()), admit("r1"), start("r1"), record("run-r1", BudgetReleased(attempt=9)))
     assert list(world.state.budgets.holds) == ["r1"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from budget_kit import put, rule
 from registries import THREE
 from story import (
     T0_US,
@@ -125,7 +126,14 @@ def test_ended_runs_are_kept_in_bounds() -> None:
 def test_facts_about_runs_that_are_not_open_change_no_run() -> None:
     """A stray end, start or cancellation of a run that nobody let in is counted as an event and no more."""
     started = AttemptStarted(
-        attempt=1, provider_id="a", model_id="gpt", upstream_model="gpt-a", api="chat", deadline_ms=1
+        attempt=1,
+        provider_id="a",
+        model_id="gpt",
+        upstream_model="gpt-a",
+        api="chat",
+        deadline_ms=1,
+        input_max_tokens=1,
+        output_max_tokens=1,
     )
     world = given(THREE, serve("r1"))
     before = world.state.runs.totals.copy()
@@ -164,7 +172,8 @@ def told(world: World, run_id: str = "r1"):  # type: ignore[no-untyped-def]
 
 def test_a_run_is_read_back_from_its_stream() -> None:
     """Everything that happened to it, attempt by attempt, long after it has left memory."""
-    world = given(THREE, wait(ms=1), admit("r1"), start("r1"), fail("r1", "timeout_idle", phase="body", status=200))
+    world = given(THREE, wait(ms=1), put(rule()), admit("r1"), start("r1"))
+    world.do(fail("r1", "timeout_idle", phase="body", status=200))
     world.do(go_on("r1", "timeout_idle"), start("r1", candidate=1), wait(ms=3), succeed("r1"))
     world.do(complete("r1", candidate=1))
     view = told(world)
@@ -174,7 +183,7 @@ def test_a_run_is_read_back_from_its_stream() -> None:
         T0_US + 1_000,
         T0_US + 4_000,
     )
-    assert (view.first_position, view.last_position) == (4, world.state.position)
+    assert (view.first_position, view.last_position) == (5, world.state.position)
     assert view.admitted is not None
     assert view.routing is not None
     assert view.completed is not None

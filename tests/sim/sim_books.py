@@ -164,10 +164,10 @@ class Books:
             self._made[key] = self.runs[row.stream] = RunBook(admitted_us=row.recorded_at_us)
 
     def balance(self) -> None:
-        """Between two commits: holds are those of open attempts, one trial a half-open circuit."""
+        """Between two commits: what is held is held by open attempts, one trial a half-open circuit."""
         for stream in list(self._open_runs):
             run = self.runs[stream]
-            assert run.open == run.reserved, f"{stream} holds {run.reserved} and has {run.open} open"
+            assert run.reserved in (0, run.open), f"{stream} holds {run.reserved} and has {run.open} open"
             assert all(number in run.ends for number in range(1, run.attempts_count + 1) if number != run.open)
             if run.end:
                 assert not run.open, f"{stream} has ended with attempt {run.open} open"
@@ -307,7 +307,7 @@ class Books:
         if isinstance(body, AttemptStarted):
             assert not run.open, f"attempt {run.open} is open"
             assert body.attempt == run.attempts_count + 1, "attempts are numbered from 1"
-            assert run.reserved == body.attempt, "nothing is reserved"
+            assert run.reserved in (0, body.attempt), f"attempt {run.reserved} holds"
             run.attempts_count = run.open = body.attempt
             run.provider_id = body.provider_id
             self._check_credential(run, body, at_us)

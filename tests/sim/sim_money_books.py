@@ -59,7 +59,6 @@ class HoldBook(msgspec.Struct):
     """What an attempt holds."""
 
     attempt: int
-    tokens: tuple[int, int]
     shares: list[BudgetShare]
 
 
@@ -104,7 +103,8 @@ class MoneyBooks:
             case RunAdmitted():
                 self.admitted[stream] = (body, at_us)
             case BudgetReserved():
-                self.holds[stream] = HoldBook(body.attempt, (body.input_tokens, body.output_tokens), body.shares)
+                self.holds[stream] = HoldBook(body.attempt, body.shares)
+                assert body.shares, "a hold for no rule"
             case AttemptStarted():
                 self.starts[stream] = body
                 self._check_start(stream, body, at_us)
@@ -133,10 +133,15 @@ class MoneyBooks:
         is_cost = (body.cost_nanousd, body.known_nanousd)
         assert is_cost == expected, f"costs {is_cost} and not {expected}"
         assert (body.cost_state == "unknown") == (body.cost_nanousd is None), body.cost_state
-        hold = self.holds[stream]
-        row = Row(stream, body, hold.shares)
+        bounds = (started.input_max_tokens, started.output_max_tokens)
+        used = (body.usage.input_tokens, body.usage.output_tokens)
+        tokens = sum(max(0, amount - bound) for amount, bound in zip(used, bounds, strict=True))
+        assert body.overshoot_tokens == tokens, f"{tokens} tokens passed the bound, said {body.overshoot_tokens}"
+        hold = self.holds.get(stream)
+        row = Row(stream, body, [] if hold is None else hold.shares)
         self.rows.append(row)
-        self._unreleased[stream] = row
+        if hold is not None:
+            self._unreleased[stream] = row
 
     def _price_at(self, provider_id: str, model_id: str, at_us: int) -> PriceEntry | None:
         for entry in self.in_force:
@@ -198,11 +203,12 @@ class MoneyBooks:
     def _check_start(self, stream: str, body: AttemptStarted, at_us: int) -> None:
         """Every rule that applies has its share of the hold, and none that blocks is passed with it."""
         asked, admitted_us = self.admitted[stream]
-        hold = self.holds[stream]
+        hold = self.holds.get(stream)
+        held_for = [] if hold is None else hold.shares
         entry = self._price_at(body.provider_id, body.model_id, at_us)
         assert body.price_id == ("" if entry is None else entry.price_id), "not the price in force"
-        shares = {share.policy_id: share for share in hold.shares}
-        assert len(shares) == len(hold.shares), "two shares of one rule"
+        shares = {share.policy_id: share for share in held_for}
+        assert len(shares) == len(held_for), "two shares of one rule"
         for name, rule in self.rules.items():
             record = rule.record
             subject = _subject(record, asked, body)
@@ -215,7 +221,7 @@ class MoneyBooks:
             assert share is not None, f"{name} has no share"
             assert share.revision == rule.revision, f"{name} is judged by an older revision"
             assert (share.subject, share.window_start_us, share.window_end_us) == (subject, *window)
-            amount = _worst(record, hold.tokens, asked.body_bytes, entry)
+            amount = _worst(record, (body.input_max_tokens, body.output_max_tokens), asked.body_bytes, entry)
             assert share.amount == (amount or 0), f"{name} holds {share.amount} for {amount}"
             if record.mode != "enforced":
                 continue
@@ -235,15 +241,11 @@ class MoneyBooks:
     def _enter_release(self, stream: str, body: BudgetReleased) -> None:
         hold, row = self.holds.pop(stream), self._unreleased.pop(stream, None)
         beyond: dict[str, int] = {}
-        tokens = 0
         if row is not None:
-            used = row.body.usage
-            tokens = max(0, used.input_tokens - hold.tokens[0]) + max(0, used.output_tokens - hold.tokens[1])
             for share in hold.shares:
                 amount = _metered(share.meter, row.body) - share.amount
                 if amount > 0:
                     beyond[share.policy_id] = amount
-        assert body.overshoot_tokens == tokens, f"{tokens} tokens passed the hold, said are {body.overshoot_tokens}"
         told = {one.policy_id: one.amount for one in body.overshoots}
         assert told == beyond, f"{beyond} passed their shares, said are {told}"
 
@@ -278,7 +280,7 @@ class MoneyBooks:
             return None
         rules = [self.rules[share.policy_id].record for share in hold.shares if share.policy_id in self.rules]
         is_hard = any(rule.hard_limit is not None and rule.mode == "enforced" for rule in rules)
-        return hold.tokens[1] if is_hard else None
+        return self.starts[stream].output_max_tokens if is_hard else None
 
     def open_shares(self) -> Iterator[tuple[str, BudgetShare]]:
         """Yield what open attempts hold of rules that count it."""
