@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import msgspec
-
-from palyra.config.effective import config_digest, recordable_registry, recordable_tree
 from palyra.config.load import LoadedConfig
 from palyra.config.problems import ConfigProblems
 from palyra.config.reload import merge
-from palyra.config.tree import Config, RoutingClassesConfig, RoutingConfig
+from palyra.config.tree import Config
 from palyra.daemon.requests import GatewayLimits
 from palyra.daemon.tls import hosts_of
 from palyra.decisions.config import adopt, reject
 from palyra.decisions.pricing import adopt_prices
+from palyra.engine.adoptable import adoptable_of
 from palyra.engine.boot import Adoptable
 from palyra.engine.budgets import adopt_file_policies
 from palyra.engine.console.changes import Order
@@ -28,9 +26,7 @@ from palyra.engine.content import ContentRules
 from palyra.engine.prices import make_price_list
 from palyra.engine.runs import Runs
 from palyra.errors import ConfigInvalid, PalyraError
-from palyra.events.accounting import Accounting
-from palyra.events.config import ConfigProblem, ConfigSource
-from palyra.events.smart_routing import TASK_CLASSES, ScoreWeights, SmartRouting
+from palyra.events.config import ConfigProblem
 from palyra.limits import FOREIGN_MESSAGE_MAX_CHARS
 from palyra.outside import Outside
 from palyra.providers.port import Provider
@@ -129,35 +125,6 @@ class Adoption:
         """Close what is left; no run is open any more."""
         if self._closing:
             await asyncio.wait(self._closing)
-
-
-def adoptable_of(config: Config, sources: list[ConfigSource]) -> Adoptable:
-    """Return a configuration in the form in which it is recorded."""
-    return Adoptable(
-        digest=config_digest(config),
-        effective=recordable_tree(config),
-        registry=recordable_registry(config.model_provider.registry),
-        sources=sources,
-        accounting=Accounting(
-            unknown_outcome=config.usage.unknown_outcome,
-            abandoned=config.usage.abandoned,
-            default_output_cap_tokens=config.budgets.default_output_cap_tokens,
-            approval_ttl_hours=config.approvals.request_ttl_hours,
-            four_eyes=config.approvals.four_eyes,
-        ),
-        routing=smart_routing_of(config.routing),
-        overrides=config.pricing.overrides,
-        policies=config.budgets.policies,
-    )
-
-
-def smart_routing_of(config: RoutingConfig) -> SmartRouting:
-    """Return `[routing]` in the form in which decisions read it."""
-    given = msgspec.structs.asdict(config)
-    classes: RoutingClassesConfig = given.pop("classes")
-    by_class = {name: getattr(classes, name).min_quality for name in TASK_CLASSES}
-    given["weights"] = msgspec.convert(config.weights, ScoreWeights, from_attributes=True)
-    return SmartRouting(**given, min_quality={name: least for name, least in by_class.items() if least})
 
 
 def content_rules_of(config: Config) -> ContentRules:

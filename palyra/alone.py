@@ -11,11 +11,11 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 
-from palyra.adoption import adoptable_of
 from palyra.auth.references import ReferenceSource
 from palyra.auth.vault import Vault
 from palyra.config.load import LoadedConfig
 from palyra.config.state import StatePaths
+from palyra.engine.adoptable import adoptable_of
 from palyra.engine.boot import adopt_config
 from palyra.engine.clock import SystemClock
 from palyra.engine.console.changes import Change, Changer, ChangeT, Desk

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from palyra.adoption import Adoption, adoptable_of, content_rules_of, limits_of
+from palyra.adoption import Adoption, content_rules_of, limits_of
 from palyra.api import LiveJournal
 from palyra.auth.references import ReferenceSource
 from palyra.config.load import LoadedConfig, load_given
@@ -32,6 +32,7 @@ from palyra.daemon.operators import LOCAL_OPERATOR
 from palyra.daemon.server import Server
 from palyra.daemon.tls import tls_of
 from palyra.engine.access import Access
+from palyra.engine.adoptable import adoptable_of
 from palyra.engine.alerts import AlertChore
 from palyra.engine.approvals import ApprovalChore
 from palyra.engine.boot import boot

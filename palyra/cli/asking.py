@@ -62,7 +62,7 @@ def ask(call: Call, question: Question[ParamsT, FoundT], params: ParamsT) -> Ask
     A daemon that answers at once is asked about now; about the past the file is, whose fold then is not the
     daemon's to do. `--offline`, `--online` and `--url` choose otherwise.
     """
-    now_us, zone = SystemClock().now_us(), _zone(call)
+    now_us, zone = SystemClock().now_us(), zone_name(call)
     lock = LockState(False, None) if call.url else read_lock(call.paths.lock)
     is_wanted = call.source == "online" or bool(call.url)
     if is_wanted or (call.source == "" and call.as_of is None):
@@ -92,7 +92,7 @@ def ask(call: Call, question: Question[ParamsT, FoundT], params: ParamsT) -> Ask
     return _asked(call, question, told, "journal_file", origin_of(lock), now_us)
 
 
-def _zone(call: Call) -> str:
+def zone_name(call: Call) -> str:
     """Return the asker's zone by a name that a daemon understands, which may run in another one."""
     configured = call.loaded.config.cli.timezone
     return (os.environ.get("TZ", "").lstrip(":") or configured) if configured == "local" else configured

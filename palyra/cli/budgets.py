@@ -392,7 +392,8 @@ def override(
     exits=(0, 2, 7, 8),
 )
 @click.argument("policy_path", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--from", "from_", metavar="MOMENT", help="Only requests from then on; older ones are counted.")
+@click.option("--from", "from_", metavar="WHEN", help="Only requests from then on; older ones are counted.")
+@click.option("--as-of", metavar="WHEN", help="Of the journal as it was then: a position, an instant, -2h.")
 def backtest(call: Call, policy_path: Path, from_: str | None) -> Answer:
     """Tell when rules would have warned or stopped somebody, had they been in force beside the others.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -22,6 +22,8 @@ from palyra.journal.lock import LockState
 PREFIX = "/console/v1/"
 #: How long a daemon may take for an answer that the file can give as well, and for any other.
 SHORT_S, LONG_S = 0.3, 30.0
+#: What is read of a file at once.
+_PIECE_BYTES = 1 << 16
 
 
 class DoorClosed(PalyraError):
@@ -91,6 +93,25 @@ class Door:
         if response.status not in (200, 204):
             raise error_in(data, response.status)
         return data
+
+    def fetch(self, path: str, params: Params, frame: Mapping[str, str]) -> Iterator[bytes]:
+        """Yield a file as it arrives; raises `PalyraError`, also where it ends too early."""
+        query = [*write_query(params)[1], *frame.items()]
+        connection = self.connect(LONG_S)
+        try:
+            connection.request("GET", f"{PREFIX}{path}?{urlencode(query)}", headers=self._headers)
+            response = connection.getresponse()
+            if response.status != 200:
+                raise error_in(response.read(), response.status)
+            while piece := response.read(_PIECE_BYTES):
+                yield piece
+        except (OSError, http.client.HTTPException) as exc:
+            why = str(exc) or type(exc).__name__
+            raise DoorClosed(
+                f"The file did not arrive whole ({self.origin}): {why}.", hint="palyra status"
+            ) from exc
+        finally:
+            connection.close()
 
     def connect(self, timeout_s: float) -> http.client.HTTPConnection:
         """Return a connection that is not open yet."""

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from palyra.engine.model_plans import CandidatePlan, PlanAnswer
     from palyra.events.smart_routing import RoutingMode, TaskClass
 
-#: A text becomes a request with this much around it (`wire/tokens.py`).
-_AROUND_TOKENS = 7
-
 
 @click.command(
     "explain",
@@ -78,7 +75,7 @@ def explain_models(
     from palyra.engine.console.models import PlanParams
     from palyra.engine.console.table import MODELS_PLAN
     from palyra.wire.keywords import count_keywords
-    from palyra.wire.tokens import estimate_token_count
+    from palyra.wire.tokens import AROUND_TOKENS, estimate_token_count
 
     wanted = [
         *needs,
@@ -88,7 +85,7 @@ def explain_models(
     ]
 
     if tokens is None:
-        tokens = estimate_token_count(prompt) + (_AROUND_TOKENS if role == "chat" else 0)
+        tokens = estimate_token_count(prompt) + (AROUND_TOKENS if role == "chat" else 0)
     params = PlanParams(
         model=model,
         endpoint=role,  # type: ignore[arg-type]

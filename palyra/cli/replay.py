@@ -43,8 +43,9 @@ _SHOWN_COUNT = 20
 )
 @click.option("--prices", "prices_path", type=click.Path(path_type=Path), metavar="FILE", help="Other prices.")
 @click.option("--policies", "policies_path", type=click.Path(path_type=Path), metavar="FILE", help="Other rules.")
-@click.option("--from", "from_", metavar="MOMENT", help="Only requests from then on.")
-@click.option("--to", metavar="MOMENT", help="Only requests before then.")
+@click.option("--from", "from_", metavar="WHEN", help="Only requests from then on.")
+@click.option("--to", metavar="WHEN", help="Only requests before then.")
+@click.option("--as-of", metavar="WHEN", help="Of the journal as it was then: a position, an instant, -2h.")
 def replay(
     call: Call,
     config_path: Path | None,
@@ -72,13 +73,15 @@ def replay(
     if config_path is not None:
         import os
 
-        from palyra.adoption import adoptable_of
         from palyra.config.load import load_given
+        from palyra.engine.adoptable import adoptable_of
 
         loaded = load_given(config_path, os.environ, {})
-        other = rules_of(adoptable_of(loaded.config, loaded.sources), source.paths.journal)
+        with source.rows() as rows:
+            other = rules_of(adoptable_of(loaded.config, loaded.sources), rows)
     if prices_path is not None:
-        registry = other.registry or recorded_registry(source.paths.journal)
+        with source.rows() as rows:
+            registry = other.registry or recorded_registry(rows)
         other = msgspec.structs.replace(other, prices=read_price_file(prices_path, registry))
     if policies_path is not None:
         other = msgspec.structs.replace(other, policies=read_policy_file(policies_path))
@@ -88,35 +91,19 @@ def replay(
 def decide_again(call: Call, source: Journal, other: OtherRules, from_: str | None, to: str | None) -> Answer:
     """Return the report of a journal under other rules; it fails where the recorded ones are not reproduced."""
     from palyra.cli.progress import Progress
-    from palyra.engine.what_if import what_if
-    from palyra.errors import PalyraError
+    from palyra.engine.console.supposing import not_faithful
+    from palyra.engine.reports.scope import instant_in
+    from palyra.engine.what_if import END_US, what_if
+    from palyra.engine.zones import find_zone
 
-    from_us, to_us = _instant_us(call, from_, 0), _instant_us(call, to, 1 << 62)
-    with source.rows() as reader:
-        journal_id = reader.journal_id
-    with Progress() as progress:
-        position, report = what_if(source.paths.journal, other, from_us=from_us, to_us=to_us, progress=progress)
-    failure = None
-    if report.unfaithful_count:
-        first = report.unfaithful_positions[0]
-        message = (
-            f"The recorded rules do not give {counted(report.unfaithful_count, 'recorded decision')} again, the"
-            f" first one at position {count(first)}; what other rules would have given is not known."
-        )
-        hint = "a journal of another release may have been decided otherwise; --from can leave those runs out"
-        failure = PalyraError(message, hint=hint, code="replay_not_faithful")
+    zone = find_zone(call.loaded.config.cli.timezone)
+    from_us = instant_in(from_, "from", zone, source.now_us) if from_ else 0
+    to_us = instant_in(to, "to", zone, source.now_us) if to else END_US
+    with source.rows() as rows, Progress() as progress:
+        journal_id = rows.journal_id
+        position, report = what_if(rows, other, from_us=from_us, to_us=to_us, progress=progress)
+    failure = not_faithful(report) if report.unfaithful_count else None
     return source.answer(journal_id, position, report, lambda page: show_report(page, report), failure=failure)
-
-
-def _instant_us(call: Call, text: str | None, default_us: int) -> int:
-    if text is None:
-        return default_us
-    from palyra.decisions.overrides import BadAmount, read_instant_us
-
-    try:
-        return read_instant_us(text)
-    except BadAmount as bad:
-        raise click.UsageError(f"{text}: {bad}", click.get_current_context()) from bad
 
 
 def show_report(page: Page, report: WhatIfReport) -> None:

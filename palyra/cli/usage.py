@@ -11,6 +11,7 @@ from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled
 from palyra.cli.render import count
 from palyra.cli.routing import routing_report
+from palyra.cli.usage_export import export_dataset
 from palyra.cli.usage_insights import insights
 from palyra.cli.usage_report import FORMATS, make_report
 from palyra.cli.usage_window import flat, window_line, window_options, window_params
@@ -155,6 +156,31 @@ def report(call: Call, form: str | None, **options: Any) -> int:
     A file that is named needs no configuration, and is seen as of its last event.
     """
     return make_report(call, form=form or ("json" if call.as_json else "table"), **options)
+
+
+@usage.command(
+    "export",
+    examples=[
+        ("palyra usage export --dataset runs --out runs.csv", "requests one by one, for a spreadsheet"),
+        ("palyra usage export --dataset timeline --group-by model --format json", "a course for a program"),
+        ("palyra usage export --dataset usage --format parquet --out usage.parquet", "rows for a frame"),
+    ],
+    exits=(0, 2, 4, 5, 7),
+    takes_as_of=True,
+)
+@window_options
+@click.option("--dataset", type=_DATASETS, default="summary", help="What a row is.")
+@click.option("--group-by", multiple=True, metavar="NAME,..", help="Of a summary or timeline: up to four.")
+@click.option("--bucket", type=_BUCKETS, default="auto", help="Of a timeline: how finely time is cut.")
+@click.option("--top", type=click.IntRange(1, 10_000), help="Groups that are told one by one; the rest together.")
+@click.option("--format", "form", type=click.Choice(["csv", "json", "parquet"]), help="csv by default.")
+@click.option("--out", metavar="FILE", help="Where to; - is standard output.")
+def export(call: Call, **options: Any) -> int:
+    """Write a dataset as a file, with the columns of `palyra usage report`.
+
+    It comes from the journal file of this machine; --online or --url have a daemon make it.
+    """
+    return export_dataset(call, **options)
 
 
 @usage.command(

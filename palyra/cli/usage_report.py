@@ -33,6 +33,7 @@ FORMATS = ("table", "csv", "json", "parquet", "html")
 #: What a terminal cannot show.
 _FILES_ONLY = ("parquet", "html")
 FILTERS = ("principal", "key", "session", "agent", "provider", "model", "endpoint", "origin")
+#: As `tables.GROUPED`, which `--help` must not import.
 _GROUPED = ("summary", "timeline")
 
 
@@ -64,9 +65,14 @@ def make_report(call: Call, **options: Any) -> int:
     asked = _asked(options, zone, moment)
     with JournalReader(path, upto=moment.position) as rows:
         _write(call, rows, asked, moment, options)
-    if out not in (None, "-"):
-        print(f"{clean(out)}: {size(Path(out).stat().st_size)} of {form}")
+    say_written(out, form)
     return 0
+
+
+def say_written(out: str | None, form: str) -> None:
+    """Tell of a file that was written."""
+    if out is not None and out != "-":
+        print(f"{clean(out)}: {size(Path(out).stat().st_size)} of {form}")
 
 
 def _file_and_zone(call: Call, journal: str | None) -> tuple[Path, tzinfo | None]:
@@ -137,21 +143,21 @@ def _write(call: Call, rows: JournalReader, asked: Asked, moment: Moment, option
             from palyra.engine.reports.html import html_of, story_of
 
             story = story_of(rows, asked, state, moment.as_of_us, reading)
-            _put(options["out"], [html_of(story, head).encode()])
+            put(options["out"], [html_of(story, head).encode()])
             return
         table = table_of(rows, asked, state, moment.as_of_us, reading)
         if form == "csv":
-            _put(options["out"], writing.csv_of(table))
+            put(options["out"], writing.csv_of(table))
         elif form == "json":
-            _put(options["out"], writing.json_of(table, head))
+            put(options["out"], writing.json_of(table, head))
         elif form == "parquet":
             writing.needs_polars()
-            _put(options["out"], [writing.parquet_of(table)])
+            put(options["out"], [writing.parquet_of(table)])
         else:
             _put_table(call, options["out"], table, asked, moment)
 
 
-def _put(out: str | None, chunks: Iterable[bytes]) -> None:
+def put(out: str | None, chunks: Iterable[bytes]) -> None:
     with _target(out) as target:
         for chunk in chunks:
             target.write(chunk)

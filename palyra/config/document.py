@@ -127,6 +127,12 @@ def read_document(file: FilePath, findings: Findings) -> Document | None:
     return Document(str(file), hashlib.sha256(data).hexdigest(), text, tree)
 
 
+def text_document(text: str, name: str, findings: Findings) -> Document | None:
+    """Return a text as the document of this name; None (and the reason in `findings`) for one that is no TOML."""
+    tree = _parse(text, name, findings)
+    return None if tree is None else Document(name, hashlib.sha256(text.encode()).hexdigest(), text, tree)
+
+
 def _read(file: FilePath) -> tuple[bytes, int]:
     """Return the bytes (one more than allowed at most) and the mode of a regular file."""
     with open(file, "rb", opener=_open) as opened:

@@ -15,7 +15,15 @@ from typing import Any
 
 import msgspec
 
-from palyra.config.document import SYSTEM_FILE, Document, given_document, home_of, locate, read_document
+from palyra.config.document import (
+    SYSTEM_FILE,
+    Document,
+    given_document,
+    home_of,
+    locate,
+    read_document,
+    text_document,
+)
 from palyra.config.effective import config_digest
 from palyra.config.layers import read_environment, read_file, read_flags
 from palyra.config.listening import check_listening
@@ -113,6 +121,21 @@ def load_given(
         _read_version(reading, document)
         read_file(reading, document)
     reading.root.derive(defaults, NOT_WRITTEN)
+    return _resolve(reading, document)
+
+
+def load_text(text: str, name: str, environ: Mapping[str, str]) -> LoadedConfig:
+    """Return the configuration that a text gives, by this name in what is said of it; raises as `load_config` does.
+
+    Of `environ` only the home directory is looked up.
+    """
+    findings = Findings()
+    document = text_document(text, name, findings)
+    if document is None:
+        raise ConfigProblems(findings.sorted())
+    reading = Reading(findings, home_of(environ))
+    _read_version(reading, document)
+    read_file(reading, document)
     return _resolve(reading, document)
 
 

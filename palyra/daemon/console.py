@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -22,16 +22,18 @@ from palyra.daemon.feeds import Feed
 from palyra.daemon.login_pages import LoginPages, PageAnswer
 from palyra.daemon.operators import Operator, authorize
 from palyra.daemon.requests import NOWHERE, Entrance, Route, Visit
+from palyra.daemon.stream import StreamClient
 from palyra.engine.access import Access
 from palyra.engine.client import refusal_headers
 from palyra.engine.console.changes import Change, Changer
-from palyra.engine.console.frame import Params, Question, Told, read_body, read_query
+from palyra.engine.console.frame import Download, Params, Question, Told, read_body, read_query
 from palyra.engine.console.live import LiveSights
-from palyra.engine.console.table import CHANGES, QUESTIONS
+from palyra.engine.console.table import CHANGES, DOWNLOADS, QUESTIONS
 from palyra.engine.exchange import ClientGone
 from palyra.engine.logins import Logins
 from palyra.engine.oauth import OPENAI_OAUTH_CALLBACK_PATH
 from palyra.errors import CODES, JournalUnwritable, PalyraError, Refusal, Refused
+from palyra.limits import CLIENT_STALL_MS
 from palyra.units import ms_to_s
 
 PREFIX = "/console/v1/"
@@ -53,7 +55,15 @@ class Page(NamedTuple):
 
 
 #: What stands behind a path and a method.
-Thing = Question[Any, Any] | Change[Any, Any] | Door | Feed | Page
+Thing = Question[Any, Any] | Change[Any, Any] | Download[Any] | Door | Feed | Page
+
+
+class _Frame(TypedDict, total=False):
+    """Of which moment something is asked."""
+
+    at: str | None
+    at_least: int | None
+    zone: str | None
 
 
 class _Found(NamedTuple):
@@ -98,8 +108,9 @@ class Console:
             self._places["events"] = {"GET": feed}
         if login_pages is not None:
             self._places |= {path: {"GET": page} for path, page in _pages(login_pages).items()}
-        for question in QUESTIONS:
-            self._places.setdefault(question.path, {})["GET"] = question
+        asked: list[Question[Any, Any] | Download[Any]] = [*QUESTIONS, *DOWNLOADS]
+        for thing in asked:
+            self._places.setdefault(thing.path, {})[thing.method] = thing
         for change in CHANGES:
             self._places.setdefault(change.path, {})[change.method] = change
 
@@ -129,6 +140,8 @@ class Console:
                 return _answer(await thing.act(visit, operator, found.place.get("id", "")))
             if isinstance(thing, Feed):
                 return await thing.stream(visit, lambda: self._is_welcome(visit, thing.scope))
+            if isinstance(thing, Download):
+                return await self._send(visit, thing, found.place, operator)
             if isinstance(thing, Change):
                 told = await self._change(visit, thing, found.place, operator)
             else:
@@ -182,22 +195,58 @@ class Console:
     async def _ask(
         self, visit: Visit, question: Question[Any, Any], place: Mapping[str, str], operator: Operator
     ) -> Told:
+        params, frame = await self._asked(visit, question, place, operator)
+        return await self._sights.ask(question, params, **frame)
+
+    async def _send(
+        self, visit: Visit, download: Download[Any], place: Mapping[str, str], operator: Operator
+    ) -> web.StreamResponse:
+        """Send a file as it is made; one that cannot be made whole is broken off, and nobody takes it for one."""
+        params, frame = await self._asked(visit, download, place, operator)
+        async with self._sights.download(download, params, **frame) as arriving:
+            visit.client = client = StreamClient(visit.request, stall_ms=CLIENT_STALL_MS, headers=CONSOLE_ANSWER)
+            name = f'attachment; filename="{arriving.file_name}"'
+            await client.begin({"Content-Type": arriving.content_type, "Content-Disposition": name})
+            try:
+                async for chunk in arriving.chunks:
+                    await client.send(chunk)
+                return await client.end()
+            except PalyraError:
+                self._on_bug(visit.run_id)
+                client.abort()
+                assert client.response is not None
+                return client.response
+
+    async def _asked(
+        self,
+        visit: Visit,
+        thing: Question[Any, Any] | Download[Any],
+        place: Mapping[str, str],
+        operator: Operator,
+    ) -> tuple[Params, _Frame]:
+        """Return what is asked and of which moment; whoever comes with a program's key asks about itself."""
         pairs = parse_qsl(visit.request.query_string, keep_blank_values=True)
-        frame = {name: value for name, value in pairs if name in _FRAME}
-        params = read_query(question.params, [pair for pair in pairs if pair[0] not in _FRAME], place)
-        if operator.is_program and question.own:
-            params = _about_itself(question, params, operator)
-        at_least = frame.get("at_least")
+        given = {name: value for name, value in pairs if name in _FRAME}
+        rest = [pair for pair in pairs if pair[0] not in _FRAME]
+        if thing.method == "POST":
+            for name, _ in rest:
+                message = f"'{name}' is not taken here; what is asked stands in the body."
+                raise Refused(Refusal(code="invalid_query", message=message, param=name))
+            params = read_body(thing.params, await self._read(visit), place)
+        else:
+            params = read_query(thing.params, rest, place)
+        if operator.is_program and thing.own:
+            params = _about_itself(thing.own, params, operator)
+        elif operator.is_program and isinstance(thing, Download):
+            message = "This tells of everybody; a client key sees what its own principal used."
+            raise Refused(Refusal(code="binding_violation", message=message))
+        at_least = given.get("at_least")
         if at_least is not None and not (at_least.isascii() and at_least.isdigit() and len(at_least) <= 18):
             message = "'at_least' is a position, a whole number."
             raise Refused(Refusal(code="invalid_query", message=message, param="at_least"))
-        return await self._sights.ask(
-            question,
-            params,
-            at=frame.get("at"),
-            at_least=None if at_least is None else int(at_least),
-            zone=frame.get("zone"),
-        )
+        frame: _Frame = {"at": given.get("at"), "zone": given.get("zone")}
+        frame["at_least"] = None if at_least is None else int(at_least)
+        return params, frame
 
     async def _change(
         self, visit: Visit, change: Change[Any, Any], place: Mapping[str, str], operator: Operator
@@ -244,12 +293,12 @@ def _pages(pages: LoginPages) -> dict[str, Page]:
     }
 
 
-def _about_itself(question: Question[Any, Any], params: Params, operator: Operator) -> Params:
+def _about_itself(own: str, params: Params, operator: Operator) -> Params:
     """Return parameters that ask about the asker; raises `Refused` where they ask about somebody else."""
-    if getattr(params, question.own) not in ("", operator.actor):
+    if getattr(params, own) not in ("", operator.actor):
         message = "A client key sees what its own principal used, and nobody else's."
-        raise Refused(Refusal(code="binding_violation", message=message, param=question.own))
-    return msgspec.structs.replace(params, **{question.own: operator.actor})
+        raise Refused(Refusal(code="binding_violation", message=message, param=own))
+    return msgspec.structs.replace(params, **{own: operator.actor})
 
 
 def _match(template: list[str], parts: list[str]) -> dict[str, str] | None:

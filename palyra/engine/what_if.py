@@ -22,18 +22,20 @@ from palyra.errors import PalyraError
 from palyra.events.budgets import UsageBudgetPolicyRecord
 from palyra.events.pricing import PriceEntry
 from palyra.events.registry import Registry
-from palyra.journal.reader import JournalReader
+from palyra.journal.port import Reader
 from palyra.projections.pricing import entries_in_force
 from palyra.projections.state import State, evolve
 
 #: Told what is being done, how much of it is done, and of how much.
 Progress = Callable[[str, int, int], None]
 _CHANGES_OF_RULES = ("config", "pricing")
+#: Later than any request.
+END_US = 1 << 62
 
 
-def rules_of(adoptable: Adoptable, path: Path) -> OtherRules:
+def rules_of(adoptable: Adoptable, rows: Reader) -> OtherRules:
     """Return a whole configuration as other rules. Prices count as other ones only where they are."""
-    known = _recorded_rules(path)
+    known = _recorded_rules(rows)
     made = asyncio.run(make_price_list(adoptable.registry, adoptable.overrides)).entries
     recorded = [entry for entry in entries_in_force(known) if not entry.retained]
     return OtherRules(
@@ -45,19 +47,18 @@ def rules_of(adoptable: Adoptable, path: Path) -> OtherRules:
     )
 
 
-def recorded_registry(path: Path) -> Registry:
+def recorded_registry(rows: Reader) -> Registry:
     """Return the registry that a journal has in force at its end."""
-    return _recorded_rules(path).catalog.registry
+    return _recorded_rules(rows).catalog.registry
 
 
-def _recorded_rules(path: Path) -> State:
+def _recorded_rules(rows: Reader) -> State:
     """Fold what was adopted, and nothing else: enough to know registry and prices at the end."""
     state = State()
-    with JournalReader(path) as reader:
-        for stream in _CHANGES_OF_RULES:
-            for rows in reader.stream(stream):
-                for row in rows:
-                    evolve(state, to_known(row))
+    for stream in _CHANGES_OF_RULES:
+        for batch in rows.stream(stream):
+            for row in batch:
+                evolve(state, to_known(row))
     return state
 
 
@@ -97,20 +98,19 @@ def _refuse(path: Path, key: str, faults: Sequence[Fault]) -> None:
 
 
 def what_if(
-    path: Path,
+    rows: Reader,
     other: OtherRules,
     *,
     from_us: int = 0,
-    to_us: int = 1 << 62,
+    to_us: int = END_US,
     progress: Progress | None = None,
 ) -> tuple[int, WhatIfReport]:
     """Return the position up to which a journal was read, and what the other rules would have made of it."""
     folding = WhatIf(other, from_us=from_us, to_us=to_us)
-    with JournalReader(path) as reader:
-        head = reader.head().position
-        for rows in reader.rows(upto=head):
-            for row in rows:
-                folding.add(to_known(row))
-            if progress is not None:
-                progress("deciding again", rows[-1].position, head)
+    head = rows.head().position
+    for batch in rows.rows(upto=head):
+        for row in batch:
+            folding.add(to_known(row))
+        if progress is not None:
+            progress("deciding again", batch[-1].position, head)
     return head, folding.report()

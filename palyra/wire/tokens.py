@@ -12,6 +12,8 @@ from collections import Counter
 from palyra.units import ceil_div
 
 ESTIMATOR = "chars-v1"
+#: What stands around a text of which a request is made: one message, and the beginning of the answer.
+AROUND_TOKENS = 7
 
 _LETTERS = bytes(byte for byte in range(128) if chr(byte).isalpha())
 _DIGITS = b"0123456789"

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from palyra.adoption import smart_routing_of
 from palyra.config.load import LoadedConfig
+from palyra.engine.adoptable import smart_routing_of
 from palyra.events.smart_routing import KEYWORDS, ScoreWeights, SmartRouting
 
 Load = Callable[..., LoadedConfig]

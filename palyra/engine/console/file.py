@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from datetime import tzinfo
 
 from palyra.engine.console.frame import AnswerT, JournalFiles, ParamsT, Question, Sight, Told, ask
@@ -30,6 +31,22 @@ def ask_file(
 
     `lock` says who writes the journal now. Raises `PalyraError`.
     """
+    looking = sight_of_file(files=files, lock=lock, at=at, zone=zone, now_us=now_us, progress=progress)
+    with looking as sight:
+        return ask(question, sight, params)
+
+
+@contextlib.contextmanager
+def sight_of_file(
+    *,
+    files: JournalFiles,
+    lock: LockState,
+    at: str | None,
+    zone: str,
+    now_us: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Sight]:
+    """Give a journal file as it was at a moment, open as long as it is looked at; raises `PalyraError`."""
     where = zone_of(zone)
     with JournalReader(files.path) as whole:
         if at is None:
@@ -42,7 +59,7 @@ def ask_file(
         return fold_file(files.path, upto=upto, progress=progress).state
 
     with JournalReader(files.path, upto=position) as rows:
-        sight = Sight(
+        yield Sight(
             journal_id=rows.journal_id,
             position=position,
             now_us=seen_us,
@@ -52,7 +69,6 @@ def ask_file(
             fold=fold,
             files=files,
         )
-        return ask(question, sight, params)
 
 
 def zone_of(name: str) -> tzinfo | None:

@@ -7,7 +7,7 @@ journal makes sights: the daemon of its memory and of its file, a command of the
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
@@ -146,6 +146,30 @@ class Question(NamedTuple, Generic[ParamsT, AnswerT]):
     source: Literal["state", "rows", "window"] = "state"
     #: Field of the parameters that names a principal: a client's key asks about its own and no other.
     own: str = ""
+    #: POST where what is asked stands in a body, too long or too private for an address; nothing is changed.
+    method: Literal["GET", "POST"] = "GET"
+
+
+class Written(NamedTuple):
+    """An answer that may be long: what it is, what it is called, and its bytes as they are made."""
+
+    at: At
+    content_type: str
+    file_name: str
+    chunks: Iterator[bytes]
+
+
+class Download(NamedTuple, Generic[ParamsT]):
+    """One thing that can be asked whose answer takes long, or is long: a process of its own writes it."""
+
+    #: Below `/console/v1/`; `{name}` is a field of `params`.
+    path: str
+    params: type[ParamsT]
+    write: Callable[[Sight, ParamsT], Written]
+    scope: str
+    #: Field of the parameters that names a principal; "" for what tells of everybody, and is for operators.
+    own: str = ""
+    method: Literal["GET", "POST"] = "GET"
 
 
 class Told(NamedTuple):
@@ -156,7 +180,7 @@ class Told(NamedTuple):
     data: bytes
 
 
-def tell(answer: Answer, at: At) -> Told:
+def tell(answer: msgspec.Struct, at: At) -> Told:
     """Return an answer as it goes out."""
     fields = {name: getattr(answer, name) for name in answer.__struct_fields__}
     return Told(at, msgspec.json.encode({**fields, "at": at}))

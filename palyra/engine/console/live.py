@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import tzinfo
 from typing import Any, Protocol
 
 from palyra.engine.console.file import zone_of
-from palyra.engine.console.frame import FoldNeeded, JournalFiles, Params, Question, Sight, Told, ask
+from palyra.engine.console.frame import Download, FoldNeeded, JournalFiles, Params, Question, Sight, Told, ask
+from palyra.engine.console.past import Arriving
 from palyra.engine.core import Core
 from palyra.errors import JournalUnwritable, Refusal, Refused
 from palyra.journal.lock import LockState
@@ -38,6 +39,19 @@ class Past(Protocol):
         lock: LockState,
     ) -> Told:
         """Return what a question is answered at a moment; raises `PalyraError`."""
+        ...
+
+    def download(
+        self,
+        download: Download[Any],
+        params: Params,
+        *,
+        at: str | None,
+        zone: str,
+        now_us: int,
+        lock: LockState,
+    ) -> contextlib.AbstractAsyncContextManager[Arriving]:
+        """Give a file of a moment as it is made; raises `PalyraError`."""
         ...
 
 
@@ -83,6 +97,25 @@ class LiveSights:
                 return await self._ask_head(question, params, where)
         now_us, lock = self._core.clock.now_us(), self._lock()
         return await self._past.ask(question, params, at=at, zone=zone, now_us=now_us, lock=lock)
+
+    @contextlib.asynccontextmanager
+    async def download(
+        self,
+        download: Download[Any],
+        params: Params,
+        *,
+        at: str | None = None,
+        at_least: int | None = None,
+        zone: str | None = None,
+    ) -> AsyncIterator[Arriving]:
+        """Give a file as it is made, of a moment or of the head, as `ask` has it. Raises `PalyraError`."""
+        zone = zone or self.zone
+        zone_of(zone)
+        if at_least is not None:
+            await self._wait_for(at_least)
+        now_us, lock = self._core.clock.now_us(), self._lock()
+        async with self._past.download(download, params, at=at, zone=zone, now_us=now_us, lock=lock) as arriving:
+            yield arriving
 
     async def _ask_head(self, question: Question[Any, Any], params: Params, zone: tzinfo | None) -> Told:
         core = self._core

@@ -16,6 +16,7 @@ from palyra.engine.console import (
     changes,
     config,
     corrections,
+    exports,
     frame,
     insights,
     journal,
@@ -27,6 +28,7 @@ from palyra.engine.console import (
     routing,
     runs,
     status,
+    supposing,
     usage,
     vault,
     verdicts,
@@ -139,6 +141,15 @@ RUN_EXPLAIN = frame.Question(
     "runs/{run}/explain", runs.ExplainParams, runs.ExplainAnswer, runs.explain, source="rows"
 )
 STATUS = frame.Question("status", status.StatusParams, StatusAnswer, status.status)
+USAGE_EXPLAIN = frame.Question(
+    "usage/explain",
+    supposing.ExplainParams,
+    PlanAnswer,
+    supposing.explain_request,
+    scope="usage:read",
+    own="principal",
+    method="POST",
+)
 USAGE_INSIGHTS = frame.Question(
     "usage/insights",
     insights.InsightsParams,
@@ -256,6 +267,7 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     RUN_EXPLAIN,
     STATUS,
     USAGE_GROUPS["agent"],
+    USAGE_EXPLAIN,
     USAGE_INSIGHTS,
     USAGE_GROUPS["key"],
     USAGE_GROUPS["model"],
@@ -271,6 +283,14 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     VAULT_SECRETS,
     VAULT_STATUS,
 )
+
+USAGE_EXPORT = frame.Download(
+    "usage/export", exports.ExportParams, exports.export, scope="usage:read", own="principal_id"
+)
+USAGE_WHAT_IF = frame.Download(
+    "usage/what-if", supposing.WhatIfParams, supposing.what_if_toml, scope="usage:read", method="POST"
+)
+DOWNLOADS: tuple[frame.Download[Any], ...] = (USAGE_EXPORT, USAGE_WHAT_IF)
 
 CONFIG_RELOAD = changes.Change(
     "POST", "config/reload", config.ReloadParams, config.ReloadAnswer, config.reload, needs_daemon=True

@@ -109,8 +109,8 @@ def scope_of(
         except ValueError as exc:
             raise _refused("timezone", str(exc)) from None
     # What happens at this very instant is in.
-    to_us = _instant(to, "to", zone, now_us) if to else now_us + 1
-    from_us = _instant(from_, "from", zone, now_us) if from_ else to_us - DEFAULT_DAYS * DAY_US
+    to_us = instant_in(to, "to", zone, now_us) if to else now_us + 1
+    from_us = instant_in(from_, "from", zone, now_us) if from_ else to_us - DEFAULT_DAYS * DAY_US
     if from_us >= to_us:
         raise _refused("from", "'from' lies before 'to'.")
     if to_us - from_us > (WINDOW_MAX_DAYS + 1) * DAY_US:
@@ -137,7 +137,8 @@ def _bucket(name: str) -> Bucket:
     raise _refused("bucket", f"'{name}' is no bucket; auto, {', '.join(BUCKETS)} are.")
 
 
-def _instant(text: str, param: str, zone: tzinfo | None, now_us: int) -> int:
+def instant_in(text: str, param: str, zone: tzinfo | None, now_us: int) -> int:
+    """Return the instant that a parameter names; raises `Refused`."""
     ago_us = ago_of(text)
     if ago_us is not None:
         return now_us - ago_us

@@ -22,6 +22,9 @@ from palyra.usage import TokenUsage
 Dataset = Literal["summary", "timeline", "runs", "attempts", "usage", "refusals", "budgets", "alerts"]
 DATASETS: tuple[Dataset, ...] = get_args(Dataset)
 
+#: Those that figures are grouped in.
+GROUPED: tuple[Dataset, ...] = ("summary", "timeline")
+
 #: What stands for all groups behind the first ones.
 OTHERS = "(others)"
 
@@ -71,7 +74,7 @@ def table_of(
             refused = (run for run in enriched_runs(rows, scope, progress) if run.state == "refused")
             return Table(_REFUSAL_COLUMNS, map(_refusal_row, refused))
         case "budgets":
-            return Table(_BUDGET_COLUMNS, _budget_rows(state(), now_us))
+            return Table(_BUDGET_COLUMNS, _budget_rows(state(), scope, now_us))
         case "alerts":
             cells = alert_cells(alerts_in(rows, scope, now_us, progress))
             return Table(_ALERT_COLUMNS, (tuple(one[column.name] for column in _ALERT_COLUMNS) for one in cells))
@@ -274,11 +277,15 @@ _BUDGET_COLUMNS = [
 ]
 
 
-def _budget_rows(state: State, now_us: int) -> Iterator[tuple[Any, ...]]:
+def _budget_rows(state: State, scope: Scope, now_us: int) -> Iterator[tuple[Any, ...]]:
+    """Yield rules with whom they count, as they stand now; a filter must name whom one counts."""
     from palyra.engine.budget_questions import budgets_answer
 
+    wanted = [value for _, value in scope.filters.wanted()]
     for one in budgets_answer(state, now_us).items:
         for status in one.status:
+            if any(value != status.subject for value in wanted):
+                continue
             cells = {**msgspec.structs.asdict(one.policy), **msgspec.structs.asdict(status)}
             yield tuple(cells[column.name] for column in _BUDGET_COLUMNS)
 

@@ -1,0 +1,41 @@
+"""A configuration in the form in which it is recorded."""
+
+from __future__ import annotations
+
+import msgspec
+
+from palyra.config.effective import config_digest, recordable_registry, recordable_tree
+from palyra.config.tree import Config, RoutingClassesConfig, RoutingConfig
+from palyra.engine.boot import Adoptable
+from palyra.events.accounting import Accounting
+from palyra.events.config import ConfigSource
+from palyra.events.smart_routing import TASK_CLASSES, ScoreWeights, SmartRouting
+
+
+def adoptable_of(config: Config, sources: list[ConfigSource]) -> Adoptable:
+    """Return a configuration in the form in which it is recorded."""
+    return Adoptable(
+        digest=config_digest(config),
+        effective=recordable_tree(config),
+        registry=recordable_registry(config.model_provider.registry),
+        sources=sources,
+        accounting=Accounting(
+            unknown_outcome=config.usage.unknown_outcome,
+            abandoned=config.usage.abandoned,
+            default_output_cap_tokens=config.budgets.default_output_cap_tokens,
+            approval_ttl_hours=config.approvals.request_ttl_hours,
+            four_eyes=config.approvals.four_eyes,
+        ),
+        routing=smart_routing_of(config.routing),
+        overrides=config.pricing.overrides,
+        policies=config.budgets.policies,
+    )
+
+
+def smart_routing_of(config: RoutingConfig) -> SmartRouting:
+    """Return `[routing]` in the form in which decisions read it."""
+    given = msgspec.structs.asdict(config)
+    classes: RoutingClassesConfig = given.pop("classes")
+    by_class = {name: getattr(classes, name).min_quality for name in TASK_CLASSES}
+    given["weights"] = msgspec.convert(config.weights, ScoreWeights, from_attributes=True)
+    return SmartRouting(**given, min_quality={name: least for name, least in by_class.items() if least})
