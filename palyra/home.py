@@ -21,7 +21,7 @@ import msgspec
 import palyra
 from palyra.auth.keyfiles import read_key_file, witness_key
 from palyra.auth.vault import Vault
-from palyra.config.state import StatePaths, find_socket, find_state_dir, prepare_state_dir
+from palyra.config.state import StatePaths, find_socket, find_state_dir, named_key_file, prepare_state_dir
 from palyra.config.tree import Config, JournalConfig
 from palyra.engine.access import Access
 from palyra.engine.clock import Clock
@@ -174,7 +174,7 @@ class DiskHome:
         if self._paths is None:
             directory = tempfile.mkdtemp(prefix="palyra-")
             stack.push_async_callback(asyncio.to_thread, shutil.rmtree, directory)
-            self._paths = StatePaths(Path(directory))
+            self._paths = StatePaths(Path(directory), named_key_file(self._vault_settings.key_file))
         try:
             return await self._open(stack, started_us)
         except OSError as exc:
@@ -405,9 +405,10 @@ def find_home(
         return MemoryHome(config.journal, clock, ids)
     paths: StatePaths | None = None
     if state_dir is not None:
-        paths = StatePaths(Path(state_dir).expanduser().absolute())
+        key_file = named_key_file(config.vault.key_file)
+        paths = StatePaths(Path(state_dir).expanduser().absolute(), key_file)
     elif config.daemon.state_dir or not is_embedded:
-        paths = find_state_dir(config.daemon.state_dir, environ)
+        paths = find_state_dir(config.daemon.state_dir, environ, config.vault.key_file)
     return DiskHome(paths, config, clock, ids, is_upgrading=is_upgrading)
 
 

@@ -44,7 +44,8 @@ class ReadOnlyDaemon:
         self, loaded: LoadedConfig, *, environ: Mapping[str, str] | None = None, log: Log | None = None
     ) -> None:
         self.loaded = loaded
-        self.paths = find_state_dir(loaded.config.daemon.state_dir, os.environ if environ is None else environ)
+        config, environ = loaded.config, os.environ if environ is None else environ
+        self.paths = find_state_dir(config.daemon.state_dir, environ, config.vault.key_file)
         #: What was found: "" and 0 where it could not be read, which `trouble` says in a sentence.
         self.journal_id = ""
         self.position = 0

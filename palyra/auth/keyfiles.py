@@ -57,7 +57,18 @@ def read_client_key(path: Path) -> KeyText | None:
 
 
 def write_key_file(path: Path, secret: Secret) -> None:
-    """Put a key in its file, in place of what is there. A crash leaves the old file or the new one."""
+    """Put a key in its file, in place of what is there. A crash leaves the old file or the new one.
+
+    Raises `StateError` where there is no place for it.
+    """
+    try:
+        _write(path, secret)
+    except OSError as exc:
+        hint = f"look at: ls -ld '{path.parent}'"
+        raise StateError(f"{path} cannot be written: {exc.strerror}", hint=hint, code="bad_path") from exc
+
+
+def _write(path: Path, secret: Secret) -> None:
     unfinished = path.with_name(path.name + ".new")
     with contextlib.suppress(FileNotFoundError):
         unfinished.unlink()

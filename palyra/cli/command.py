@@ -78,7 +78,8 @@ class Call:
         """Return where the state is."""
         from palyra.config.state import find_state_dir
 
-        return find_state_dir(self.loaded.config.daemon.state_dir, os.environ)
+        config = self.loaded.config
+        return find_state_dir(config.daemon.state_dir, os.environ, config.vault.key_file)
 
     def page(self) -> Page:
         """Return the page to print on, as `[cli]` wants it if that was read."""

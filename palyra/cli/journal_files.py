@@ -22,12 +22,11 @@ if TYPE_CHECKING:
     from palyra.engine.offline import Replaced
     from palyra.engine.upgrade import SchemaAnswer
 
-_KEY_FILES = ("vault.key", "admin.token", "client.key")
-
 
 def _key_files(paths: StatePaths, *, is_wanted: bool) -> dict[str, Path]:
     """Return the key files for a backup, by name: none unless somebody asks for them."""
-    return {name: paths.directory / name for name in _KEY_FILES} if is_wanted else {}
+    found = {"vault.key": paths.vault_key, "admin.token": paths.admin_token, "client.key": paths.client_key}
+    return found if is_wanted else {}
 
 
 @click.command(
@@ -125,7 +124,6 @@ def _output(name: str | None) -> Iterator[BinaryIO]:
         ("palyra journal import - --into ~/other", "from standard input"),
     ],
     exits=(0, 2, 7),
-    is_configured=False,
 )
 @click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
 @click.option("--into", required=True, metavar="DIR", help="New or empty directory.")
@@ -140,7 +138,8 @@ def import_(call: Call, file: str, into: str) -> Answer:
     directory = Path(into).absolute()
     with contextlib.ExitStack() as stack:
         source: BinaryIO = sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))
-        head = import_journal(source, directory, stack.enter_context(Progress()))
+        progress = stack.enter_context(Progress())
+        head = import_journal(source, directory, progress, key_file=call.paths.key_file)
 
     def show(page: Page) -> None:
         page.fields(

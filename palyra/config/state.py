@@ -62,6 +62,8 @@ class StatePaths(NamedTuple):
     """Where each thing of the state directory is."""
 
     directory: FilePath
+    #: The vault's key file where `vault.key_file` names one; None for the one beside the vault.
+    key_file: FilePath | None = None
 
     @property
     def journal(self) -> FilePath:
@@ -93,7 +95,7 @@ class StatePaths(NamedTuple):
 
     @property
     def vault_key(self) -> FilePath:
-        return self.directory / "vault.key"
+        return self.directory / "vault.key" if self.key_file is None else self.key_file
 
     @property
     def vault(self) -> FilePath:
@@ -115,11 +117,16 @@ class StatePaths(NamedTuple):
     def log_dir(self) -> FilePath:
         return self.directory / "log"
 
+    def staged_in(self, directory: FilePath) -> StatePaths:
+        """Return the paths of a state that is made in another directory and comes to this one's place."""
+        return self._replace(directory=directory)
 
-def find_state_dir(configured: str, environ: Mapping[str, str]) -> StatePaths:
+
+def find_state_dir(configured: str, environ: Mapping[str, str], key_file: str = "") -> StatePaths:
     """Return the paths below `daemon.state_dir`, or, if that is empty, below the user's state directory.
 
-    Flag and variable stand in `daemon.state_dir` already. Never below the working directory.
+    Flag and variable stand in `daemon.state_dir` already. Never below the working directory. `key_file` is
+    `vault.key_file`.
     """
     fault = path_fault(configured) if configured else ""
     if not fault and configured and not configured.startswith(("/", "~/")):
@@ -127,8 +134,15 @@ def find_state_dir(configured: str, environ: Mapping[str, str]) -> StatePaths:
     if fault:
         raise StateError(f"the state directory {fault}", code="bad_path")
     if configured.startswith("~/"):
-        return StatePaths(FilePath(home_of(environ)) / configured[2:])
-    return StatePaths(FilePath(configured) if configured else user_directory("state", environ))
+        directory = FilePath(home_of(environ)) / configured[2:]
+    else:
+        directory = FilePath(configured) if configured else user_directory("state", environ)
+    return StatePaths(directory, named_key_file(key_file))
+
+
+def named_key_file(configured: str) -> FilePath | None:
+    """Return what `vault.key_file` names, which is an absolute path by now; None where it names nothing."""
+    return FilePath(configured) if configured else None
 
 
 def find_socket(paths: StatePaths, environ: Mapping[str, str]) -> FilePath | None:
@@ -180,6 +194,8 @@ def find_insecure(paths: StatePaths) -> list[InsecureFile]:
     """Return what is there and has another owner, or a mode that lets others in."""
     candidates = [(paths.directory, True)]
     candidates += [(paths.directory / file.name, file.is_directory) for file in STATE_FILES]
+    if paths.key_file is not None:
+        candidates += [(paths.key_file.with_name(paths.key_file.name + end), False) for end in ("", ".next")]
     return [fault for path, is_directory in candidates if (fault := _judge(path, is_directory)) is not None]
 
 

@@ -107,6 +107,8 @@ class VaultConfig(_Table, frozen=True, kw_only=True):
     """`[vault]`."""
 
     key_source: Literal["key_file", "os_keychain"]
+    #: "": `vault.key` in the state directory.
+    key_file: str
     max_secrets: int
     lock_timeout_ms: int
 

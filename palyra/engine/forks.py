@@ -54,14 +54,16 @@ port = 0
 """
 
 
-def import_journal(file: BinaryIO, directory: Path, progress: Progress | None = None) -> Head:
+def import_journal(
+    file: BinaryIO, directory: Path, progress: Progress | None = None, *, key_file: Path | None = None
+) -> Head:
     """Make a state of an export in a new or empty directory; its head has the link that was exported.
 
-    The state gets a vault key of its own, and a witness under it.
+    The state gets a vault key of its own, unless `key_file` says where the key is, and a witness under it.
     """
     refuse_unless_empty(directory)
     with staging(directory, new_id()) as staged:
-        paths = StatePaths(staged)
+        paths = StatePaths(staged, key_file)
         head = import_rows(
             file, paths.journal, now_us=SystemClock().now_us(), progress=labelled(progress, "importing")
         )
@@ -147,7 +149,7 @@ def accept_fork(paths: StatePaths, at: int, reason: str, progress: Progress | No
             )
         known = max(report.head.position, witnessed_position(paths))
         with staging(paths.directory, new_id()) as staged:
-            fresh = StatePaths(staged)
+            fresh = paths.staged_in(staged)
             with JournalReader(paths.journal) as reader:
                 _copy(reader, at, fresh, progress)
             carry(paths.directory, staged)

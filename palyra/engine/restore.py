@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from palyra.auth.keyfiles import witness_key
+from palyra.auth.keyfiles import read_key_file, witness_key, write_key_file
 from palyra.config.state import StatePaths, prepare_state_dir
 from palyra.engine.offline import (
     Progress,
@@ -28,7 +28,10 @@ from palyra.events.base import Draft
 from palyra.events.journal import BackupRestored, JournalHistoryForked
 from palyra.journal.backup import CONFIG_FILE, JOURNAL_FILE, Manifest, check_backup_journal, read_backup
 from palyra.journal.reader import JournalReader
-from palyra.journal.staging import copy_private, refuse_without_space, staging
+from palyra.journal.staging import beside, copy_private, refuse_without_space, staging
+
+#: How a backup calls the vault's key, wherever a state keeps it.
+KEY_FILE = "vault.key"
 
 
 class Loss(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,8 +63,8 @@ def restore(
     refuse_mount(paths)
     with take_lock(paths):
         is_same = _journal_id(paths) in (None, manifest.journal_id)
-        key_files = (source / "vault.key", *([paths.vault_key] if is_same else []))
-        key_file = next((path for path in key_files if path.exists()), source / "vault.key")
+        key_files = (source / KEY_FILE, *([paths.vault_key] if is_same else []))
+        key_file = next((path for path in key_files if path.exists()), source / KEY_FILE)
         check_backup_journal(source, manifest, witness_key(key_file, create=False), progress)
         loss = _loss(paths, source, manifest)
         _refuse_loss(paths, loss, is_replacing=is_replacing, is_loss_accepted=is_loss_accepted)
@@ -70,9 +73,13 @@ def restore(
             _unpack(source, manifest, staged)
             if is_same:
                 carry(paths.directory, staged)
-            head = record_offline(StatePaths(staged), _facts(manifest, loss))
+            brings_key = any(file.name == KEY_FILE for file in manifest.files)
+            signed = StatePaths(staged) if brings_key else paths.staged_in(staged)
+            head = record_offline(signed, _facts(manifest, loss))
             is_empty = all(path.name == paths.lock.name for path in paths.directory.iterdir())
             replaced = take_place(staged, paths)
+            if brings_key and paths.key_file is not None:
+                _bring_out(paths.directory / KEY_FILE, paths.key_file)
         if is_empty:
             # Nothing but the lock that was taken above.
             (replaced / paths.lock.name).unlink()
@@ -156,6 +163,16 @@ def _unpack(source: Path, manifest: Manifest, staged: Path) -> None:
     for file in manifest.files:
         if file.name != CONFIG_FILE and copy_private(source / file.name, staged / file.name).sha256 != file.sha256:
             raise JournalDamaged(f"The backup's file {file.name} changed while it was read.")
+
+
+def _bring_out(brought: Path, key_file: Path) -> None:
+    """Put the backup's key where configuration says that it is; another one that is there is kept beside it."""
+    line = read_key_file(brought)
+    if key_file.exists() and read_key_file(key_file) != line:
+        key_file.rename(beside(key_file, f"replaced-{new_id()}"))
+    if line is not None:
+        write_key_file(key_file, line)
+        brought.unlink()
 
 
 def _facts(manifest: Manifest, loss: Loss) -> list[Draft]:
