@@ -422,7 +422,9 @@ class Daemon:
                 self.guest,
                 AlertChore(
                     self.core,
-                    standing=lambda: standing_findings(self.config.daemon, self._tls, self._clock.now_us()),
+                    standing=lambda: standing_findings(
+                        self.config.daemon, self._tls, self.core, self.runs.outward.absent
+                    ),
                     on_raised=self._tells.of_alert,
                 ),
             ),

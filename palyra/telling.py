@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from palyra.config.listening import is_on_this_machine
 from palyra.config.tree import Config, DaemonConfig
@@ -15,6 +15,7 @@ from palyra.daemon.gateway import RequestLine
 from palyra.daemon.logs import Log
 from palyra.daemon.tls import EXPIRES_SOON_US, TlsContext
 from palyra.decisions.alerts import Finding
+from palyra.decisions.credential_alerts import missing_credentials
 from palyra.decisions.incidents import Stall, report
 from palyra.engine.clock import SystemClock
 from palyra.engine.core import Core
@@ -109,9 +110,11 @@ async def _report_leak(core: Core, name: str) -> None:
         await core.record(report(core.state, leak, incident_id=incident_id, now_us=now_us))
 
 
-def standing_findings(daemon: DaemonConfig, tls: TlsContext | None, now_us: int) -> list[Finding]:
-    """Return what somebody should know of the way in, which the journal cannot tell."""
-    found = []
+def standing_findings(
+    daemon: DaemonConfig, tls: TlsContext | None, core: Core, absent: Sequence[str]
+) -> list[Finding]:
+    """Return what somebody should know of the ways in and out, which the journal alone cannot tell."""
+    found, now_us = [*missing_credentials(core.state, absent)], core.clock.now_us()
     if tls is not None and tls.expires_us - now_us < EXPIRES_SOON_US:
         found.append(
             Finding(

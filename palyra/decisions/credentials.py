@@ -13,6 +13,7 @@ from palyra.errors import Refusal
 from palyra.events.auth import AuthProfileCooledDown, AuthProfileFailed, CooldownKind, FailureCode
 from palyra.events.registry import ProviderEntry
 from palyra.events.routing import CredentialVerdict, PlannedCredential, PlanStep
+from palyra.projections.alerts import is_told_missing
 from palyra.projections.auth import (
     IMPLICIT,
     AuthProfile,
@@ -28,7 +29,7 @@ from palyra.projections.auth import (
 from palyra.projections.catalog import provider_entry
 from palyra.projections.runs import Attempt
 from palyra.projections.state import State
-from palyra.projections.vault import presence_of
+from palyra.projections.vault import VAULT_FORM, Presence, presence_of
 from palyra.units import US_PER_MS, US_PER_S, ceil_div, us_to_ms
 
 VerdictName = Literal[
@@ -212,7 +213,7 @@ def common_verdict(
     if not needs_credential(provider):
         return "usable"
     agents = {"", *(one.agent_id for one in state.auth.profiles.values())}
-    absent = absent_profiles(state)
+    absent = absent_credentials(state)
     ranked = [
         one
         for agent in sorted(agents)
@@ -233,10 +234,23 @@ def _is_free(state: State, provider_id: str, credential_ref: str, now_us: int) -
     return not names or any(not cooling_until_us(state, credential_ref, name, now_us) for name in names)
 
 
-def absent_profiles(state: State) -> list[str]:
-    """Return the profiles whose secret the vault does not have, as far as it is recorded."""
-    profiles = state.auth.profiles.values()
-    return [one.profile_id for one in profiles if presence_of(state, one.vault_ref) != "present"]
+def absent_credentials(state: State) -> list[str]:
+    """Return the credentials whose secret cannot be read, as far as it is recorded."""
+    named = [f"{IMPLICIT}{one.provider_id}" for one in state.catalog.registry.providers if one.credential_ref]
+    return [name for name in (*named, *state.auth.profiles) if presence_of_credential(state, name) != "present"]
+
+
+def presence_of_credential(state: State, credential_ref: str) -> Presence:
+    """Return whether a credential's secret can be read: of the vault by its facts, else by an open alert."""
+    profile = state.auth.profiles.get(credential_ref)
+    if profile is not None:
+        return presence_of(state, profile.vault_ref)
+    entry = provider_entry(state, credential_ref.removeprefix(IMPLICIT))
+    if entry is None or not entry.credential_ref:
+        return "missing"
+    if entry.credential_ref.startswith(VAULT_FORM):
+        return presence_of(state, entry.credential_ref.removeprefix(VAULT_FORM))
+    return "missing" if is_told_missing(state, entry.provider_id) else "present"
 
 
 class Waiting(NamedTuple):

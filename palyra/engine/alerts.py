@@ -13,7 +13,10 @@ from palyra.projections.alerts import open_alerts
 
 _EVERY_US = 60 * 1_000_000
 #: Facts that are looked at as soon as they are there.
-_NEWS = ("budget.soft_limit_crossed", "budget.hard_limit_reached", "circuit.opened", "price.missing")
+_NEWS = (
+    *("budget.soft_limit_crossed", "budget.hard_limit_reached", "circuit.opened", "price.missing"),
+    *("config.adopted", "vault.damage_found", "vault.secret_deleted", "auth_profile.revoked"),
+)
 
 
 class AlertChore:

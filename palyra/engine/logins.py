@@ -86,7 +86,11 @@ class Logins:
     # -- in
 
     def make_code(self, holder: Holder) -> tuple[Secret, int]:
-        """Return a code that opens one session, and until when it does."""
+        """Return a code that opens one session, and until when it does.
+
+        Raises `JournalUnwritable` where no session could be recorded, so that none could be opened.
+        """
+        self._core.check_writable()
         now_us = self._now_us()
         self._codes = {digest: found for digest, found in self._codes.items() if now_us < found[1]}
         while len(self._codes) >= _CODES_MAX_COUNT:

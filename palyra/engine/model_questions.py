@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from palyra.decisions.credentials import Chosen, absent_profiles, choose, needs_credential
+from palyra.decisions.credentials import Chosen, absent_credentials, choose, needs_credential
 from palyra.decisions.health import health_with_credentials
 from palyra.decisions.naming import resolve
 from palyra.engine.questions import Answer
@@ -153,7 +153,7 @@ def provider_answers(state: State, now_us: int) -> list[ProviderAnswer]:
 
 def _provider(state: State, entry: ProviderEntry, now_us: int) -> ProviderAnswer:
     circuit, evidence = circuit_of(state, entry.provider_id), evidence_of(state, entry.provider_id)
-    chosen = choose(state, entry, "", absent=absent_profiles(state), now_us=now_us)
+    chosen = choose(state, entry, "", absent=absent_credentials(state), now_us=now_us)
     listed = list_of(state, entry.provider_id)
     return ProviderAnswer(
         provider_id=entry.provider_id,

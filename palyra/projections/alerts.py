@@ -68,6 +68,8 @@ class AlertsState(msgspec.Struct, kw_only=True):
 
 
 CHAPTER = Chapter()
+#: The kind that says of a provider that the credential which its entry names cannot be read.
+MISSING_CREDENTIAL = "missing_credential"
 
 
 def is_open(alert: Alert, now_us: int) -> bool:
@@ -79,6 +81,12 @@ def is_open(alert: Alert, now_us: int) -> bool:
 def newest_alert(state: State, dedupe_key: str) -> Alert | None:
     """Return the newest alert of a key, open or not, or None."""
     return state.alerts.by_id.get(state.alerts.by_key.get(dedupe_key, ""))
+
+
+def is_told_missing(state: State, provider_id: str) -> bool:
+    """Return whether an alert says that a provider's own credential cannot be read."""
+    alert = newest_alert(state, f"{MISSING_CREDENTIAL}:{provider_id}")
+    return alert is not None and alert.cleared_us is None
 
 
 def open_alerts(state: State, now_us: int) -> list[Alert]:

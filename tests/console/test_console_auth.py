@@ -297,6 +297,42 @@ async def test_a_key_of_the_configuration_is_shown_beside_them(tmp_path: Path) -
             assert (await ask("auth/selection/explain", provider_id="up")).json["reason"] == "named_by_entry"
 
 
+async def wait_health(ask: Operator, wanted: str) -> dict[str, Any]:
+    """Ask until the one credential has this health."""
+    while True:
+        answer: dict[str, Any] = (await ask("auth/health")).json
+        if [one["health"] for one in answer["profiles"]] == [wanted]:
+            return answer
+
+
+@pytest.mark.parametrize("form", ["env", "file"])
+async def test_a_key_of_the_configuration_that_is_not_there(tmp_path: Path, form: str) -> None:
+    """It is shown as missing and raised as an alert, in the past as well; a start that finds it ends both."""
+    key_file = tmp_path / "up.key"
+    named = {"api_key_env": "UP_KEY"} if form == "env" else {"api_key_file": str(key_file)}
+    async with Listing() as up:
+        async with open_console(tmp_path / "state", config(up, **named), environ={}) as ask:
+            told = await wait_health(ask, "missing")
+            assert (told["summary"]["missing"], told["profiles"][0]["health_reason"]) == (1, "missing")
+            (alert,) = (await ask("alerts")).json["items"]
+            assert (alert["kind"], alert["subject_id"], alert["severity"]) == (
+                "missing_credential",
+                "up",
+                "warning",
+            )
+            explained = (await ask("auth/selection/explain", provider_id="up")).json
+            assert (explained["selected"], explained["candidates"][0]["verdict"]) == (None, "missing")
+            models = (await ask("models")).json
+            assert models["providers"][0]["credential"] == "missing"
+        key_file.write_text(GOOD_KEY)
+        key_file.chmod(0o600)
+        async with open_console(tmp_path / "state", config(up, **named), environ={"UP_KEY": GOOD_KEY}) as ask:
+            await wait_health(ask, "static")
+            assert (await ask("alerts", state="open")).json["items"] == []
+            past = (await ask("auth/health", at=told["at"]["position"])).json
+            assert past["profiles"][0]["health"] == "missing"
+
+
 async def test_clients_have_no_business_here(tmp_path: Path) -> None:
     """A client's key neither looks nor connects."""
     async with Listing() as up, open_console(tmp_path, config(up)) as ask:

@@ -293,7 +293,7 @@ async def check_read_only(state_dir: Path, position: int) -> None:
                 status, answer = await console("GET", f"/console/v1/{place}")
                 assert status == 200, (place, answer)
                 assert answer["at"]["position"] == position - (1 if "at=" in place else 0)
-            for method, place in (("POST", "models/test"), ("POST", "config/reload")):
+            for method, place in (("POST", "models/test"), ("POST", "config/reload"), ("POST", "auth/login-codes")):
                 status, refused = await console(method, f"/console/v1/{place}", {})
                 assert (status, refused["error"]["code"]) == (503, "journal_unwritable"), place
             assert (await ask("GET", "/console/v1/status"))[0] == 403

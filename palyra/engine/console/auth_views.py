@@ -6,7 +6,13 @@ from typing import Literal
 
 import msgspec
 
-from palyra.decisions.credentials import USABLE, needs_credential, rank
+from palyra.decisions.credentials import (
+    USABLE,
+    absent_credentials,
+    needs_credential,
+    presence_of_credential,
+    rank,
+)
 from palyra.engine.console.frame import Items, ListParams, Params, Sight
 from palyra.engine.console.pages import page_of
 from palyra.engine.questions import Answer
@@ -24,7 +30,7 @@ from palyra.projections.auth import (
 )
 from palyra.projections.catalog import provider_entry
 from palyra.projections.state import State
-from palyra.projections.vault import VAULT_FORM, presence_of
+from palyra.projections.vault import presence_of
 from palyra.redaction import REDACTED
 
 HEALTHS = ("static", "ok", "expiring", "expired", "missing", "failed")
@@ -230,7 +236,7 @@ def order(sight: Sight, params: OrderParams) -> OrderView:
 
 
 def explain(sight: Sight, params: ExplainParams) -> ExplainAnswer:
-    """Return which credential a request would be made with. Variables and files are not looked at."""
+    """Return which credential a request would be made with, as far as it is recorded what can be read."""
     state = sight.state
     entry = provider_entry(state, params.provider_id)
     if entry is None:
@@ -238,7 +244,7 @@ def explain(sight: Sight, params: ExplainParams) -> ExplainAnswer:
         raise Refused(Refusal(code="provider_not_found", message=message, param="provider_id"))
     if not needs_credential(entry):
         return ExplainAnswer(selected=None, reason="no_credential_needed", candidates=[])
-    absent = [one for one in _refs(state) if _presence(state, one) != "present"]
+    absent = absent_credentials(state)
     ranked = rank(state, entry, params.model_id, agent_id=params.agent_id, absent=absent, now_us=sight.now_us)
     selected = next((one.credential_ref for one in ranked if one.verdict.name in USABLE), None)
     if selected is None:
@@ -344,7 +350,7 @@ def _view_of_entry(state: State, entry: ProviderEntry, now_us: int) -> ProfileVi
         "env": "config_env",
         "file": "config_file",
     }
-    presence, failure = _presence(state, name), failure_of(state, name)
+    presence, failure = presence_of_credential(state, name), failure_of(state, name)
     found = "failed" if failure is not None else "static" if presence == "present" else "missing"
     return ProfileView(
         profile_id=name,
@@ -370,22 +376,6 @@ def _view_of_entry(state: State, entry: ProviderEntry, now_us: int) -> ProfileVi
         updated_us=None,
         position=None,
     )
-
-
-def _refs(state: State) -> list[str]:
-    named = [f"{IMPLICIT}{one.provider_id}" for one in state.catalog.registry.providers if one.credential_ref]
-    return [*named, *state.auth.profiles]
-
-
-def _presence(state: State, credential_ref: str) -> str:
-    """Return whether a secret is there, as far as the journal knows: of variables and files it does not."""
-    profile = state.auth.profiles.get(credential_ref)
-    if profile is not None:
-        return presence_of(state, profile.vault_ref)
-    entry = provider_entry(state, credential_ref.removeprefix(IMPLICIT))
-    if entry is None or not entry.credential_ref.startswith(VAULT_FORM):
-        return "present"
-    return presence_of(state, entry.credential_ref.removeprefix(VAULT_FORM))
 
 
 def _scope(agent_id: str) -> ScopeView:
