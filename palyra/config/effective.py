@@ -65,9 +65,16 @@ def _redacted(name: str, value: Any) -> Any:
 
 
 def recordable_tree(config: Config) -> dict[str, Any]:
-    """Return the effective tree as facts may hold it: scripts, which may hold any JSON, by their digest."""
+    """Return the effective tree as facts may hold it: scripts, which may hold any JSON, by their digest.
+
+    So that a file of recorded exchanges whose content is another one shows, its digest stands beside its place.
+    """
     tree = effective_tree(config)
-    for provider in tree["model_provider"]["providers"]:
+    for provider, entry in zip(
+        tree["model_provider"]["providers"], config.model_provider.registry.providers, strict=True
+    ):
+        if entry.fixtures_digest:
+            provider["fixtures_digest"] = entry.fixtures_digest
         rules = msgspec.json.Encoder(order="sorted").encode(provider["rules"])
         provider["rules"] = hashlib.sha256(rules).hexdigest() if provider["rules"] else ""
     return tree

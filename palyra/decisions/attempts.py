@@ -169,11 +169,15 @@ class Failed(NamedTuple):
 
 
 def fail_attempt(state: State, run: Run, end: FailureEnd, now_us: int, *, may_retry: bool = True) -> Failed:
-    """Settle a failed attempt, and decide whether the same candidate is tried again."""
+    """Settle a failed attempt, and decide whether the same candidate is tried again.
+
+    A failure that was recorded is played once, as it was, and says nothing of who plays it.
+    """
     attempt, failure = run.attempt, end.failure
     assert attempt is not None, "settling an attempt that is not open"
     provider = provider_entry(state, attempt.provider_id)
-    counted = rule_of(failure.failure_class).counted
+    is_played = provider is not None and bool(provider.fixtures)
+    counted = rule_of(failure.failure_class).counted and not is_played
     circuit = circuit_of(state, attempt.provider_id)
     opened = circuits.at_failure(
         circuit,
@@ -185,7 +189,7 @@ def fail_attempt(state: State, run: Run, end: FailureEnd, now_us: int, *, may_re
         now_us=now_us,
     )
     wait_ms, next_ref = None, ""
-    if provider is not None and may_retry:
+    if provider is not None and may_retry and not is_played:
         next_ref = _next_credential(state, run, end, opened, now_us)
         if not next_ref and opened is None and is_passable(circuit, now_us):
             wait_ms = _retry_wait_ms(state, run, end, provider, now_us)
@@ -206,7 +210,7 @@ def fail_attempt(state: State, run: Run, end: FailureEnd, now_us: int, *, may_re
     )
     drafts = [Draft(f"run-{run.run_id}", failed), *_settle_cut(state, run, end, now_us)]
     side_effects: list[Fact | None] = [opened]
-    if provider is not None:
+    if provider is not None and not is_played:
         side_effects.append(
             models.at_failure(
                 standing_of(state, attempt.provider_id, attempt.model_id),

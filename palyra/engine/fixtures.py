@@ -9,7 +9,7 @@ from palyra.errors import PalyraError
 from palyra.memory.content import Content
 from palyra.wire.dialects import DIALECT_ROWS
 from palyra.wire.errors import WireError
-from palyra.wire.fixtures import Recorded, canonical, chunk_of, redacted
+from palyra.wire.fixtures import SILENCES, Recorded, canonical, chunk_of, redacted
 from palyra.wire.messages_surface import decode_messages
 from palyra.wire.request import SurfaceRequest, decode_chat, decode_embeddings
 from palyra.wire.responses_surface import decode_responses
@@ -22,10 +22,17 @@ _READERS: dict[str, Callable[[bytes], SurfaceRequest]] = {
     "embeddings": decode_embeddings,
 }
 
+#: Outcomes of runs that somebody ended before their answer did.
+_LEFT = ("cancelled", "client_disconnected", "draining")
+
 
 def recorded_of(content: Content) -> Recorded | None:
-    """Return a run's exchange; None for one that no provider answered, or whose answer is not there whole."""
-    if not content.status or content.answer_cut or not content.chunks:
+    """Return a run's exchange; None for one that no provider was asked in, or whose answer is not there whole.
+
+    What a provider broke off is there as far as it came; what a client did not want to the end is not.
+    """
+    was_silent = content.api != "" and content.outcome in SILENCES
+    if content.answer_cut or content.outcome in _LEFT or not (content.status or was_silent):
         return None
     return Recorded(
         run_id=content.run_id,

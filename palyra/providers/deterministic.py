@@ -20,6 +20,8 @@ from palyra.providers.fixture_book import (
     FixtureBook,
     as_chat,
     content_type_of,
+    is_as_asked,
+    is_broken,
     read_call,
     steps_of,
     translated_reply,
@@ -36,7 +38,7 @@ from palyra.providers.script_reply import (
 )
 from palyra.redaction import Secret
 from palyra.wire.errors import WireError
-from palyra.wire.fixtures import BadFixture, canonical
+from palyra.wire.fixtures import SILENCES, BadFixture, canonical
 from palyra.wire.openai_errors import openai_error_type
 from palyra.wire.openai_reply import chat_completion, chat_events
 from palyra.wire.request import SurfaceRequest
@@ -114,6 +116,10 @@ class DeterministicProvider:
             if settings.fixture_mode == "strict":
                 raise TransportFailed("fixture_missing", "headers", self._fixtures.missing(plain))
             return None if call.path not in TRANSLATED else await self._obey_in(api, request, call, patience)
+        if not recorded.status:
+            raise TransportFailed(recorded.outcome, SILENCES[recorded.outcome], "it was so before")
+        if is_broken(recorded) and not is_as_asked(recorded, api=api, stream=request.stream):
+            raise TransportFailed("stream_truncated", "body", "what was recorded is no whole answer")
         steps = steps_of(
             recorded, api=api, model=request.model, stream=request.stream, timing=settings.fixture_timing
         )

@@ -61,6 +61,16 @@ class FixtureBook:
         return f"this request was not recorded; nearest is run {near.run_id}, which differs in {fields}"
 
 
+def is_broken(recorded: Recorded) -> bool:
+    """Return whether an answer began well and did not end so; nothing whole can be made of it."""
+    return recorded.status == 200 and recorded.outcome != "completed"
+
+
+def is_as_asked(recorded: Recorded, *, api: str, stream: bool) -> bool:
+    """Return whether an answer can leave as it came, and need not be made anew."""
+    return recorded.api == api and recorded.stream == stream
+
+
 def content_type_of(recorded: Recorded, *, stream: bool) -> str:
     """Return what an answer is sent as: as it was, unless it is made anew."""
     if recorded.stream == stream or recorded.status != 200:
@@ -73,8 +83,7 @@ def steps_of(
 ) -> Iterator[Step]:
     """Yield an answer as it left the socket; in another dialect, or where it was not a stream, made anew of it."""
     chunks = answered_as(recorded, model)
-    is_same = recorded.api == api and recorded.stream == stream
-    if not is_same and recorded.status == 200:
+    if recorded.status == 200 and not is_as_asked(recorded, api=api, stream=stream):
         body = b"".join(chunk.data for chunk in chunks)
         chunks = [Chunk(after_us=recorded.chunks[-1].after_us if recorded.chunks else 0)]
         yield from _paced(chunks, [_made_anew(recorded, body, api=api, model=model, stream=stream)], timing)

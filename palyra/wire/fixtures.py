@@ -34,6 +34,11 @@ _PARAMS_ASIDE = (
     "service_tier",
 )
 _FIELDS_ASIDE = ("file", "model", "stream")
+#: Why no answer came, and in which phase of the exchange that showed.
+SILENCES = {
+    **dict.fromkeys(("dns_failed", "tls_failed", "network_unavailable", "timeout_connect"), "connect"),
+    **dict.fromkeys(("timeout_first_byte", "timeout_total"), "headers"),
+}
 #: Of an answer's headers those that mean something to whoever reads it.
 KEPT_HEADERS = ("content-type", "retry-after", "retry-after-ms", "x-request-id", "request-id", "x-should-retry")
 _DIFFERENCES_MAX_COUNT = 8
@@ -75,6 +80,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     upstream_model: str = ""
     #: `canonical` with secrets taken out; None where it was too long to be kept.
     request: Any = None
+    #: 0 where no answer came at all; `outcome` says why.
     status: int = 200
     headers: dict[str, str] = {}
     chunks: list[Chunk] = []
@@ -108,6 +114,8 @@ def read_lines(text: bytes) -> list[Recorded]:
             recorded = _RECORDED.decode(line)
             for chunk in recorded.chunks:
                 base64.b64decode(chunk.base64, validate=True)
+            if not recorded.status and recorded.outcome not in SILENCES:
+                raise ValueError(f"nothing came, and {recorded.outcome} does not say why")
         except (msgspec.DecodeError, ValueError, RecursionError) as exc:
             raise BadFixture(f"line {number} is no recorded exchange: {exc}") from exc
         if recorded.format > FORMAT:

@@ -152,6 +152,17 @@ def test_a_caller_that_cannot_wait_gets_no_retry() -> None:
     assert told.outcome.wait_ms is None
 
 
+def test_a_recorded_failure_is_played_once_and_counts_for_nothing() -> None:
+    """It would be the same again; neither the circuit nor the model of who plays it has anything to do with it."""
+    plays = provider("a", kind="deterministic", flavor="", fixtures="/suite.jsonl", max_retries=2)
+    for failure_class in ("transient_upstream", "model_unavailable"):
+        offered = registry(plays, model("gpt", "a", fallbacks=[]))
+        told = given(offered, admit("r1"), start("r1")).when(fail("r1", failure_class))
+        (failed,) = [one.body for one in told.outcome.recorded if isinstance(one.body, AttemptFailed)]
+        assert (failed.counted, failed.wait_ms) == (False, None)
+        assert {one.stream for one in told.outcome.recorded} == {"run-r1"}
+
+
 def test_a_rate_limit_moves_on_only_where_somebody_is_ready() -> None:
     """A pause of two seconds is waited for at the last candidate and nowhere else."""
     world = given(THREE, admit("r1"), start("r1"))

@@ -12,9 +12,10 @@ import aiohttp
 import openai
 import pytest
 from anthropic import AsyncAnthropic
+from embedding_host import wait_until
 from openai import AsyncOpenAI
 from recordings import CONTENT_TYPE, transcription
-from upstream import Behaviour, Upstream
+from upstream import CUT, Behaviour, Upstream, error_event
 
 import palyra
 from palyra.engine.fixtures import exchanges
@@ -132,6 +133,112 @@ async def test_what_was_recorded_is_answered_bit_for_bit(tmp_path: Path) -> None
             assert answer.content[0].text == json.loads(answers["messages"][1][0])["content"][0]["text"]
 
 
+#: What a provider did, and whether the request wanted a stream.
+TROUBLES: dict[str, tuple[Behaviour, bool]] = {
+    **{
+        str(status): (Behaviour.error(status, message=f"it said {status}"), False)
+        for status in (400, 401, 402, 403, 409, 413, 422, 429, 500, 503, 529)
+    },
+    "empty": (Behaviour(status=503, body=b""), False),
+    "error in a stream": (Behaviour(after={0: error_event("it broke at once")}), True),
+    "broken off": (Behaviour(after={3: CUT}), True),
+    "broken late": (Behaviour(after={3: error_event("it broke later")}), True),
+    "silent": (Behaviour(head=CUT), False),
+}
+
+
+async def test_failures_are_played_as_they_were(tmp_path: Path) -> None:
+    """Each as often as it is asked for, at once, in every dialect; they say nothing of the provider that plays."""
+    async with Upstream() as upstream:
+        up = config(upstream.url)
+        up["model_provider"]["providers"][0]["circuit_breaker_failure_threshold"] = 1_000
+        async with palyra.Daemon(up, state_dir=tmp_path) as daemon:
+            ask, before = Asked(daemon), {}
+            for name, (behaviour, stream) in TROUBLES.items():
+                upstream.reply_with(behaviour)
+                before[name] = told(await ask(CHAT, chat(name, stream=stream, max_tokens=64)))
+            upstream.reply_with(Behaviour.error(404, message="no such model"))
+            before["404"] = told(await ask(CHAT, chat("404", max_tokens=64)))
+    file = suite_of(tmp_path)
+    async with palyra.Daemon(palyra.mount_fixtures(file), journal=":memory:") as daemon:
+        ask = Asked(daemon)
+        for name, seen in [*before.items(), *before.items()]:
+            stream = name in TROUBLES and TROUBLES[name][1]
+            assert told(await ask(CHAT, chat(name, stream=stream, max_tokens=64))) == seen, name
+            status, pieces = await ask("/v1/messages", {**MESSAGE, "messages": chat(name)["messages"]})
+            assert (status, name in ("broken off", "broken late")) in ((seen[0], False), (502, True)), name
+            if name.isdigit():
+                assert "no such model" in str(pieces) or f"it said {name}" in str(pieces)
+        state = await daemon.state_at()
+        assert {run.attempts_count for run in state.runs.recent} == {1}
+        assert state.counts.get("circuit.opened", 0) == state.counts.get("model.excluded", 0) == 0
+
+
+def told(answer: tuple[int, list[bytes]]) -> tuple[int, str, str]:
+    """Return what an answer says of a failure, without names of runs, providers and times."""
+    status, pieces = answer
+    body = b"".join(pieces)
+    if body.startswith(b"data:"):
+        *_, last, done = [line[6:] for line in body.split(b"\n\n") if line]
+        assert done == b"[DONE]"
+        body = last
+    error = json.loads(body)["error"]
+    # How a connection looked when it broke is not recorded, only that it did.
+    is_a_break = error["code"] in ("network_unavailable", "stream_truncated")
+    return status, error["code"], "" if is_a_break else error["message"]
+
+
+def suite_of(state_dir: Path) -> Path:
+    """Record everything that is kept in a state."""
+    store = ContentStore.open(state_dir / "content.db", read_only=True)
+    file = state_dir / "suite.jsonl"
+    file.write_bytes(b"".join(map(write_line, exchanges(store.between(0, FAR_US, 0)))))
+    store.close()
+    return file
+
+
+async def test_what_a_client_left_is_not_recorded(tmp_path: Path) -> None:
+    """The half of an answer that it saw was its own choice."""
+    async with Upstream() as upstream:
+        hanging = asyncio.Event()
+        upstream.reply_with(Behaviour(after={2: hanging}))
+        async with palyra.Daemon(config(upstream.url), state_dir=tmp_path) as daemon:
+            headers = {"authorization": f"Bearer {daemon.client_key}"}
+            body = chat("left", stream=True)
+            async with aiohttp.ClientSession() as session:
+                async with session.post(
+                    f"{daemon.base_url}/chat/completions", json=body, headers=headers
+                ) as answer:
+                    await answer.content.readline()
+            await wait_until(daemon, "run.cancelled")
+            hanging.set()
+            await Asked(daemon)(CHAT, chat("stayed"))
+    (recorded,) = read_lines(suite_of(tmp_path).read_bytes())
+    assert recorded.request["messages"][0]["parts"][0]["text"] == "stayed"
+
+
+async def test_another_file_in_its_place_is_adopted(tmp_path: Path) -> None:
+    """A suite that was recorded again is served after a reload, although no key is written otherwise."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    async with Upstream() as upstream:
+        for directory, text in ((first, "one"), (second, "two")):
+            upstream.default = Behaviour(text=text)
+            async with palyra.Daemon(config(upstream.url), state_dir=directory) as daemon:
+                await Asked(daemon)(CHAT, chat())
+    file = suite_of(first)
+    async with palyra.Daemon(palyra.mount_fixtures(file), journal=":memory:") as daemon:
+        ask, said = Asked(daemon), []
+        assert (await daemon.reload()).outcome == "unchanged"
+        for _ in range(2):
+            said.append(json.loads((await ask(CHAT, chat()))[1][0])["choices"][0]["message"]["content"])
+            suite_of(second).replace(file)
+            reloaded = await daemon.reload()
+        assert said == ["one", "two"]
+        assert (reloaded.outcome, reloaded.generation) == ("unchanged", 2)
+        adopted = [one.body async for one in daemon.journal if one.name == "config.adopted"]
+        assert adopted[-1].changed == ["model_provider.providers"]
+
+
 async def test_pieces_keep_their_bounds(tmp_path: Path) -> None:
     """A stream leaves the replay in the pieces in which it came, wherever they were cut."""
     cut = [
@@ -222,11 +329,7 @@ async def test_one_request_recorded_twice_answers_in_order(tmp_path: Path) -> No
             for text in ("one", "two"):
                 upstream.reply_with(Behaviour(text=text))
                 await Asked(daemon)(CHAT, chat())
-    store = ContentStore.open(tmp_path / "content.db", read_only=True)
-    file = tmp_path / "twice.jsonl"
-    file.write_bytes(b"".join(map(write_line, exchanges(store.between(0, FAR_US, 0)))))
-    store.close()
-    async with palyra.Daemon(palyra.mount_fixtures(file), journal=":memory:") as daemon:
+    async with palyra.Daemon(palyra.mount_fixtures(suite_of(tmp_path)), journal=":memory:") as daemon:
         said = []
         for _ in range(3):
             _, pieces = await Asked(daemon)(CHAT, chat())
@@ -312,7 +415,13 @@ def test_a_row_past_its_day_is_invisible_and_goes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"{}", b"nonsense", b'{"format":99,"run_id":"r","key":"k","surface":"chat","api":"chat","model":"m"}']
+    "line",
+    [
+        b"{}",
+        b"nonsense",
+        b'{"format":99,"run_id":"r","key":"k","surface":"chat","api":"chat","model":"m"}',
+        b'{"status":0,"run_id":"r","key":"k","surface":"chat","api":"chat","model":"m"}',
+    ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path: Path, line: bytes) -> None:
     """With the number of its line."""
