@@ -294,7 +294,6 @@ class Daemon:
             self._home.content, self._clock, content_rules_of(config), on_trouble=self._tells.of_content
         )
         self._stack.push_async_callback(self._contents.close)
-        await self._purge_contents()
         self.runs.contents = self._contents
         self._adoption = Adoption(config, self._reads, outside=outside, runs=self.runs, obey=self._obey)
         self._stack.push_async_callback(self._adoption.close)
@@ -324,7 +323,7 @@ class Daemon:
         """Let what the daemon itself reads of a configuration hold from now on."""
         self.gateway.adopt(limits_of(config, is_tls=self._tls is not None))
         self.access.anonymous = config.auth.anonymous_client
-        self._contents.rules = content_rules_of(config)
+        self._contents.obey(content_rules_of(config))
         self._sights.zone = config.cli.timezone
         self._feed.max_count = config.console.event_clients_max_count
         hide_also(config.privacy.extra_patterns)
@@ -418,6 +417,7 @@ class Daemon:
             credentials=CrossingChore(self.guest, RecheckChore(self.core, self.runs.outward)),
             tokens=CrossingChore(self.guest, self.tokens),
             approvals=CrossingChore(self.guest, ApprovalChore(self.core)),
+            contents=CrossingChore(self.guest, self._contents),
             alerts=CrossingChore(
                 self.guest,
                 AlertChore(
@@ -437,13 +437,6 @@ class Daemon:
     def _ring(self) -> None:
         self.tree.ring("journal")
         self.tree.ring("beats")
-
-    async def _purge_contents(self) -> None:
-        """Let go of content past its day; what cannot be read keeps nobody from being served."""
-        try:
-            await self._contents.purge()
-        except Exception as error:
-            self._tells.of_content(error)
 
     # -- end
 

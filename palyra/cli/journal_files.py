@@ -169,8 +169,9 @@ def import_(call: Call, file: str, into: str) -> Answer:
 def backup(call: Call, target: str | None, is_with_keys: bool) -> Answer:
     """Copy the journal and what belongs to it to a new directory, and verify the copy.
 
-    The daemon goes on meanwhile. Keys are left out unless you ask for them: without the vault's key a restored
-    journal is witnessed by its link alone.
+    The daemon goes on meanwhile. The sealed vault goes along, and so do prompts and answers where they are kept.
+    Keys are left out unless you ask for them: without the vault's key a restored journal is witnessed by its link
+    alone.
     """
     import palyra
     from palyra.auth.keyfiles import witness_key

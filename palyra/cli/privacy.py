@@ -35,7 +35,10 @@ def privacy() -> None:
 @click.option("--agent", metavar="ID", help="An agent.")
 @click.option("--run", metavar="ID", help="One run, by its whole id.")
 def erase(call: Call, **subjects: str | None) -> Answer:
-    """Delete the prompts and answers that are kept of a subject. The journal holds none, and keeps its facts."""
+    """Delete the prompts and answers that are kept of a subject.
+
+    The journal holds none, and keeps its facts. Backups that were made before hold what was kept then.
+    """
     from palyra.cli.asking import change
     from palyra.engine.console.privacy import EraseParams
     from palyra.engine.console.table import PRIVACY_ERASE

@@ -18,7 +18,7 @@ from palyra.engine.clock import Clock
 from palyra.engine.exchange import Ended
 from palyra.engine.surfaces import Part
 from palyra.events.registry import ModelEntry
-from palyra.memory.content import Content, ContentStore
+from palyra.memory.content import PURGE_ROWS_COUNT, Content, ContentStore
 from palyra.providers.port import Answer, Call, Provider
 from palyra.redaction import Secret
 from palyra.units import US_PER_S
@@ -28,6 +28,7 @@ from palyra.wire.request import SurfaceRequest
 #: Of what waits to be written; beyond it runs are not kept.
 _WAITING_MAX_BYTES = 64 * 1024 * 1024
 _DAY_US = 86_400 * US_PER_S
+_PURGE_EVERY_US = 3_600 * US_PER_S
 #: Surfaces whose answer may be put together here: what the client got is kept of them.
 _WHOLE_SURFACES = ("embeddings", "audio_transcription")
 
@@ -170,18 +171,30 @@ class Contents:
         self, path: Path | None, clock: Clock, rules: ContentRules, *, on_trouble: Callable[[Exception], None]
     ) -> None:
         """`path` is None for a store in memory; `on_trouble` is told why something could not be kept."""
-        #: In force from now on.
-        self.rules = rules
+        self._rules = rules
         #: Runs that were not kept although they should have been.
         self.lost_count = 0
         self._path = path
         self._clock = clock
         self._on_trouble = on_trouble
         self._store: ContentStore | None = None
+        self._is_there = path is not None and path.exists()
         self._turn = asyncio.Lock()
         self._waiting_bytes = 0
         self._writing: set[asyncio.Task[None]] = set()
-        self._purged_us = 0
+        #: What is past its day is looked for then; at once after a start.
+        self._purge_due_us = 0
+
+    @property
+    def rules(self) -> ContentRules:
+        """What is kept from now on."""
+        return self._rules
+
+    def obey(self, rules: ContentRules) -> None:
+        """Keep by other rules from now on; a shorter time is one for what is there as well, and soon."""
+        if rules.days_count < self._rules.days_count:
+            self._purge_due_us = 0
+        self._rules = rules
 
     def begin(self, command: AdmitRun, request: SurfaceRequest, content_type: str) -> Taken | None:
         """Return what keeps a run's content; None where it is not kept."""
@@ -214,17 +227,11 @@ class Contents:
     def _put(self, taken: Taken, outcome: str, reply: Reply) -> None:
         store = self._opened()
         store.put(taken.content(outcome, reply), taken.at_us + self.rules.days_count * _DAY_US)
-        self._purge(store)
-
-    def _purge(self, store: ContentStore) -> None:
-        now_us = self._clock.now_us()
-        if now_us - self._purged_us >= _DAY_US // 24:
-            self._purged_us = now_us
-            store.purge(now_us)
 
     def _opened(self) -> ContentStore:
         if self._store is None:
             self._store = ContentStore.open(self._path)
+            self._is_there = True
         return self._store
 
     async def settle(self) -> None:
@@ -232,16 +239,31 @@ class Contents:
         while self._writing:
             await asyncio.wait(self._writing)
 
-    async def purge(self) -> None:
-        """Let go of what is past its day, where there is a store."""
-        if self._store is not None or (self._path is not None and self._path.exists()):
+    def due_at_us(self) -> int | None:
+        """Return when it is to be looked for what is past its day; None where nothing is kept."""
+        return self._purge_due_us if self._is_there else None
+
+    async def do(self) -> None:
+        """Let go of what is past its day, whether anything is kept by now or not; the rest of much is due at once.
+
+        A store that cannot be read is told of and looked at later: it keeps nobody from being served.
+        """
+        now_us = self._clock.now_us()
+        self._purge_due_us = now_us + _PURGE_EVERY_US
+        try:
             async with self._turn:
-                await asyncio.to_thread(lambda: self._purge(self._opened()))
+                older_us = now_us - self.rules.days_count * _DAY_US
+                gone_count = await asyncio.to_thread(lambda: self._opened().purge(now_us, older_us))
+        except Exception as error:
+            self._on_trouble(error)
+        else:
+            if gone_count >= PURGE_ROWS_COUNT:
+                self._purge_due_us = now_us
 
     async def erase(self, kind: str, subject: str) -> int:
         """Delete all that is kept of a subject; return of how many runs."""
         await self.settle()
-        if self._store is None and self._path is not None and not self._path.exists():
+        if not self._is_there:
             return 0
         async with self._turn:
             return await asyncio.to_thread(lambda: self._opened().erase(kind, subject))

@@ -21,6 +21,7 @@ from palyra.config.tree import Config
 from palyra.engine.clock import SystemClock
 from palyra.engine.console.changes import Change, Changer, ChangeT, Desk
 from palyra.engine.console.frame import AnswerT, Told
+from palyra.engine.content import ContentRules, Contents
 from palyra.engine.core import Core, load_state
 from palyra.engine.ids import SystemIds
 from palyra.engine.oauth import OAuthDesk
@@ -94,11 +95,13 @@ def change_offline(paths: StatePaths, config: Config, change: Change[ChangeT, An
             key_files = {path.name: path for path in (paths.admin_token, paths.client_key)}
             tokens = TokenKeeper(core, keeper)
             logins = OAuthDesk(core, keeper, tokens, lambda: config.auth.oauth.openai)
-            desk = Desk(core, keeper, key_files=key_files, oauth=logins, tokens=tokens)
+            contents = Contents(paths.content, core.clock, ContentRules(), on_trouble=lambda error: None)
+            desk = Desk(core, keeper, key_files=key_files, oauth=logins, tokens=tokens, contents=contents)
             try:
                 return await Changer(desk).change(change, params, actor=OPERATOR)
             finally:
                 await tokens.settle()
+                await contents.close()
 
     with take_lock(paths), contextlib.closing(open_vault(paths, config.vault)) as vault:
         return asyncio.run(make())

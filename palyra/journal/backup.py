@@ -123,10 +123,11 @@ def _database_bytes(path: Path) -> int:
 
 
 def copy_database(source: Path, target: Path, progress: Progress | None = None) -> None:
-    """Copy a SQLite file with a write-ahead log, which somebody may be writing, as it is at one instant.
+    """Copy a SQLite file, which somebody may be writing, as it is at one instant.
 
     One read transaction is open meanwhile, so that a busy writer cannot make the copy begin anew for ever. Commits
-    go on beside it; only a checkpoint that wants to empty the log waits for its end.
+    into a write-ahead log go on beside it, and only a checkpoint that wants to empty it waits for its end; a file
+    without such a log is not written meanwhile.
     """
     create_private(target)
 
@@ -139,7 +140,7 @@ def copy_database(source: Path, target: Path, progress: Progress | None = None) 
         writing.execute("PRAGMA synchronous = OFF")
         while True:
             # As for every reader: a file that was closed has no log, and must not get one by being read.
-            is_closed, stamp = not Path(f"{source}-wal").exists(), _stamp(source)
+            is_closed, stamp = _has_log(source) and not Path(f"{source}-wal").exists(), _stamp(source)
             with closing(open_readonly(source, immutable=is_closed)) as reading:
                 try:
                     reading.execute("BEGIN")
@@ -151,6 +152,12 @@ def copy_database(source: Path, target: Path, progress: Progress | None = None) 
                 break
     with target.open("r+b") as file:
         os.fsync(file.fileno())
+
+
+def _has_log(path: Path) -> bool:
+    """Return whether the file is one with a write-ahead log (SQLite file format 1.3: the read version)."""
+    with path.open("rb") as file:
+        return file.read(20)[19:] == b"\x02"
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

@@ -27,7 +27,7 @@ CREATE INDEX content_by_session ON content (session_id);
 CREATE INDEX content_by_agent ON content (agent_id);
 """
 #: Rows of one transaction that deletes.
-_PURGE_ROWS_COUNT = 2_000
+PURGE_ROWS_COUNT = 2_000
 _BUSY_S = 5.0
 #: By what rows are erased, and their columns.
 SUBJECTS = {"run": "run_id", "principal": "principal_id", "session": "session_id", "agent": "agent_id"}
@@ -119,11 +119,11 @@ class ContentStore:
             (*row, content.agent_id, _ENCODER.encode(content)),
         )
 
-    def purge(self, now_us: int) -> int:
-        """Delete what is past its day, a bounded number of rows; return how many."""
+    def purge(self, now_us: int, older_us: int = 0) -> int:
+        """Delete what is past its day or was asked before `older_us`, a bounded number of rows; return how many."""
+        past = "SELECT run_id FROM content WHERE expires_us <= ? UNION SELECT run_id FROM content WHERE at_us < ?"
         gone = self._connection.execute(
-            "DELETE FROM content WHERE run_id IN (SELECT run_id FROM content WHERE expires_us <= ? LIMIT ?)",
-            (now_us, _PURGE_ROWS_COUNT),
+            f"DELETE FROM content WHERE run_id IN ({past} LIMIT ?)", (now_us, older_us, PURGE_ROWS_COUNT)
         ).rowcount
         self._connection.execute("PRAGMA incremental_vacuum")
         return gone

@@ -34,6 +34,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     tokens: Chore
     approvals: Chore
     alerts: Chore
+    contents: Chore
 
 
 class Loop(NamedTuple):
@@ -61,6 +62,7 @@ def loop_table(ports: Ports) -> tuple[Loop, ...]:
         chore("tokens", ports.tokens),
         chore("approvals", ports.approvals),
         chore("alerts", ports.alerts),
+        chore("contents", ports.contents),
     )
 
 

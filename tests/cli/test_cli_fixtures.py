@@ -114,7 +114,10 @@ async def test_erase_a_subject_of_a_live_daemon(tmp_path: Path) -> None:
         assert (fact.kind, fact.subject, fact.contents_count) == ("session", session, 2)
         status = await asyncio.to_thread(palyra_cli, state, "status")
         assert "prompts and answers are kept in content.db" in status.stdout
-    none = palyra_cli(state, "privacy", "erase", "--session", session)
-    assert none.returncode == 4
+    alone = palyra_cli(state, "privacy", "erase", "--session", admitted[2].session_id, "--json")
+    assert (alone.returncode, json.loads(alone.stdout)["data"]["contents_count"]) == (0, 1)
+    with palyra.open_journal(state / "journal.db") as journal:
+        erased_facts = [one for one in journal if one.name == "subject.erased"]
+    assert [one.body.contents_count for one in erased_facts] == [2, 1]
     two = palyra_cli(state, "privacy", "erase", "--session", "a", "--agent", "b")
     assert two.returncode == 2

@@ -18,6 +18,7 @@ from recordings import CONTENT_TYPE, transcription
 from upstream import CUT, Behaviour, Upstream, error_event
 
 import palyra
+from palyra.engine.clock import SystemClock
 from palyra.engine.fixtures import exchanges
 from palyra.errors import ConfigInvalid, PalyraError
 from palyra.memory.content import Content, ContentStore
@@ -28,6 +29,7 @@ from palyra.wire.request import decode_chat
 
 SECRET_WORD = "rhubarb-and-custard"
 FAR_US = 1 << 60
+DAY_US = 86_400 * 1_000_000
 
 
 def config(url: str, **privacy: Any) -> dict[str, Any]:
@@ -386,7 +388,6 @@ async def test_a_subject_is_erased(tmp_path: Path) -> None:
             admitted = [one.body async for one in daemon.journal if one.name == "run.admitted"]
             gone = await daemon._contents.erase("session", admitted[0].session_id)
             assert gone == 1
-            await daemon._contents.purge()
     text = (tmp_path / "content.db").read_bytes()
     assert SECRET_WORD.encode() not in text
     assert b"harmless" in text
@@ -401,6 +402,24 @@ async def test_a_broken_store_keeps_nobody_from_being_served(tmp_path: Path) -> 
             status, _ = await Asked(daemon)(CHAT, chat())
             await daemon._contents.settle()
             assert (status, daemon._contents.lost_count) == (200, 1)
+
+
+async def test_what_is_past_its_day_goes_without_new_content(tmp_path: Path) -> None:
+    """Also where capture was turned off since, and where the days were made fewer: right after a start."""
+    store = ContentStore.open(tmp_path / "content.db")
+    now_us = SystemClock().now_us()
+    for run_id, age_days, expires_us in (("past", 40, now_us - 1), ("old", 3, FAR_US), ("young", 0, FAR_US)):
+        at_us = now_us - age_days * DAY_US
+        content = Content(
+            run_id=run_id, at_us=at_us, principal_id="p", surface="chat", key="k", outcome="completed"
+        )
+        store.put(content, expires_us)
+    for days, left in ((30, ["old", "young"]), (1, ["young"])):
+        off = {"privacy": {"capture_content": "off", "content_days": days}}
+        async with palyra.Daemon(off, state_dir=tmp_path):
+            pass
+        assert [one.run_id for one in store.between(0, FAR_US, 0)] == left
+    store.close()
 
 
 def test_a_row_past_its_day_is_invisible_and_goes(tmp_path: Path) -> None:

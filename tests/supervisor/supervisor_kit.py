@@ -148,6 +148,7 @@ class World:
         self.tokens = Upkeep(self.clock)
         self.approvals = Upkeep(self.clock)
         self.alerts = Upkeep(self.clock)
+        self.contents = Upkeep(self.clock)
 
     def tree(self, *loops: Loop) -> Tree:
         """A tree of these loops, of the product's own without any."""
@@ -165,6 +166,7 @@ class World:
             tokens=self.tokens,
             approvals=self.approvals,
             alerts=self.alerts,
+            contents=self.contents,
         )
         return Tree(loops or loop_table(ports), self.clock, self.log)
 

@@ -41,8 +41,9 @@ async def test_an_idle_day_wakes_nobody(autojump_clock: MockClock) -> None:
         world.tokens,
         world.approvals,
         world.alerts,
+        world.contents,
     )
-    assert [port.asked_count for port in (world.watch, *chores)] == [1] * 10
+    assert [port.asked_count for port in (world.watch, *chores)] == [1] * 11
 
 
 async def test_a_bell_wakes_those_whom_it_concerns(autojump_clock: MockClock) -> None:

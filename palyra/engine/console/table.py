@@ -440,9 +440,7 @@ MODELS_TEST = changes.Change(
 PRICING_RECOST = changes.Change(
     "POST", "pricing/recost", pricing.RecostParams, RecostAnswer, pricing.recost_usage, scope="usage:write"
 )
-PRIVACY_ERASE = changes.Change(
-    "POST", "privacy/erase", privacy.EraseParams, privacy.ErasedAnswer, privacy.erase, needs_daemon=True
-)
+PRIVACY_ERASE = changes.Change("POST", "privacy/erase", privacy.EraseParams, privacy.ErasedAnswer, privacy.erase)
 RUN_CANCEL = changes.Change(
     "POST", "runs/{run}/cancel", runs.CancelParams, runs.CancelAnswer, runs.cancel, needs_daemon=True
 )
