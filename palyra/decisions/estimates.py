@@ -98,5 +98,6 @@ def _lengths(state: State, run: Run, entry: ModelEntry, tokens_in: int) -> Quant
 
 def _output_cap(state: State, run: Run, entry: ModelEntry) -> int:
     """Return the longest that all choices together can be."""
-    each = output_bound_tokens(run, entry, state.config.accounting.default_output_cap_tokens)
+    _, _, upper = calibrate(state, entry.provider_id, entry.upstream_model, run.tokens.raw)
+    each = output_bound_tokens(run, entry, upper, state.config.accounting.default_output_cap_tokens)
     return run.choices_count * each

@@ -14,6 +14,7 @@ from palyra.decisions.pricing import cost_ceiling, usage_of_recording, variant_a
 from palyra.events.budgets import UsageBudgetPolicyRecord
 from palyra.events.pricing import PriceEntry
 from palyra.events.registry import ModelEntry
+from palyra.limits import FIT_OUTPUT_TOKENS
 from palyra.projections.budgets import Where
 from palyra.projections.catalog import model_entry
 from palyra.projections.pricing import price_at
@@ -46,8 +47,12 @@ class Size(NamedTuple):
         return self._replace(output_tokens=tokens * self.choices_count)
 
 
-def output_bound_tokens(run: Run, entry: ModelEntry | None, default_tokens: int) -> int:
-    """Return the most output that one choice can have: the smallest maximum that anybody names."""
+def output_bound_tokens(run: Run, entry: ModelEntry | None, input_tokens: int, default_tokens: int) -> int:
+    """Return the most output that one choice can have: the smallest maximum that anybody names.
+
+    Where the client names none it also has to fit into the model's window beside the input, which is taken at its
+    bound: providers refuse a maximum that does not. A client's own maximum is the provider's to judge.
+    """
     if run.endpoint == "embeddings":
         return 0
     if run.audio_ms:
@@ -56,6 +61,8 @@ def output_bound_tokens(run: Run, entry: ModelEntry | None, default_tokens: int)
     bounds = [bound for bound in named if bound is not None] or [default_tokens]
     if entry is not None:
         bounds.append(entry.max_tokens_per_event)
+        if run.output_requested_tokens is None and entry.max_context_tokens is not None:
+            bounds.append(max(FIT_OUTPUT_TOKENS, entry.max_context_tokens - input_tokens))
     return min(bounds)
 
 
@@ -63,7 +70,7 @@ def size_of(state: State, run: Run, where: Where, upstream_model: str, at_us: in
     """Return what an attempt of a run at a candidate may consume at most."""
     entry = model_entry(state, run.endpoint, where.provider_id, where.model_id)
     _, _, upper = calibrate(state, where.provider_id, upstream_model, run.tokens.raw)
-    output = output_bound_tokens(run, entry, state.config.accounting.default_output_cap_tokens)
+    output = output_bound_tokens(run, entry, upper, state.config.accounting.default_output_cap_tokens)
     variant = variant_at(run, entry)
     return Size(
         input_tokens=upper,

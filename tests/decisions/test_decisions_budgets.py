@@ -39,13 +39,19 @@ def started(request: dict[str, Any], **limits: Any) -> World:
         ({}, {}, 8_192),
         ({}, {"max_tokens_per_event": 300}, 300),
         ({"output_max_tokens": 50, "choices_count": 3}, {}, 150),
+        ({"output_max_tokens": None}, {"max_context_tokens": 4_096}, 4_096 - 130),
+        ({"output_max_tokens": None}, {"max_context_tokens": 620}, 512),
+        ({"output_max_tokens": 500}, {"max_context_tokens": 620}, 500),
         ({"endpoint": "embeddings", "model": "e"}, {}, 0),
     ],
 )
 def test_output_is_held_at_the_most_that_can_come(
     request_: dict[str, Any], limits: dict[str, Any], output_tokens: int
 ) -> None:
-    """The smallest of the client's maximum, the model's and the event limit, for each choice; embeddings: none."""
+    """The smallest of the client's maximum, the model's and the event limit, for each choice; embeddings: none.
+
+    Where nobody asked for a length, the window leaves room for the input: providers refuse what does not fit.
+    """
     [start_] = started(request_, **limits).facts(AttemptStarted)
     assert start_.output_max_tokens == output_tokens
 
@@ -60,7 +66,7 @@ def test_input_is_held_at_its_upper_bound() -> None:
 def test_a_model_that_left_the_registry_is_held_by_the_request_alone() -> None:
     """Without the model's limits the client's maximum counts, else the default."""
     run = given(None, admit("r1", output_max_tokens=70)).run("r1")
-    assert output_bound_tokens(run, None, 8_192) == 70
+    assert output_bound_tokens(run, None, 130, 8_192) == 70
 
 
 @pytest.mark.parametrize(
