@@ -7,6 +7,7 @@ Source: governance specification 4 to 7.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +25,7 @@ from palyra.events.budgets import (
     Returned,
     UsageBudgetPolicyRecord,
 )
+from palyra.events.registry import ModelEntry
 from palyra.events.usage import UsageRecorded
 from palyra.projections.budgets import (
     MAX_COST,
@@ -329,19 +331,7 @@ def plan_start(state: State, run: Run, where: Where, upstream_model: str, now_us
     size = size_of(state, run, where, upstream_model, now_us)
     if not state.budgets.policies and run.max_cost_nanousd is None:
         return Start(size, None, NOTHING)
-
-    def judge(sized: Size) -> Judgement:
-        return evaluate_budgets(
-            state,
-            run,
-            run.run_id,
-            where,
-            sized,
-            effective_at_us=run.admitted_us,
-            now_us=now_us,
-            max_cost=run.max_cost_nanousd,
-        )
-
+    judge = functools.partial(_judge_size, state, run, where, now_us)
     judgement = judge(size)
     if run.endpoint != "chat" or not _has_hard(state, judgement):
         return Start(size, None, judgement)
@@ -358,6 +348,30 @@ def plan_start(state: State, run: Run, where: Where, upstream_model: str, now_us
         low, high = (low, middle - 1) if judge(size.with_output(middle)).stops else (middle, high)
     size = size.with_output(low)
     return Start(size, low, judge(size), is_shrunk=True)
+
+
+def _judge_size(state: State, run: Run, where: Where, now_us: int, size: Size) -> Judgement:
+    return evaluate_budgets(
+        state,
+        run,
+        run.run_id,
+        where,
+        size,
+        effective_at_us=run.admitted_us,
+        now_us=now_us,
+        max_cost=run.max_cost_nanousd,
+    )
+
+
+def evaluations_at(state: State, run: Run, entry: ModelEntry, now_us: int) -> list[UsageBudgetEvaluation]:
+    """Return what rules say to a run at a model: at its whole length and, where that may be cut, at the least."""
+    where = Where(entry.provider_id, entry.model_id)
+    size = size_of(state, run, where, entry.upstream_model, now_us)
+    judgement = _judge_size(state, run, where, now_us, size)
+    if run.endpoint != "chat" or run.output_requested_tokens is not None:
+        return judgement.evaluations
+    short = _judge_size(state, run, where, now_us, size.with_output(_SHORTEST_OUTPUT_TOKENS))
+    return [*judgement.evaluations, *short.evaluations]
 
 
 def _has_hard(state: State, judgement: Judgement) -> bool:

@@ -1,31 +1,36 @@
 """What would have flipped a decision: along each axis alone the nearest value with which somebody else had served.
 
-A decision is made again with one thing changed, so that what is told here is what the planner does. Where a figure
-only matters by how it compares with others, it is tried right beside each of them; a limit is searched for by
-halving. An axis that cannot flip the decision says so.
+A decision is made again with one thing changed, so that what is told here is what the planner does. A figure only
+matters by how it compares with others, so it is tried right beside each of them, the nearest first: between two of
+them nothing changes. An axis that cannot flip the decision says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
 from palyra.decisions import routing
-from palyra.decisions.planning import RoutingPlan, plan_usage_routing
-from palyra.decisions.ranking import CANDIDATES_MAX_COUNT, Changed, Looked
+from palyra.decisions.budgets import evaluations_at
+from palyra.decisions.planning import RoutingPlan, plan_usage_routing, run_asked
+from palyra.decisions.ranking import AS_IT_IS, Changed
 from palyra.events.registry import ModelEntry
 from palyra.events.smart_routing import SmartRouting
-from palyra.projections.budgets import Policy
+from palyra.projections.budgets import MAX_COST
+from palyra.projections.catalog import excluded_until_us
+from palyra.projections.circuits import circuit_of
 from palyra.projections.state import State
+from palyra.units import BP_PER_UNIT
 
 if TYPE_CHECKING:
     from palyra.decisions.runs import AdmitRun
 
 Axis = Literal["price", "budget", "circuit", "complexity", "context"]
-#: No limit is set beyond these, and no input is larger.
-_LIMIT_MAX, _TOKENS_MAX = 1 << 53, 1 << 31
+Unit = Literal["nanousd", "limit", "us", "bp", "tokens"]
+#: No input is larger.
+_TOKENS_MAX = 1 << 31
 #: Why an axis flips nothing.
 _NOTHING_COMPARED = "nothing_compared"
 _NOTHING_NEAR = "no_value_flips"
@@ -38,7 +43,7 @@ class Flip(msgspec.Struct, frozen=True, kw_only=True):
     #: What it is about: `provider/model`, a rule, or nothing.
     subject: str = ""
     #: nano-USD expected, limit of the rule in its metric, instant, score in basis points, or estimated tokens.
-    unit: Literal["nanousd", "limit", "us", "bp", "tokens"]
+    unit: Unit
     now: int | None = None
     value: int | None = None
     #: What would be served then, or the code of the refusal; and what would be recommended.
@@ -63,11 +68,15 @@ def outcome_of(plan: RoutingPlan) -> Outcome:
     return Outcome(served, plan.decided.recommended if plan.decided is not None else "")
 
 
-class _Tried(NamedTuple):
+class _Try(NamedTuple):
+    """A value that may flip the decision, and what it would be decided with."""
+
     subject: str
     now: int | None
     value: int
-    outcome: Outcome
+    changed: Changed = AS_IT_IS
+    #: The hard limit of the subject is changed.
+    is_limit: bool = False
 
     @property
     def distance(self) -> tuple[int, str]:
@@ -100,121 +109,106 @@ class _Flipping:
     def flips(self) -> list[Flip]:
         if self._plan.decided is None:
             return []
+        has_board, has_limit = self._plan.board is not None, bool(self._limited())
         return [
-            self._flip("price", "nanousd", self._prices(), is_compared=self._plan.board is not None),
-            self._flip("budget", "limit", self._limits(), is_compared=bool(self._hard_policies())),
-            self._flip("circuit", "us", self._instants(), is_compared=True),
-            self._flip("complexity", "bp", self._scores(), is_compared=self._plan.board is not None),
-            self._flip("context", "tokens", self._sizes(), is_compared=True),
+            self._nearest("price", "nanousd", self._prices(), is_compared=has_board),
+            self._nearest("budget", "limit", self._limits(), is_compared=has_limit),
+            self._nearest("circuit", "us", self._instants(), is_compared=True),
+            self._nearest("complexity", "bp", self._scores(), is_compared=has_board),
+            self._nearest("context", "tokens", self._sizes(), is_compared=True),
         ]
 
-    def _flip(
-        self,
-        axis: Axis,
-        unit: Literal["nanousd", "limit", "us", "bp", "tokens"],
-        tried: Iterable[_Tried],
-        *,
-        is_compared: bool,
-    ) -> Flip:
-        found = [one for one in tried if one.outcome != self._outcome]
-        if not found:
-            return Flip(axis=axis, unit=unit, why=_NOTHING_NEAR if is_compared else _NOTHING_COMPARED)
-        nearest = min(found, key=lambda one: one.distance)
-        return Flip(
-            axis=axis,
-            subject=nearest.subject,
-            unit=unit,
-            now=nearest.now,
-            value=nearest.value,
-            served=nearest.outcome.served,
-            recommended=nearest.outcome.recommended,
-        )
+    def _nearest(self, axis: Axis, unit: Unit, tries: Iterable[_Try], *, is_compared: bool) -> Flip:
+        """Return the flip that changes least; the tries hold every value at which anything changes."""
+        for one in sorted(tries, key=lambda one: one.distance):
+            outcome = self._outcome_of(one)
+            if outcome != self._outcome:
+                return Flip(
+                    axis=axis,
+                    subject=one.subject,
+                    unit=unit,
+                    now=one.now,
+                    value=one.value,
+                    served=outcome.served,
+                    recommended=outcome.recommended,
+                )
+        return Flip(axis=axis, unit=unit, why=_NOTHING_NEAR if is_compared else _NOTHING_COMPARED)
 
-    def _with(self, changed: Changed, state: State | None = None) -> Outcome:
-        plan = plan_usage_routing(
-            self._state if state is None else state, self._command, self._now_us, self._config, changed=changed
-        )
+    def _outcome_of(self, tried: _Try) -> Outcome:
+        state, command = self._state, self._command
+        if tried.is_limit and tried.subject == MAX_COST:
+            command = msgspec.structs.replace(command, max_cost_nanousd=tried.value)
+        elif tried.is_limit:
+            state = with_limit(state, tried.subject, tried.value)
+        plan = plan_usage_routing(state, command, self._now_us, self._config, changed=tried.changed)
         return outcome_of(plan)
 
     # -- the axes
 
-    def _prices(self) -> Iterable[_Tried]:
-        """Try each model at the price of the one that it would have to pass, and right beside it."""
+    def _prices(self) -> Iterable[_Try]:
+        """Give each model every cost that it could be compared with: of the first, of its follower, of the default.
+
+        What the default costs bounds all others where a class may not cost more, so it is compared with each.
+        """
         board = self._plan.board
-        ranked = [] if board is None else board.ranked[:CANDIDATES_MAX_COUNT]
-        for one in ranked:
+        if board is None:
+            return
+        ranked, default = board.ranked, board.default
+        pool = [*ranked, *(one for one in board.excluded if one.excluded_by == "guardrail_cost")]
+        for one in pool if default is None or default in pool else [*pool, default]:
+            rivals = pool if one is default else [*ranked[:2], *([] if default is None else [default])]
+            costs = [rival.expected_nanousd for rival in rivals if rival is not one]
             now = one.expected_nanousd
-            rivals = ranked[1:2] if one is ranked[0] else ranked[:1]
-            bounds = [other.expected_nanousd for other in (*rivals, *self._defaults()) if other is not one]
-            for value in () if now is None else _beside(bounds, now):
-                yield _Tried(one.name, now, value, self._with(Changed(costs={one.name: value})))
+            for value in () if now is None else _beside(costs, now):
+                yield _Try(one.name, now, value, Changed(costs={one.name: value}))
 
-    def _defaults(self) -> list[Looked]:
-        """Return the default model, which bounds what some classes may cost."""
-        board, name = self._plan.board, self._state.catalog.registry.default_chat_model_id
-        rows = [] if board is None else [*board.ranked, *board.excluded]
-        return [one for one in rows if one.entry.model_id == name]
+    def _limits(self) -> Iterable[_Try]:
+        """Try each rule's hard limit at what models ask of it, and where it is near enough to press."""
+        for policy_id, now in self._limited().items():
+            values = [0]
+            for entry in self._entries():
+                run = run_asked(self._state, self._command, entry, self._now_us)
+                for one in evaluations_at(self._state, run, entry, self._now_us):
+                    if one.policy_id == policy_id:
+                        used, asked = one.consumed_value + one.reserved_value, one.requested_value
+                        pressing = used * BP_PER_UNIT // self._config.budget_pressure_bp
+                        values += [asked, one.consumed_value + asked, used + asked, pressing]
+            for value in _beside(values, now):
+                yield _Try(policy_id, now, value, is_limit=True)
 
-    def _limits(self) -> Iterable[_Tried]:
-        """Search each rule's hard limit downwards and upwards for the first one that decides otherwise."""
-        for policy in self._hard_policies():
-            name, now = policy.record.policy_id, policy.record.hard_limit
-            assert now is not None
-
-            def outcome_at(limit: int, name: str = name) -> Outcome:
-                return self._with(Changed(), with_limit(self._state, name, limit))
-
-            for end in (0, _LIMIT_MAX):
-                value = self._first_other(now, end, outcome_at)
-                if value is not None:
-                    yield _Tried(name, now, value, outcome_at(value))
-
-    def _hard_policies(self) -> list[Policy]:
+    def _limited(self) -> dict[str, int]:
+        """Return the hard limits that can stop the request: of rules, and its own."""
         policies = self._state.budgets.policies.values()
-        acting = (one for one in policies if one.record.enabled and one.record.mode == "enforced")
-        return [one for one in acting if one.record.hard_limit is not None]
+        acting = (one.record for one in policies if one.record.enabled and one.record.mode == "enforced")
+        limits = {one.policy_id: one.hard_limit for one in acting if one.hard_limit is not None}
+        own = self._command.max_cost_nanousd
+        return limits if own is None else {**limits, MAX_COST: own}
 
-    def _first_other(self, now: int, end: int, outcome_at: Callable[[int], Outcome]) -> int | None:
-        """Return the value beside one that still decides the same, towards `end`; None where none differs."""
-        if now == end or outcome_at(end) == self._outcome:
-            return None
-        same, other = now, end
-        while abs(same - other) > 1:
-            middle = (same + other) // 2
-            same, other = (middle, other) if outcome_at(middle) == self._outcome else (same, middle)
-        return other
-
-    def _instants(self) -> Iterable[_Tried]:
+    def _instants(self) -> Iterable[_Try]:
         """Try the instants at which circuits let a trial pass and models come back."""
-        entries = self._entries()
-        ready = [routing.unready(self._state, one.provider_id, one.model_id, self._now_us) for one in entries]
-        for entry, exclusion in zip(entries, ready, strict=True):
-            until_us = 0 if exclusion is None else exclusion.figures.get("until_us", 0)
-            if until_us <= self._now_us:
-                continue
-            before = self._with(Changed(ready_us=until_us - 1))
-            if before == self._outcome:
-                outcome = self._with(Changed(ready_us=until_us))
-                yield _Tried(f"{entry.provider_id}/{entry.model_id}", self._now_us, until_us, outcome)
+        for entry in self._entries():
+            name = f"{entry.provider_id}/{entry.model_id}"
+            circuit = circuit_of(self._state, entry.provider_id)
+            back_us = excluded_until_us(self._state, entry.provider_id, entry.model_id)
+            for until_us in (circuit.until_us if circuit.status == "open" else 0, back_us):
+                if until_us > self._now_us:
+                    yield _Try(name, self._now_us, until_us, Changed(ready_us=until_us))
 
-    def _scores(self) -> Iterable[_Tried]:
+    def _scores(self) -> Iterable[_Try]:
         """Try the edges of the bands."""
         now = None if self._plan.decided is None else self._plan.decided.complexity_bp
-        if now is None:
-            return
         simple, premium = self._config.simple_at_bp, self._config.premium_at_bp
-        for value in (simple, simple + 1, premium - 1, premium):
-            yield _Tried("", now, value, self._with(Changed(score_bp=value)))
+        for value in () if now is None else (simple, simple + 1, premium - 1, premium):
+            yield _Try("", now, value, Changed(score_bp=value))
 
-    def _sizes(self) -> Iterable[_Tried]:
+    def _sizes(self) -> Iterable[_Try]:
         """Try the largest input that each model takes, and the smallest that it does not."""
-        now = self._command.raw_tokens
         wanted = routing.wanted_of(self._command)
         for entry in self._entries():
             most = self._largest_fit(entry, wanted)
             for value in (most, most + 1) if most is not None else ():
-                outcome = self._with(Changed(raw_tokens=value))
-                yield _Tried(f"{entry.provider_id}/{entry.model_id}", now, value, outcome)
+                name = f"{entry.provider_id}/{entry.model_id}"
+                yield _Try(name, self._command.raw_tokens, value, Changed(raw_tokens=value))
 
     def _largest_fit(self, entry: ModelEntry, wanted: routing.Wanted) -> int | None:
         def fits(tokens: int) -> bool:

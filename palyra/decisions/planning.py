@@ -140,6 +140,8 @@ class _Planning:
         self._now_us = now_us
         self._config = config
         self._changed = changed
+        #: The instant for which circuits and exclusions are looked at.
+        self._ready_us = now_us if changed.ready_us is None else changed.ready_us
         self._resolution = resolution
         is_chat = context.endpoint == "chat"
         self._mode: RoutingMode = (
@@ -176,8 +178,7 @@ class _Planning:
             self._board = self._compare(wanted)
             if self._moves and self._board.ranked:
                 served = self._chosen(self._board.ranked[0].entry)
-        ready_us = self._now_us if self._changed.ready_us is None else self._changed.ready_us
-        plan = self._guarded(routing.plan_candidates(state, served, wanted, ready_us))
+        plan = self._guarded(routing.plan_candidates(state, served, wanted, self._ready_us))
         told: list[Draft] = []
         refusal: Refusal | None = None
         if plan.steps and self._has_budgets:
@@ -303,7 +304,7 @@ class _Planning:
         self._board = self._compare(wanted)
         if self._board.ranked:
             served = self._chosen(self._board.ranked[0].entry)
-            plan = routing.plan_candidates(self._state, served, wanted, self._now_us)
+            plan = routing.plan_candidates(self._state, served, wanted, self._ready_us)
             plan, _, refusal = self._within_budgets(self._guarded(plan))
             assert refusal is None, "what ranks first was judged already"
             return plan

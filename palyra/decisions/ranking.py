@@ -80,6 +80,8 @@ class Board(NamedTuple):
     excluded: list[Looked]
     strategy: Strategy
     codes: list[str]
+    #: The default model, wherever it stands.
+    default: Looked | None
 
     def rows(self) -> list[RankedModel]:
         """Return the whole table as facts hold it."""
@@ -143,7 +145,7 @@ def rank_models(
         out += guarded
         codes += [code] if code else []
     key = _key_of(strategy, pool, default, rules.min_quality.get(asking.task_class, 0))
-    return Board(sorted(pool, key=key), sorted(out, key=_name), strategy, codes)
+    return Board(sorted(pool, key=key), sorted(out, key=_name), strategy, codes, default)
 
 
 def strategy_of(asking: Asking, rules: SmartRouting) -> Strategy:

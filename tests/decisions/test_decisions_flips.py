@@ -5,18 +5,22 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from budget_kit import put, rule
 from registries import model
 from routing_kit import GRADES, TOKEN_NANOUSD, prices, routed, rules, with_models
-from story import World, admission, given, record
+from story import Outcome as Done
+from story import Step, World, admission, admit, complete, given, record, start, succeed
 
 from palyra.decisions.flips import Flip, Outcome, flips_of, outcome_of, with_limit
 from palyra.decisions.planning import plan_usage_routing
 from palyra.decisions.ranking import Changed
 from palyra.decisions.runs import AdmitRun
+from palyra.decisions.usage import Metered
 from palyra.events.circuits import CircuitOpened
 from palyra.events.routing import Features
+from palyra.usage import TokenUsage
 
 
 def outcome(world: World, command: AdmitRun, flip: Flip | None = None, value: int = 0) -> Outcome:
@@ -26,6 +30,8 @@ def outcome(world: World, command: AdmitRun, flip: Flip | None = None, value: in
         match flip.axis:
             case "price":
                 changed = Changed(costs={flip.subject: value})
+            case "budget" if flip.subject == "request.max_cost":
+                command = msgspec.structs.replace(command, max_cost_nanousd=value)
             case "budget":
                 state = with_limit(state, flip.subject, value)
             case "circuit":
@@ -131,3 +137,116 @@ def test_flips_of_random_decisions_hold(seed: int) -> None:
         may_pin=dice.random() < 0.5,
         output_max_tokens=dice.choice([None, 50]),
     )
+
+
+#: Brute force tries every value up to here; the worlds below are small enough for anything to happen within it.
+SMALL = 700
+
+
+def small_world(dice: random.Random) -> World:
+    """Return a world in which every figure that matters is below `SMALL`."""
+    at = {name: dice.choice("abc") for name in GRADES}
+    entries = [
+        model(
+            name,
+            at[name],
+            **GRADES[name],
+            max_context_tokens=dice.choice([None, 520, 570]),
+            max_output_tokens=300,
+            max_tokens_per_event=640,
+        )
+        for name in GRADES
+    ]
+    steps = [prices(**{name: dice.choice([None, 0, 1, 2]) for name in GRADES})]
+    steps += [
+        put(
+            rule(
+                f"p{number}",
+                scope_kind=dice.choice(["global", "model", "provider", "principal"]),
+                metric_kind=dice.choice(["tokens", "usd_cost"]),
+                on_unpriced=dice.choice(["allow", "deny"]),
+                hard_limit=dice.choice([0, 50, 90, 260, 400, 600]),
+                on_hard=dice.choice(["block", "downgrade", "approval_required"]),
+                downgrade_to=["small", "free"],
+                ceiling_limit=dice.choice([None, 620]),
+                shrink_output=dice.random() < 0.5,
+            )
+        )
+        for number in range(dice.randrange(3))
+    ]
+    for provider_id in "abc":
+        if dice.random() < 0.4:
+            until_us = given().now_us + dice.randrange(1, 60)
+            steps.append(record(f"provider-{provider_id}", CircuitOpened(reason="threshold", until_us=until_us)))
+    used = Metered(reported=TokenUsage(input_tokens=dice.randrange(40), output_tokens=dice.randrange(20)))
+    steps += [serve_if_let("r0", metered=used), start_if_let("r00")]
+    mode = dice.choice(["suggest", "dry_run", "enforced"])
+    limits = {"simple_at_bp": 20, "premium_at_bp": 60, "min_quality": dice.choice([{}, {"background": 60}])}
+    return given(
+        with_models(*entries), *steps, rules(mode=mode, budget_pressure_bp=dice.choice([500, 8_000]), **limits)
+    )
+
+
+def serve_if_let(run_id: str, metered: Metered) -> Step:
+    """Have a request served, if nothing stops it."""
+
+    def step(world: World) -> Done:
+        start_if_let(run_id, raw_tokens=20, output_max_tokens=20)(world)
+        if run_id in world.state.runs.open:
+            world.do(succeed(run_id, metered), complete(run_id))
+        return Done()
+
+    return step
+
+
+def start_if_let(run_id: str, **changes: Any) -> Step:
+    """Have a request admitted and started, if nothing stops it; it holds what it may use."""
+
+    def step(world: World) -> Done:
+        world.do(admit(run_id, **{"raw_tokens": 10, "output_max_tokens": 10, **changes}))
+        if run_id in world.state.runs.open:
+            world.do(start(run_id))
+        return Done()
+
+    return step
+
+
+@pytest.mark.parametrize("seed", range(14))
+def test_no_smaller_change_flips(seed: int) -> None:
+    """Along each axis every value was tried, for every model and rule: nothing nearer than what is told flips."""
+    dice = random.Random(seed)
+    world = small_world(dice)
+    command = admission(
+        "r1",
+        dice.choice(["gpt", "small", "palyra/auto", "palyra/best", "palyra/cheap"]),
+        raw_tokens=dice.choice([10, 30, 60]),
+        task_class=dice.choice(["", "background"]),
+        output_max_tokens=dice.choice([None, 20]),
+        max_cost_nanousd=dice.choice([None, None, 100]),
+    )
+    now = outcome(world, command)
+    config = world.state.config.routing
+    flips = {flip.axis: flip for flip in flips_of(world.state, command, world.now_us, config)}
+    plan = plan_usage_routing(world.state, command, world.now_us, config)
+    rows = [] if plan.board is None else [*plan.board.ranked, *plan.board.excluded]
+    policies = [one.record for one in world.state.budgets.policies.values()]
+    subjects: dict[str, list[tuple[str, int | None]]] = {
+        "price": [(one.name, one.expected_nanousd) for one in rows],
+        "budget": [(one.policy_id, one.hard_limit) for one in policies]
+        + [("request.max_cost", command.max_cost_nanousd)],
+        "circuit": [("", world.now_us)],
+        "complexity": [("", None if plan.decided is None else plan.decided.complexity_bp)],
+        "context": [("", command.raw_tokens)],
+    }
+    for axis, flip in flips.items():
+        nearest: int | None = None
+        for subject, current in subjects[axis]:
+            if current is None:
+                continue
+            trial = msgspec.structs.replace(flip, subject=subject)
+            begin = world.now_us if axis == "circuit" else 0
+            values = [value for value in range(begin, begin + SMALL) if value != current]
+            found = [abs(value - current) for value in values if outcome(world, command, trial, value) != now]
+            nearest = min([*found, *([] if nearest is None else [nearest])], default=None)
+        told = None if flip.value is None else abs(flip.value - (flip.now or 0))
+        assert told == nearest, (axis, flip)
