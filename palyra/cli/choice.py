@@ -41,8 +41,8 @@ _WHY = {
 }
 
 
-def show_choice(page: Page, choice: ChoiceAnswer, decided_us: int) -> None:
-    """Print how the model was chosen."""
+def show_choice(page: Page, choice: ChoiceAnswer, decided_us: int, *, has_rules: bool = True) -> None:
+    """Print how the model was chosen, with what rules about usage say where nobody else tells it."""
     page.title("Choice")
     rows: list[tuple[str, str | list[Piece]]] = [
         ("mode", f"{choice.mode.replace('_', ' ')} · {choice.task_class}"),
@@ -65,7 +65,7 @@ def show_choice(page: Page, choice: ChoiceAnswer, decided_us: int) -> None:
         page.title("Models")
         page.table(_COLUMNS, [_model(one, decided_us, page) for one in choice.models], indent=2)
     rules = {one.policy_id: (model, one) for model in reversed(choice.models) for one in model.evaluations}
-    if rules:
+    if rules and has_rules:
         page.title("Rules about usage")
         page.table(RULES, [rule_row(model, one) for model, one in rules.values()], indent=2)
     if choice.flips:

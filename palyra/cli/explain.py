@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from palyra.cli.account import show_account
 from palyra.cli.choice import show_choice
 from palyra.cli.command import Call, Command
 from palyra.cli.frame import Answer
@@ -48,8 +49,9 @@ def explain(call: Call, run: str, has_state: bool) -> Answer:
 
     Shown is what was recorded: how the name was understood, the plan with the health of each candidate, what was
     left out and why, every attempt, what was held for it and what it used. Behind it stands how the model was
-    chosen, decided again from the journal: every model with its figures, the rules about usage, and along each axis
-    alone the nearest value that would have given another model.
+    chosen, decided again from the journal: every model with its figures, and along each axis alone the nearest
+    value that would have given another model; then what the rules about usage said, what others held then, and the
+    price and cost of each attempt.
     """
     from palyra.cli.asking import ask
     from palyra.engine.console.runs import ExplainParams
@@ -61,7 +63,8 @@ def explain(call: Call, run: str, has_state: bool) -> Answer:
     def show(page: Page) -> None:
         _show(page, report, asked.now_us)
         if report.choice is not None:
-            show_choice(page, report.choice, report.admitted_us)
+            show_choice(page, report.choice, report.admitted_us, has_rules=False)
+        show_account(page, report.account)
         if report.seen is not None:
             _show_seen(page, report.seen, report)
 

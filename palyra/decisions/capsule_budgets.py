@@ -14,6 +14,7 @@ from palyra.events.budgets import (
     BudgetReserved,
     BudgetSoftLimitCrossed,
 )
+from palyra.events.routing import RoutingDecided
 from palyra.events.runs import RunAdmitted, RunRefused
 from palyra.projections.approvals import Approval
 from palyra.projections.budgets import PER_RUN_END_US, Counter, Policy, counter_key
@@ -97,6 +98,12 @@ class BudgetHider:
                 return replace(body, subject=self._subject(stream.removeprefix("budget-"), body.subject))
             case ApprovalRequested():
                 return self._request(body, body.run_id)
+            case RoutingDecided():
+                told = [
+                    replace(one, subject=self._subject(one.policy_id, one.subject)) if one.subject else one
+                    for one in body.evaluations
+                ]
+                return replace(body, evaluations=told)
         return body
 
     def _kind_of(self, policy_id: str) -> str:

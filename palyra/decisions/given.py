@@ -35,6 +35,7 @@ def request_of(
         principal_id=asked.principal_id,
         key_id=asked.key_id,
         endpoint=asked.endpoint,
+        origin=asked.origin,
         dialect=asked.dialect,
         model=asked.model_requested,
         needs=asked.needs,
@@ -66,7 +67,7 @@ def request_of(
             features=decided.features,
         )
     if isinstance(asked, RunAdmitted):
-        names = "tags origin stream body_digest".split()
+        names = "tags stream body_digest".split()
         timeout_ms = (asked.deadline_us - now_us) // US_PER_MS
         given = {name: getattr(asked, name) for name in names}
         command = msgspec.structs.replace(command, **given, timeout_ms=timeout_ms)

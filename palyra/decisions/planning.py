@@ -18,11 +18,20 @@ from palyra.decisions.complexity import band_of, complexity_bp
 from palyra.decisions.estimates import estimate_of, expected_nanousd
 from palyra.decisions.keys import is_permitted
 from palyra.decisions.naming import VIRTUAL_NAMES, Resolution, default_of, resolve
-from palyra.decisions.ranking import AS_IT_IS, CANDIDATES_MAX_COUNT, Asking, Board, Changed, digest_of, rank_models
+from palyra.decisions.ranking import (
+    AS_IT_IS,
+    CANDIDATES_MAX_COUNT,
+    Asking,
+    Board,
+    Changed,
+    digest_of,
+    pressure_bp,
+    rank_models,
+)
 from palyra.errors import Refusal
 from palyra.events.base import Draft
 from palyra.events.registry import ModelEntry
-from palyra.events.routing import Exclusion, PlanStep, RoutingDecided, WouldBe
+from palyra.events.routing import Basis, Evaluated, Exclusion, PlanStep, RoutingDecided, WouldBe
 from palyra.events.runs import TokenEstimate
 from palyra.events.smart_routing import RoutingMode, SmartRouting, TaskClass
 from palyra.projections.budgets import Where
@@ -316,7 +325,6 @@ class _Planning:
     def _decided(self, plan: routing.Plan) -> RoutingDecided:
         asked, resolution = self._asked, self._resolution
         first = plan.steps[0] if plan.steps else None
-        strictest = self._judgement.strictest
         cap = None
         if first is not None:
             cap = routing.output_cap(self._state, first, asked.endpoint, asked.output_max_tokens)
@@ -337,7 +345,10 @@ class _Planning:
             may_pin=asked.may_pin and resolution.is_pinned,
             features=asked.features,
             action=self._action(None if first is None else (first.provider_id, first.model_id), plan.excluded),
-            budget_outcome="" if strictest is None else strictest.status,
+            evaluations=[
+                _evaluated(one, is_held=first is not None)
+                for one in sorted(self._judgement.evaluations, key=budgets.strictness)
+            ],
         )
         return decided if self._board is None else self._with_choice(decided, self._board, first)
 
@@ -360,7 +371,22 @@ class _Planning:
             candidates=rows[:CANDIDATES_MAX_COUNT],
             excluded_counts=board.excluded_counts(),
             candidates_digest=digest_of(rows),
+            basis=self._basis(board),
             estimate=None if entry is None else estimate_of(self._state, self._run, entry, self._now_us),
+        )
+
+    def _basis(self, board: Board) -> Basis:
+        config = self._config
+        return Basis(
+            scorer=config.scorer,
+            simple_at_bp=config.simple_at_bp,
+            premium_at_bp=config.premium_at_bp,
+            pressure_bp=pressure_bp(board.default),
+            pressure_at_bp=config.budget_pressure_bp,
+            default_model=f"{self._default.provider_id}/{self._default.model_id}",
+            mode_configured=config.mode,
+            config_generation=self._state.config.generation,
+            price_version=self._state.pricing.version,
         )
 
     def _would_be(self, board: Board) -> WouldBe:
@@ -430,3 +456,21 @@ class _Planning:
         if not self._moves:
             reasons += {"suggest": ["mode_suggest_only"], "dry_run": ["mode_dry_run_only"]}.get(self._mode, [])
         return reasons
+
+
+def _evaluated(one: budgets.UsageBudgetEvaluation, *, is_held: bool) -> Evaluated:
+    told = Evaluated(
+        policy_id=one.policy_id,
+        revision=one.revision,
+        status=one.status,
+        consumed=one.consumed_value,
+        reserved=one.reserved_value,
+        requested=one.requested_value,
+        approval_id=one.approval_id,
+        blocked_by=one.blocked_by,
+    )
+    if is_held:
+        return told
+    return msgspec.structs.replace(
+        told, subject=one.subject, window_start_us=one.window_start_us, window_end_us=one.window_end_us
+    )

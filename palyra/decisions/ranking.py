@@ -72,6 +72,16 @@ class Looked(NamedTuple):
     def name(self) -> str:
         return f"{self.entry.provider_id}/{self.entry.model_id}"
 
+    @property
+    def headroom(self) -> tuple[int | None, str]:
+        """What is left under the rule that leaves least, and the rule."""
+        left = [
+            (one.headroom_value, one.policy_id)
+            for one in self.judgement.evaluations
+            if one.headroom_value is not None
+        ]
+        return min(left, default=(None, ""))
+
 
 class Board(NamedTuple):
     """All models of a role, those that may serve in their order and those left out behind them."""
@@ -94,6 +104,8 @@ class Board(NamedTuple):
                 quality=one.entry.quality,
                 latency_ms=_LATENCY_MS[one.entry.latency_tier],
                 excluded_by=one.excluded_by,
+                headroom=one.headroom[0],
+                headroom_policy_id=one.headroom[1],
             )
             for one in (*self.ranked, *self.excluded)
         ]

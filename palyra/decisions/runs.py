@@ -157,6 +157,7 @@ def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:
         retry_after_ms=refusal.retry_after_ms,
         needs=sorted(command.needs),
         raw_tokens=command.raw_tokens,
+        origin=command.origin,
         session_id=command.session_id,
         agent_id=command.agent_id,
         choices_count=command.choices_count,

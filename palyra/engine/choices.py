@@ -91,14 +91,13 @@ class ChoiceAnswer(Answer, frozen=True, kw_only=True):
     is_reproduced: bool | None
 
 
-def choice_of_run(state: State, run_id: str, history: Sequence[Recorded]) -> ChoiceAnswer | None:
-    """Return the choice of a recorded run; None where it has none. `state` is that before its first event."""
+def choice_of_run(state: State, run_id: str, history: Sequence[Recorded], now_us: int) -> ChoiceAnswer | None:
+    """Return the choice of a recorded run; None where it has none. `state` is that before it was decided."""
     bodies = [one.body for one in history]
     asked = next((body for body in bodies if isinstance(body, RunAdmitted | RunRefused)), None)
     decided = next((body for body in bodies if isinstance(body, RoutingDecided)), None)
     if asked is None or decided is None:
         return None
-    now_us = history[0].recorded_at_us
     return choice_of(state, request_of(run_id, asked, decided, now_us), now_us, recorded=decided)
 
 

@@ -51,8 +51,8 @@ class SeenAnswer(Answer, frozen=True, kw_only=True):
     candidates: list[CandidateSeen]
 
 
-def seen_by(state: State, report: RunReport) -> SeenAnswer:
-    """Return what the decision about a run saw; `state` is that right before the run's first event."""
+def seen_by(state: State, report: RunReport, decided_us: int) -> SeenAnswer:
+    """Return what the decision about a run saw; `state` is that right before it was made."""
     routing = report.routing
     rows: list[StepAnswer | ExclusionAnswer] = [] if routing is None else [*routing.plan, *routing.excluded]
     return SeenAnswer(
@@ -60,9 +60,7 @@ def seen_by(state: State, report: RunReport) -> SeenAnswer:
         config_generation=state.config.generation,
         open_runs_count=len(state.runs.open),
         held_tokens=reserved_tokens(state),
-        candidates=[
-            _candidate(state, report.endpoint, one.provider_id, one.model_id, report.admitted_us) for one in rows
-        ],
+        candidates=[_candidate(state, report.endpoint, one.provider_id, one.model_id, decided_us) for one in rows],
     )
 
 

@@ -93,6 +93,9 @@ class RankedModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     quality: int = 60
     latency_ms: int = 2_000
     excluded_by: str = ""
+    #: What would be left under the rule that leaves least, and that rule; "" where none with a limit applies.
+    headroom: int | None = None
+    headroom_policy_id: str = ""
 
 
 class WouldBe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -104,6 +107,44 @@ class WouldBe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     expected_nanousd: int | None = None
     #: Strictest word of the rules about usage, "" where none applies.
     verdict: str = ""
+
+
+class Evaluated(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What one rule said of the model that serves, or of the one that it kept from serving.
+
+    Its limits and its metric stand in its revision; whom and which window it counts, in the hold that follows, or
+    here where none does.
+    """
+
+    policy_id: str
+    revision: int = 1
+    status: str = "ok"
+    #: Used, held by open attempts, and asked for by this one.
+    consumed: int = 0
+    reserved: int = 0
+    requested: int = 0
+    #: What lets it pass a limit, or which part of the sum is in the way.
+    approval_id: str = ""
+    blocked_by: str = ""
+    subject: str = ""
+    window_start_us: int = 0
+    window_end_us: int = 0
+
+
+class Basis(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What models were compared by; kept where the comparison counted for something."""
+
+    scorer: str
+    simple_at_bp: int
+    premium_at_bp: int
+    #: How near the nearest limit was, and from where on that presses.
+    pressure_bp: int = 0
+    pressure_at_bp: int
+    #: `provider/model` that others were measured by.
+    default_model: str
+    mode_configured: RoutingMode
+    config_generation: int
+    price_version: int = 0
 
 
 class RoutingDecided(Fact, tag="routing.decided", frozen=True, kw_only=True):
@@ -152,8 +193,14 @@ class RoutingDecided(Fact, tag="routing.decided", frozen=True, kw_only=True):
     candidates_digest: str = ""
     #: What the request may cost where it is served.
     estimate: PricingEstimate | None = None
-    #: Strictest word of the rules about usage at the model that is served; "" where none applies.
-    budget_outcome: str = ""
+    basis: Basis | None = None
+    #: What rules about usage say where it is served, the strictest first; none where none applies.
+    evaluations: list[Evaluated] = []
+
+    @property
+    def budget_outcome(self) -> str:
+        """The strictest word of the rules about usage; "" where none applies."""
+        return self.evaluations[0].status if self.evaluations else ""
 
 
 class RoutingFailedOver(Fact, tag="routing.failed_over", frozen=True, kw_only=True):

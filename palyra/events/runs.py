@@ -67,6 +67,7 @@ class RunRefused(Fact, tag="run.refused", frozen=True, kw_only=True):
     needs: list[str] = []
     raw_tokens: int = 0
     #: The rest of what budgets look at.
+    origin: str = "http"
     session_id: str = ""
     agent_id: str = ""
     choices_count: int = 1

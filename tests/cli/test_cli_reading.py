@@ -218,13 +218,13 @@ Attempts
      cause  overloaded · phase headers · HTTP 503 · counted by the circuit
      said   Overloaded, try later.
      then   tried again after 75 ms
-     held   130 tokens in · 50 out
+     held   130 tokens in · 50 out · no budget applied
   2  openai / gpt failed after 300 ms
      cause  overloaded · phase headers · HTTP 503 · counted by the circuit
-     held   130 tokens in · 50 out
+     held   130 tokens in · 50 out · no budget applied
   →  overloaded: on to groq / gpt, 0 candidates left behind it
   3  groq / gpt succeeded after 700 ms
-     held  130 tokens in · 50 out
+     held  130 tokens in · 50 out · no budget applied
      used  90 tokens in · 20 out
 
 End
@@ -251,6 +251,13 @@ What would flip it
   time        no value of it alone changes the decision
   complexity  a complexity of 3,501 instead of 125 → would recommend openai/gpt
   size        an input of about 127,951 tokens instead of 100 → refused with context_window_exceeded
+
+Cost
+     PROVIDER / MODEL  TIER      PRICE     COST
+  1  openai / gpt      standard  none
+  2  openai / gpt      standard  none
+  3  groq / gpt        standard  none   unknown
+  1 attempt without a price
 
 position {head} · 08:01:20Z · journal file, daemon not running
 """

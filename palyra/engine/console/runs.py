@@ -6,12 +6,14 @@ from palyra.engine.choices import ChoiceAnswer, choice_of_run
 from palyra.engine.console.changes import Order
 from palyra.engine.console.frame import Items, ListParams, Params, Sight
 from palyra.engine.console.pages import page_of
+from palyra.engine.explained import AccountSeen, account_of, decision_of
 from palyra.engine.hindsight import SeenAnswer, seen_by
 from palyra.engine.history import RunReport, find_run, history_of, run_report
 from palyra.engine.questions import Answer, RunAnswer, runs_answer
 from palyra.errors import PalyraError
 from palyra.events.base import Draft
 from palyra.events.runs import RunCancelRequested
+from palyra.projections.state import State
 
 
 class RunsParams(ListParams, frozen=True, kw_only=True):
@@ -39,6 +41,8 @@ class ExplainAnswer(RunReport, frozen=True, kw_only=True):
     """A run, why it was decided so, and what its decision saw where that was asked for."""
 
     choice: ChoiceAnswer | None
+    #: What rules about usage said, and what each attempt was charged.
+    account: AccountSeen
     seen: SeenAnswer | None
 
 
@@ -56,13 +60,17 @@ def run(sight: Sight, params: RunParams) -> RunReport:
 def explain(sight: Sight, params: ExplainParams) -> ExplainAnswer:
     """Return one run with what its decision saw."""
     report = run(sight, params)
+    history = history_of(sight.rows, report.run_id)
+    began = decision_of(history)
     choice = seen = None
+    before = State()
     if params.state or report.routing is not None:
-        before = sight.state_at(report.first_position - 1)
-        choice = choice_of_run(before, report.run_id, history_of(sight.rows, report.run_id))
-        seen = seen_by(before, report) if params.state else None
+        before = sight.state_at(began.position - 1)
+        choice = choice_of_run(before, report.run_id, history, began.recorded_at_us)
+        seen = seen_by(before, report, began.recorded_at_us) if params.state else None
+    account = account_of(before, history, sight.rows)
     fields = {name: getattr(report, name) for name in RunReport.__struct_fields__}
-    return ExplainAnswer(**fields, choice=choice, seen=seen)
+    return ExplainAnswer(**fields, choice=choice, account=account, seen=seen)
 
 
 class CancelParams(RunParams, frozen=True, kw_only=True):
