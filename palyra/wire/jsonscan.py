@@ -12,7 +12,9 @@ msgspec, so the walk meets something else, or the same name again: either is the
 from __future__ import annotations
 
 import re
+from codecs import utf_8_decode
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
@@ -44,8 +46,12 @@ _OPEN = re.compile(rb"[ \t\n\r]*\{[ \t\n\r]*")
 _KEY = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\n\r]*:[ \t\n\r]*')
 _COMMA = re.compile(rb"[ \t\n\r]*,?[ \t\n\r]*")
 _OFFSET = re.compile(r"(.*) \(byte (\d+)\)")
-_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_SHAPES = bytes.maketrans(b"{}", b"[]")
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'{}[]"')
+_STEPS = {ord("["): 1, ord("]"): -1}
+#: Of a body that is looked at without a pause, and of brackets that are cheaper felled than summed up.
+_PIECE_BYTES = 256 * 1024
+_TREE_MAX_BYTES = 8 * 1024
 
 
 def scan_object(body: bytes) -> dict[str, Span]:
@@ -77,14 +83,38 @@ def scan_object(body: bytes) -> dict[str, Span]:
 def check_depth(body: bytes) -> None:
     """Raise `WireError` if `body`, which is valid JSON, nests deeper than `JSON_DEPTH_MAX`.
 
-    Measured without a loop over the bytes. Escapes go first, so that every quote left opens or closes a
-    string. What is no quote or bracket goes next, then pairs of quotes that touch (they keep the parity), then the
-    strings. The brackets that remain are a tree; one replacement takes away all its leaves, so a tree of depth n is
-    gone after n of them.
+    Measured without a loop over the bytes, and piece by piece, because no other thread has a turn while a pass over
+    one is under way. The brackets of a piece are a tree; one replacement takes away all its leaves, so a tree of
+    depth n is gone after n of them. Where there are many brackets, or the piece is not all, they are summed up.
     """
-    text = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
-    marks = text.translate(_BRACKETS, _NOT_STRUCTURE).replace(b'""', b"")
-    tree = b"".join(marks.split(b'"')[::2])
+    depth, start, is_inside = 0, 0, False
+    while start < len(body):
+        piece = body[start : start + _PIECE_BYTES]
+        # Of an escape that is cut off, the rest is left out: it opens and closes nothing.
+        start += len(piece) + (len(piece) - len(piece.rstrip(b"\\"))) % 2
+        tree, is_inside = _brackets(piece, is_inside)
+        if start >= len(body) and not depth and len(tree) <= _TREE_MAX_BYTES:
+            _fell(tree)
+            return
+        depths = list(accumulate(map(_STEPS.__getitem__, tree), initial=depth))
+        if max(depths) > JSON_DEPTH_MAX:
+            raise _too_deep()
+        depth = depths[-1]
+
+
+def _brackets(piece: bytes, is_inside: bool) -> tuple[bytes, bool]:
+    """Return the brackets of a piece, all of one shape, and whether it ends inside a string as it may begin.
+
+    Escapes go first, so that every quote left opens or closes a string. What is no quote or bracket goes next, then
+    pairs of quotes that touch (they keep the parity), then the strings.
+    """
+    text = piece.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in piece else piece
+    between = text.translate(_SHAPES, _NOT_STRUCTURE).replace(b'""', b"").split(b'"')
+    return b"".join(between[int(is_inside) :: 2]), is_inside ^ (len(between) % 2 == 0)
+
+
+def _fell(tree: bytes) -> None:
+    """Raise `WireError` if a tree of brackets is too deep."""
     for _ in range(JSON_DEPTH_MAX):
         tree = tree.replace(b"[]", b"")
         if not tree:
@@ -121,10 +151,8 @@ def splice(body: bytes, edits: Iterable[Edit]) -> bytes:
 def _parse(body: bytes) -> dict[str, msgspec.Raw]:
     try:
         if not body.isascii():
-            body.decode()
+            _check_utf8(body)
         return _OBJECT.decode(body)
-    except UnicodeDecodeError as exc:
-        raise invalid_json("it is not UTF-8", exc.start) from exc
     except RecursionError as exc:
         raise _too_deep() from exc
     except msgspec.ValidationError as exc:
@@ -134,6 +162,18 @@ def _parse(body: bytes) -> dict[str, msgspec.Raw]:
         if found is None:
             raise invalid_json("it ends too early", len(body)) from exc
         raise invalid_json(found[1].removeprefix("JSON is malformed: "), int(found[2])) from exc
+
+
+def _check_utf8(body: bytes) -> None:
+    start = 0
+    while start < len(body):
+        piece = body[start : start + _PIECE_BYTES]
+        try:
+            # Of a character that is cut off, the piece behind has the whole.
+            _, read_bytes = utf_8_decode(piece, "strict", start + len(piece) == len(body))
+        except UnicodeDecodeError as exc:
+            raise invalid_json("it is not UTF-8", start + exc.start) from exc
+        start += read_bytes
 
 
 def invalid_json(reason: str, offset: int) -> WireError:

@@ -1,7 +1,8 @@
 """`chars-v1`: how many tokens a text has, without a tokenizer (gateway specification 5.1).
 
 Integers only, the same on every machine, and appending text never lowers the result. The counts are taken by passes
-of `bytes.translate` and `bytes.count` over the whole text, never by a loop over its characters.
+of `bytes.translate` and `bytes.count`, never by a loop over its characters; a long text is counted piece by piece,
+because no other thread has a turn while one of these passes is under way.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ _SPACE = b" \t\n\r\v\f"
 _WORDS = bytes(0x20 if byte in _SPACE else 0x78 for byte in range(256))
 #: The alphabet of base64 (and so of hex) becomes an x, all else a space.
 _CODED = bytes(0x78 if byte in _LETTERS + _DIGITS + b"+/" else 0x20 for byte in range(256))
-_CODED_RUN = b"x" * 40
+_CODED_RUN_CHARS = 40
+_CODED_RUN = b"x" * _CODED_RUN_CHARS
+#: Of a text that is counted without a pause: a few milliseconds.
+_PIECE_CHARS = 64 * 1024
 
 #: First character of each range beyond ASCII, and the milli-tokens of a character from there on.
 _RANGES = [
@@ -52,36 +56,60 @@ _RANGE_STARTS = [start for start, _ in _RANGES]
 
 def estimate_token_count(text: str) -> int:
     """Return the estimated number of tokens of `text`; 0 for an empty one."""
+    if len(text) <= _PIECE_CHARS:
+        letters, words, millitokens, _ = _count(text, b" ", 0)
+    else:
+        letters, words, millitokens = _count_long(text)
+    millitokens += 1000 * words + 150 * max(0, letters - 3 * words)
+    return ceil_div(millitokens, 1000)
+
+
+def _count_long(text: str) -> tuple[int, int, int]:
+    """Return what `_count` does of a long text; how it is cut does not change the counts."""
+    letters = words = millitokens = run_chars = 0
+    before = b" "
+    for start in range(0, len(text), _PIECE_CHARS):
+        piece = text[start : start + _PIECE_CHARS]
+        more_letters, more_words, more_millitokens, run_chars = _count(piece, before, run_chars)
+        letters, words, millitokens = letters + more_letters, words + more_words, millitokens + more_millitokens
+        before = piece[-1:].encode("ascii", "replace")
+    return letters, words, millitokens
+
+
+def _count(text: str, before: bytes, run_chars: int) -> tuple[int, int, int, int]:
+    """Return letters, words, and the milli-tokens of all else; and how many coded characters end the piece.
+
+    `before` is the character in front of it, `run_chars` how many coded ones stand there, 40 at most.
+    """
     foreign_count, foreign_millitokens = (0, 0) if text.isascii() else _beyond_ascii(text)
     ascii_text = text.encode("ascii", "replace")  # one "?" for each character beyond ASCII, taken off below
     without_letters = ascii_text.translate(None, _LETTERS)
     without_digits = without_letters.translate(None, _DIGITS)
-    letter_count = len(ascii_text) - len(without_letters)
     digit_count = len(without_letters) - len(without_digits)
     punctuation_count = len(without_digits) - len(without_digits.translate(None, _PUNCTUATION)) - foreign_count
-    word_count = (b" " + ascii_text).translate(_WORDS).count(b" x")
+    coded_count, run_chars = _coded(ascii_text, run_chars)
     millitokens = (
-        1000 * word_count
-        + 150 * max(0, letter_count - 3 * word_count)
-        + 400 * digit_count
+        400 * digit_count
         + 550 * punctuation_count
         + 350 * without_digits.count(b"\n")
-        + 300 * _coded_count(ascii_text)
+        + 300 * coded_count
         + foreign_millitokens
     )
-    return ceil_div(millitokens, 1000)
+    words = (before + ascii_text).translate(_WORDS).count(b" x")
+    return len(ascii_text) - len(without_letters), words, millitokens, run_chars
 
 
-def _coded_count(ascii_text: bytes) -> int:
-    """Return how many characters stand in runs of 40 and more of the base64 alphabet."""
-    runs = ascii_text.translate(_CODED) + b" "
-    count = 0
+def _coded(ascii_text: bytes, run_chars: int) -> tuple[int, int]:
+    """Return how many more characters stand in runs of 40 and more of base64, and the run at the end."""
+    runs = b"x" * run_chars + ascii_text.translate(_CODED) + b" "
+    # A run that is long enough already was counted with the piece before.
+    count = -run_chars if run_chars == _CODED_RUN_CHARS else 0
     start = runs.find(_CODED_RUN)
     while start >= 0:
         end = runs.find(b" ", start)
         count += end - start
         start = runs.find(_CODED_RUN, end)
-    return count
+    return count, min(_CODED_RUN_CHARS, len(runs) - 2 - runs.rfind(b" ", 0, -1))
 
 
 def _beyond_ascii(text: str) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palyra.limits import JSON_DEPTH_MAX, JSON_MEMBERS_MAX_COUNT
+from palyra.wire import jsonscan
 from palyra.wire.errors import WireError
 from palyra.wire.jsonscan import check_depth, insert, replace, scan_object, splice
 
@@ -161,10 +162,10 @@ def test_absurd_nesting_is_refused_before_it_is_measured() -> None:
         scan_object(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
 
 
-@given(_VALUES)
+@given(_VALUES, st.sampled_from([7, 64, 1 << 20]), st.sampled_from([0, 1 << 20]))
 @settings(max_examples=150)
-def test_the_depth_is_that_of_a_recursive_count(value: Any) -> None:
-    """Wrapped to the bound a value passes, and one deeper it does not."""
+def test_the_depth_is_that_of_a_recursive_count(value: Any, piece_bytes: int, tree_bytes: int) -> None:
+    """Wrapped to the bound a value passes, and one deeper it does not; however it is cut and counted."""
 
     def depth(item: Any) -> int:
         if isinstance(item, dict):
@@ -172,7 +173,21 @@ def test_the_depth_is_that_of_a_recursive_count(value: Any) -> None:
         return 1 + max(map(depth, item), default=0) if isinstance(item, list) else 0
 
     room = JSON_DEPTH_MAX - depth(value)
-    text = json.dumps(value)
-    check_depth(("[" * room + text + "]" * room).encode())
-    with pytest.raises(WireError):
-        check_depth(("[" * (room + 1) + text + "]" * (room + 1)).encode())
+    text = json.dumps(value, ensure_ascii=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsonscan, "_PIECE_BYTES", piece_bytes)
+        patch.setattr(jsonscan, "_TREE_MAX_BYTES", tree_bytes)
+        check_depth(("[" * room + text + "]" * room).encode("utf-8", "surrogatepass"))
+        with pytest.raises(WireError):
+            check_depth(("[" * (room + 1) + text + "]" * (room + 1)).encode("utf-8", "surrogatepass"))
+
+
+@given(st.text("aé你🙂", min_size=1, max_size=30), st.integers(4, 9))
+def test_what_is_not_utf8_is_named_with_its_offset(text: str, piece_bytes: int) -> None:
+    """Also in a body that is looked at in pieces, and a character may lie across two of them."""
+    body = f'{{"a":"{text}"}}'.encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsonscan, "_PIECE_BYTES", piece_bytes)
+        assert list(scan_object(body)) == ["a"]
+        with pytest.raises(WireError, match=rf"not UTF-8 \(byte {len(body) - 2}\)"):
+            scan_object(body[:-2] + b"\xff" + body[-2:])

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palyra.wire import tokens
 from palyra.wire.media import (
     IMAGE_MAX_TOKENS,
     estimate_audio_tokens,
@@ -81,6 +82,15 @@ def test_the_fast_count_is_the_definition(first: str, second: str) -> None:
     """Passes over bytes give what a loop over characters gives."""
     text = first + second
     assert estimate_token_count(text) == by_the_book(text)
+
+
+@given(_TEXTS, _TEXTS, st.integers(1, 100))
+@settings(max_examples=300)
+def test_a_long_text_is_counted_in_pieces(first: str, second: str, size: int) -> None:
+    """Wherever it is cut, in a word, a number or a coded run: the count is that of the whole."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "_PIECE_CHARS", size)
+        assert estimate_token_count(first + second) == by_the_book(first + second)
 
 
 @pytest.mark.parametrize("edge", [0x80, 0xC0, 0x250, 0x370, 0x530, 0x590, 0xF00, 0x2000, 0x2070, 0x2E80, 0xA000])
