@@ -290,6 +290,7 @@ class Daemon:
             tokens=self.tokens,
             on_bug=self._tells.of_bug,
         )
+        self._stack.callback(self.runs.apart.close)
         self._contents = Contents(
             self._home.content, self._clock, content_rules_of(config), on_trouble=self._tells.of_content
         )

@@ -36,10 +36,14 @@ REPEAT_TTL_US = 15 * 60 * 1_000_000
 REPEATS_MAX_BYTES = 64 << 20
 REPEAT_MAX_BYTES = 8 << 20
 
-#: Bodies above this size are decoded, hashed and counted off the loop.
+#: Bodies above this size are decoded, hashed and counted off the loop: in a thread, or, above the second one, by a
+#: process, for a single step over them would keep every thread waiting.
 OFF_LOOP_BYTES = 256 * 1024
+APART_BYTES = 4 << 20
 #: Nesting of a request's JSON.
 JSON_DEPTH_MAX = 64
+#: A provider's id, a slash, and a model's.
+MODEL_NAME_MAX_CHARS = 512
 #: Top-level members of a request; each costs a step of the scanner.
 JSON_MEMBERS_MAX_COUNT = 1_000
 #: Messages and tools of one request.

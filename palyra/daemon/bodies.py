@@ -11,12 +11,15 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
+from palyra.engine.apart import Apart
 from palyra.engine.exchange import ClientGone
 from palyra.errors import Refusal, Refused
-from palyra.limits import BODY_READ_MS, OFF_LOOP_BYTES
+from palyra.limits import APART_BYTES, BODY_READ_MS, OFF_LOOP_BYTES
 from palyra.units import ms_to_s
+from palyra.wire.apart import read_large_request
 from palyra.wire.request import SurfaceRequest
 
 _JSON = "application/json"
@@ -134,11 +137,14 @@ class Bodies:
             raise _refused("gateway_busy", message, retry_after_ms=1_000)
 
 
-async def decode_body(decode: Callable[[bytes], SurfaceRequest], data: bytes) -> tuple[SurfaceRequest, str]:
+async def decode_body(
+    decode: Callable[[bytes], SurfaceRequest], data: bytes, apart: Apart, media_type: str = _JSON
+) -> tuple[SurfaceRequest, str]:
     """Return the request in a body and the body's digest; raises `WireError`."""
-    if len(data) <= OFF_LOOP_BYTES:
-        return _decode(decode, data)
-    return await asyncio.to_thread(_decode, decode, data)
+    if len(data) <= APART_BYTES or media_type == FORM:  # a form is read by its places, in small steps
+        return await apart.do(len(data), _decode, decode, data)
+    small, digest = await apart.do(len(data), apart.ask, read_large_request, data, decode)
+    return msgspec.structs.replace(small, body=data), digest
 
 
 def _decode(decode: Callable[[bytes], SurfaceRequest], data: bytes) -> tuple[SurfaceRequest, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -12,9 +12,10 @@ import msgspec
 from palyra.decisions.arrivals import Attribution
 from palyra.decisions.cache import NOT_ASKED, UNCACHEABLE
 from palyra.decisions.runs import AdmitRun, CacheAsk
+from palyra.engine.apart import Apart
 from palyra.engine.surfaces import PASSED_HEADERS, named_headers
 from palyra.events.registry import Registry
-from palyra.limits import OFF_LOOP_BYTES
+from palyra.limits import APART_BYTES
 from palyra.wire.canonical import body_digest
 from palyra.wire.request import SurfaceRequest
 
@@ -27,6 +28,7 @@ async def with_cache(
     request: SurfaceRequest,
     headers: Mapping[str, str],
     registry: Registry,
+    apart: Apart,
 ) -> AdmitRun:
     """Return the request with its wish; large bodies are digested off the loop."""
     body, spans = request.body, request.spans
@@ -37,10 +39,11 @@ async def with_cache(
     is_of_provider |= any(name.startswith("tools.") for names in request.losses.values() for name in names)
     is_off = attribution.cache == "off" or is_of_provider
     digest = ""
-    if not is_off and len(body) > OFF_LOOP_BYTES:
-        digest = await asyncio.to_thread(body_digest, body, without=NOT_ASKED)
+    digesting = functools.partial(body_digest, without=NOT_ASKED)
+    if not is_off and len(body) > APART_BYTES:
+        digest = await apart.do(len(body), apart.ask, digesting, body)
     elif not is_off:
-        digest = body_digest(body, without=NOT_ASKED)
+        digest = await apart.do(len(body), digesting, body)
     if sent := _sent(headers, request.surface, registry):
         digest = digest and hashlib.sha256(f"{digest} {sent}".encode("utf-8", "surrogatepass")).hexdigest()
     ask = CacheAsk(

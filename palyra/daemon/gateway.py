@@ -36,8 +36,8 @@ from palyra.engine.core import Core
 from palyra.engine.counting import count_upstream
 from palyra.engine.exchange import ClientGone
 from palyra.engine.runs import Runs
-from palyra.engine.surfaces import EmbeddingsSurface
-from palyra.engine.text_surface import Around, ChatSurface, MessagesSurface, ResponsesSurface, TextSurface
+from palyra.engine.surfaces import Around, EmbeddingsSurface
+from palyra.engine.text_surface import ChatSurface, MessagesSurface, ResponsesSurface, TextSurface
 from palyra.engine.throttle import Passage
 from palyra.engine.transcription_surface import TranscriptionSurface
 from palyra.errors import EngineStopped, JournalUnwritable, Refusal, Refused
@@ -271,7 +271,7 @@ class Gateway:
         """Tell how long a message is: by its provider where that can tell for free, else by our estimate."""
         body = await self.bodies.read(visit.request, visit.headers)
         try:
-            request, digest = await decode_body(decode_messages, body.data)
+            request, digest = await decode_body(decode_messages, body.data, self._runs.apart)
             command = _admission(visit, request, body, digest)
             count = await count_upstream(self._runs, command, request, visit.headers)
         finally:
@@ -320,7 +320,7 @@ class Gateway:
         """Start a run and wait for its end; the run goes on if its client does not wait."""
         body = await self.bodies.read(visit.request, visit.headers, media_type)
         try:
-            request, digest = await decode_body(decode, body.data)
+            request, digest = await decode_body(decode, body.data, self._runs.apart, media_type)
             if request.stream:
                 visit.client = StreamClient(visit.request, stall_ms=self._stall_ms, headers=visit.more)
             self._charge(visit, request)
@@ -328,13 +328,15 @@ class Gateway:
             command = self._continued(_admission(visit, request, body, digest, keywords), request)
             registry = self._core.state.catalog.registry
             if registry.response_cache_enabled and request.recording is None:
-                command = await with_cache(command, visit.attribution, request, visit.headers, registry)
+                wish = (visit.attribution, request, visit.headers, registry)
+                command = await with_cache(command, *wish, self._runs.apart)
             around = Around(
                 run_id=visit.run_id,
                 principal_id=command.principal_id,
                 now_s=self._core.clock.now_us() // US_PER_S,
                 default_output_tokens=self._core.state.config.accounting.default_output_cap_tokens,
                 memory=self._runs.memory,
+                apart=self._runs.apart,
             )
             run = self._runs.start(command, surface(request, visit.headers, around), visit.client)
         except BaseException:

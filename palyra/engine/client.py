@@ -12,12 +12,14 @@ import msgspec
 
 from palyra.decisions.naming import VIRTUAL_NAMES
 from palyra.decisions.runs import AdmitRun
+from palyra.engine.apart import aside
 from palyra.engine.cache import CachedAnswer
 from palyra.engine.candidate import Candidate
 from palyra.engine.exchange import Client, ClientGone, Ended
 from palyra.engine.surfaces import Surface
 from palyra.errors import Refusal
 from palyra.events.routing import PlanStep, RoutingDecided
+from palyra.limits import OFF_LOOP_BYTES
 from palyra.units import ceil_div, us_to_ms
 
 #: Of what a client wrote and a header repeats.
@@ -189,7 +191,7 @@ class ClientSide:
             headers["content-type"] = self._surface.content_type
             body = await self._surface.public_reply()
         else:
-            await self._close_stream(self._surface.stream_end(self._last))
+            await self._close_stream(await self._stream_end(self._last))
         return Reply(run_id=self._command.run_id, status=200, headers=headers, body=body)
 
     async def refuse(self, refusal: Refusal) -> Reply:
@@ -220,9 +222,15 @@ class ClientSide:
         """Return the answer that was read to its end although its client had gone."""
         assert self._last is not None
         if self._client is not None:
-            return self._kept_stream(self._surface.stream_end(self._last))
+            return self._kept_stream(await self._stream_end(self._last))
         headers = {**self._headers(), **_what_came(self._last), "content-type": self._surface.content_type}
         return KeptAnswer(status=200, headers=headers, body=await self._surface.public_reply(), is_stream=False)
+
+    async def _stream_end(self, ended: Ended) -> bytes:
+        """Return the last bytes of a stream; a dialect may repeat in them all that was said."""
+        if ended.output_bytes <= OFF_LOOP_BYTES:
+            return self._surface.stream_end(ended)
+        return await aside(self._surface.stream_end, ended)
 
     def _kept_stream(self, end: bytes) -> KeptAnswer | None:
         if self._copy is None:

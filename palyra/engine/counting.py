@@ -13,7 +13,7 @@ from palyra.decisions.naming import resolve
 from palyra.decisions.routing import plan_candidates, wanted_of
 from palyra.decisions.runs import AdmitRun
 from palyra.engine.runs import Runs
-from palyra.engine.surfaces import Part
+from palyra.engine.surfaces import Around, Part
 from palyra.engine.text_surface import MessagesSurface
 from palyra.errors import PalyraError, Refusal, Refused
 from palyra.events.routing import PlannedCredential, PlanStep
@@ -63,8 +63,8 @@ async def _ask(runs: Runs, step: PlanStep, request: SurfaceRequest, headers: Map
     assert entry is not None
     if provider.kind != "anthropic" or entry.api_for("messages") != "messages":
         return None
-    surface, part = MessagesSurface(request, headers), Part()
-    surface.prepare(part, provider, entry, None)
+    surface, part = MessagesSurface(request, headers, Around(apart=runs.apart)), Part()
+    await runs.apart.do(len(request.body), surface.prepare, part, provider, entry, None)
     credential = step.credentials[0] if step.credentials else PlannedCredential(credential_ref="")
     secret = runs.outward.secret(step.provider_id, credential.credential_ref, credential.revision)
     call = Call(

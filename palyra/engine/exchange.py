@@ -6,8 +6,8 @@ failure before it can be replaced by another candidate without the client notici
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Protocol
@@ -17,6 +17,7 @@ import msgspec
 from palyra.decisions.failures import Failure, classify
 from palyra.decisions.pricing import variant_of
 from palyra.decisions.usage import Metered
+from palyra.engine.apart import Apart, aside
 from palyra.engine.clock import Clock
 from palyra.errors import TransportFailed
 from palyra.limits import (
@@ -35,6 +36,8 @@ from palyra.wire.upstream_errors import UpstreamError, UpstreamErrorInBody, read
 
 _RETRY_AFTER_MAX_MS = 3_600_000
 _HEADER_MAX_CHARS = 128
+#: Of a stream that is read in one turn of the loop: some hundred events.
+_FED_AT_ONCE_BYTES = 32 * 1024
 
 
 class ClientGone(Exception):
@@ -115,13 +118,15 @@ class Exchange:
         self._output_bytes = 0
         self._meter: StreamMeter | None = None
         self._held = bytearray()
+        #: What has come in since something last went out: an event that is not whole yet, or many that say nothing.
+        self._waiting_bytes = 0
         #: Whether the answer has reached content: from then on nothing can replace it.
         self._reached_content = False
         #: Whether anything of it was relayed.
         self._is_committed = False
 
-    async def unary(self, read: Callable[[bytes], ReplyFacts]) -> Ended:
-        """Send and read a whole answer; `read` tells what it says.
+    async def unary(self, read: Callable[[bytes], ReplyFacts], apart: Apart) -> Ended:
+        """Send and read a whole answer; `read` tells what it says, where that keeps nobody waiting.
 
         It raises `Malformed` or `UpstreamErrorInBody` where the answer is none.
         """
@@ -132,8 +137,7 @@ class Exchange:
                 return self._end(failure=failure)
             body = await answer.body(UPSTREAM_BODY_MAX_BYTES)
             self._output_bytes = len(body)
-            facts = await asyncio.to_thread(read, body) if len(body) > OFF_LOOP_BYTES else read(body)
-            return self._end(facts=facts)
+            return self._end(facts=await apart.do(len(body), read, body))
         except TransportFailed as error:
             return self._end(failure=self._cut(error))
         except UpstreamErrorInBody as error:
@@ -173,8 +177,7 @@ class Exchange:
         with contextlib.suppress(TransportFailed, Malformed):
             while not meter.done and meter.error is None and meter.facts().output_tokens_estimate <= max_tokens:
                 chunk = await answer.chunk()
-                self._output_bytes += len(chunk)
-                note(meter.feed(chunk) if chunk else meter.end())
+                note(await self._metered(meter, chunk))
                 if not chunk:
                     break
         if meter.finished and meter.error is None:
@@ -200,8 +203,7 @@ class Exchange:
     ) -> Ended:
         while True:
             chunk = await answer.chunk()
-            self._output_bytes += len(chunk)
-            out = meter.feed(chunk) if chunk else meter.end()
+            out = await self._metered(meter, chunk)
             if meter.has_content and not self._reached_content and meter.error is None:
                 self._reached_content = True
                 on_content()
@@ -218,6 +220,17 @@ class Exchange:
             if not chunk:
                 message = "the stream ended before its answer was complete"
                 return self._end(failure=self._failure("stream_truncated", self._phase, message))
+
+    async def _metered(self, meter: StreamMeter, chunk: bytes) -> bytes:
+        """Return what a meter makes of bytes as they came, b"" for the end; aside where it is much."""
+        self._output_bytes += len(chunk)
+        self._waiting_bytes += len(chunk)
+        is_long = len(chunk) > _FED_AT_ONCE_BYTES or self._waiting_bytes > OFF_LOOP_BYTES
+        work = functools.partial(meter.feed, chunk) if chunk else meter.end
+        out = await aside(work) if is_long else work()
+        if out:
+            self._waiting_bytes = 0
+        return out
 
     async def _hold(self, out: bytes, relay: Relay) -> None:
         """Keep the preamble back until there is content, or until it has grown too long to be one."""

@@ -16,7 +16,7 @@ from palyra.decisions.approvals import hold, resume
 from palyra.decisions.attempts import StartAttempt, reach_content, start_attempt
 from palyra.decisions.base import Decision
 from palyra.decisions.budget_refusals import warnings_of
-from palyra.decisions.budgets import plan_start
+from palyra.decisions.budgets import Start, plan_start
 from palyra.decisions.cache import ANSWER_MAX_BYTES, Place, admit_hit, is_fresh, is_storable, place_of
 from palyra.decisions.failures import Failure
 from palyra.decisions.routing import ready_at
@@ -292,7 +292,6 @@ class RunTask:
                 if may_start and self._runs.slots.try_take(candidate.provider):
                     self._slot_of = candidate.provider.provider_id
                     part = self._surface.parts(candidate.entry)[0]
-                    self._prepare(part)
                     if candidate.step.credentials:
                         self._credential = candidate.step.credentials[0]
                     self._start(batch, part, queue_wait_ms=0)
@@ -380,22 +379,26 @@ class RunTask:
             return await self._skip(refused.failure_class)
         self._slot_of = provider.provider_id
         waited_ms = us_to_ms(self._core.clock.monotonic_us() - waiting_since_us)
-        if self._surface.is_heavy(self._at_hand().entry):
-            await asyncio.to_thread(self._prepare, part)
-        else:
-            self._prepare(part)
-        with self._core.batch(self._command.principal_id) as batch:
-            ready = ready_at(
-                self._core.state,
-                step,
-                wanted=self._credential.credential_ref,
-                agent_id=self._command.agent_id,
-                has_waited=self._has_waited,
-                now_us=batch.now_us,
-            )
-            if not isinstance(ready, Exclusion):
-                self._credential = ready
-                self._start(batch, part, queue_wait_ms=waited_ms)
+        is_heavy = self._surface.is_heavy(self._at_hand().entry)
+        if is_heavy:  # made once, with the maximum that a budget will leave as far as can be foreseen
+            self._lower(self._plan_start(self._core.clock.now_us()))
+        is_stale = True
+        while is_stale:
+            if is_heavy:
+                await self._runs.apart.do(len(self._surface.request.body), self._prepare, part)
+            with self._core.batch(self._command.principal_id) as batch:
+                ready = ready_at(
+                    self._core.state,
+                    step,
+                    wanted=self._credential.credential_ref,
+                    agent_id=self._command.agent_id,
+                    has_waited=self._has_waited,
+                    now_us=batch.now_us,
+                )
+                is_stale = False
+                if not isinstance(ready, Exclusion):
+                    self._credential = ready
+                    is_stale = self._start(batch, part, queue_wait_ms=waited_ms, is_prepared=is_heavy)
         if isinstance(ready, Exclusion):
             self._release_slot()
             return await self._skip(ready.excluded_by, until_us=ready.figures["until_us"])
@@ -409,20 +412,32 @@ class RunTask:
         candidate = self._at_hand()
         self._surface.prepare(part, candidate.provider, candidate.entry, candidate.cap_tokens)
 
-    def _start(self, batch: Batch, part: Part, *, queue_wait_ms: int) -> None:
-        """Reserve and start the next attempt, unless a budget stops it.
-
-        Called in the same breath as the question whether the candidate is ready.
-        """
-        run, candidate = self._run_state(), self._at_hand()
-        step = candidate.step
+    def _plan_start(self, now_us: int) -> Start:
+        step = self._at_hand().step
         where = Where(step.provider_id, step.model_id)
-        start = plan_start(self._core.state, run, where, step.upstream_model, batch.now_us)
+        return plan_start(self._core.state, self._run_state(), where, step.upstream_model, now_us)
+
+    def _lower(self, start: Start) -> bool:
+        """Take the maximum of output that a budget leaves; return whether that is less than what was at hand."""
+        before = self._at_hand()
+        if start.cap_tokens is not None:
+            self._candidate = before.capped(start.cap_tokens)
+        return self._at_hand().cap_tokens != before.cap_tokens
+
+    def _start(self, batch: Batch, part: Part, *, queue_wait_ms: int, is_prepared: bool = False) -> bool:
+        """Reserve and start the next attempt, unless a budget stops it, or its part has to be prepared anew first.
+
+        Called in the same breath as the question whether the candidate is ready. Returns whether the part, which
+        was prepared elsewhere, asks for more than a budget leaves by now.
+        """
+        run, start = self._run_state(), self._plan_start(batch.now_us)
         if start.judgement.stops:
-            return
-        if start.cap_tokens is not None and start.cap_tokens != candidate.cap_tokens:
-            candidate = self._candidate = candidate.capped(start.cap_tokens)
+            return False
+        if self._lower(start) and is_prepared:
+            return True
+        if not is_prepared:
             self._prepare(part)
+        candidate = self._at_hand()
         self.client.note_limits(candidate, warnings_of(start.judgement))
         command = StartAttempt(
             candidate=candidate.index,
@@ -439,6 +454,7 @@ class RunTask:
         batch.add(start_attempt(self._core.state, run, command, batch.now_us, start))
         self._is_started = True
         self.client.note_start()
+        return False
 
     async def _exchange_part(self, part: Part) -> Ended:
         """Send one attempt and read its answer. Its start is durable."""
@@ -464,7 +480,7 @@ class RunTask:
         self._exchange = exchange
         if call.stream:
             return await self._exchange_stream(exchange, candidate)
-        return await exchange.unary(lambda body: self._surface.read(part, candidate.entry, body))
+        return await exchange.unary(lambda body: self._surface.read(part, candidate.entry, body), self._runs.apart)
 
     async def _exchange_stream(self, exchange: Exchange, candidate: Candidate) -> Ended:
         meter = self._surface.meter(candidate.entry, candidate.cap_tokens)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from palyra.decisions.runs import AdmitRun, refusal_draft
+from palyra.engine.apart import Apart
 from palyra.engine.beats import Watch
 from palyra.engine.cache import ResponseCache
 from palyra.engine.content import Contents
@@ -39,6 +40,7 @@ class Runs:
         self.tokens: Renewals = tokens or NoRenewals()
         self.slots = Slots()
         self.memory = WireMemory(core.clock)
+        self.apart = Apart()
         self.repeats = Repeats()
         self.cache = ResponseCache()
         #: What keeps prompts and answers; None where nothing does.

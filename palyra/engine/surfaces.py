@@ -5,23 +5,24 @@ One class a surface; all of them answer the same questions, so that the way of a
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
+from palyra.engine.apart import Apart
 from palyra.engine.exchange import Ended
+from palyra.engine.wire_memory import WireMemory
 from palyra.errors import Refusal
 from palyra.events.registry import ModelEntry, ProviderEntry
-from palyra.limits import OFF_LOOP_BYTES
+from palyra.limits import APART_BYTES, DEFAULT_OUTPUT_CAP_TOKENS, OFF_LOOP_BYTES
+from palyra.wire.apart import join_large, prepare_large_embeddings
 from palyra.wire.openai_embeddings import (
-    convert_encoding,
+    AskedVectors,
     items_of,
     join_embeddings,
     prepare_embeddings,
-    public_embeddings_reply,
-    read_embeddings_reply,
+    read_embeddings,
 )
 from palyra.wire.openai_errors import error_envelope
 from palyra.wire.reply_facts import ReplyFacts
@@ -50,6 +51,19 @@ class Part(msgspec.Struct, kw_only=True):
     dropped: tuple[str, ...] = ()
     #: The answer in the form that the client gets, kept by `Surface.read`.
     answer: bytes = b""
+
+
+class Around(msgspec.Struct, frozen=True, kw_only=True):
+    """What a surface needs to know of the run that it belongs to."""
+
+    run_id: str = ""
+    principal_id: str = ""
+    now_s: int = 0
+    #: What a provider that demands a maximum is told where neither client nor model names one.
+    default_output_tokens: int = DEFAULT_OUTPUT_CAP_TOKENS
+    memory: WireMemory | None = None
+    #: Who reads and writes what is large; None: it is done on the spot.
+    apart: Apart | None = None
 
 
 class Surface(Protocol):
@@ -89,7 +103,7 @@ class Surface(Protocol):
     def read(self, part: Part, entry: ModelEntry, body: bytes) -> ReplyFacts:
         """Check a unary answer and keep it as the client gets it; raises `Malformed` or `UpstreamErrorInBody`.
 
-        Large answers are read in a worker thread.
+        A large answer is read in a thread, and so is a large part prepared; see `palyra.engine.apart.Apart.do`.
         """
         ...
 
@@ -168,9 +182,10 @@ class EmbeddingsSurface:
     keepalive = b""
     content_type = request_type = "application/json"
 
-    def __init__(self, request: SurfaceRequest, headers: Mapping[str, str], around: object = None) -> None:
+    def __init__(self, request: SurfaceRequest, headers: Mapping[str, str], around: Around | None = None) -> None:
         self.request = request
         self._headers = headers
+        self._apart = None if around is None else around.apart
         self._parts: list[Part] = []
         #: Those of a request that takes more than one call.
         self._items: list[msgspec.Raw] | None = None
@@ -197,13 +212,17 @@ class EmbeddingsSurface:
         self, part: Part, provider: ProviderEntry, entry: ModelEntry, output_cap_tokens: int | None
     ) -> None:
         self._cut(part, entry)  # another candidate may take less than the one that the parts were made for
-        items = None
-        if part.items is not None:
-            self._items = self._items or items_of(self.request)
-            items = self._items[part.items]
-        prepared = prepare_embeddings(
-            self.request, upstream_model=entry.upstream_model, ways=WAYS[provider.flavor], items=items
-        )
+        ways = WAYS[provider.flavor]
+        if self._apart is not None and len(self.request.body) > APART_BYTES:
+            small = msgspec.structs.replace(self.request, body=b"")
+            bounds = None if part.items is None else (part.items.start, part.items.stop)
+            asked = (entry.upstream_model, ways, bounds)
+            prepared = self._apart.ask(prepare_large_embeddings, self.request.body, small, *asked)
+        else:
+            if part.items is not None:
+                self._items = self._items or items_of(self.request)
+            items = None if part.items is None or self._items is None else self._items[part.items]
+            prepared = prepare_embeddings(self.request, upstream_model=entry.upstream_model, ways=ways, items=items)
         part.api, part.path = "embeddings", "/embeddings"
         part.body, part.edits = prepared.body, prepared.edits
 
@@ -211,9 +230,17 @@ class EmbeddingsSurface:
         return len(self.request.body) > OFF_LOOP_BYTES
 
     def read(self, part: Part, entry: ModelEntry, body: bytes) -> ReplyFacts:
-        facts = read_embeddings_reply(body, expected_count=part.items_count, dimensions=self.request.dimensions)
-        renamed = public_embeddings_reply(body, upstream_model=entry.upstream_model, public_model=entry.model_id)
-        part.answer = convert_encoding(renamed, self.request.encoding_format)
+        asked = AskedVectors(
+            vectors_count=part.items_count,
+            dimensions=self.request.dimensions,
+            encoding_format=self.request.encoding_format,
+            upstream_model=entry.upstream_model,
+            public_model=entry.model_id,
+        )
+        if self._apart is not None and len(body) > APART_BYTES:
+            facts, part.answer = self._apart.ask(read_embeddings, body, asked)
+        else:
+            facts, part.answer = read_embeddings(body, asked)
         return ReplyFacts(
             stop="end_turn",
             raw_stop="",
@@ -230,9 +257,13 @@ class EmbeddingsSurface:
 
     async def public_reply(self) -> bytes:
         answers = [part.answer for part in self._parts]
-        if sum(map(len, answers)) > OFF_LOOP_BYTES:
-            return await asyncio.to_thread(join_embeddings, answers)
-        return join_embeddings(answers)
+        size_bytes = sum(map(len, answers))
+        if self._apart is None or len(answers) == 1:
+            return join_embeddings(answers)
+        if size_bytes <= APART_BYTES:
+            return await self._apart.do(size_bytes, join_embeddings, answers)
+        sizes = [len(answer) for answer in answers]
+        return await self._apart.do(size_bytes, self._apart.ask, join_large, b"".join(answers), sizes)
 
     async def whole(self, sent: bytes | None, facts: ReplyFacts) -> bytes | None:
         return await self.public_reply()

@@ -13,13 +13,14 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from palyra.engine.apart import Apart
 from palyra.engine.exchange import Ended
-from palyra.engine.surfaces import Part, passed_headers
-from palyra.engine.wire_memory import WireMemory
+from palyra.engine.surfaces import Around, Part, passed_headers
 from palyra.errors import Refusal
 from palyra.events.registry import ModelEntry, ProviderEntry
-from palyra.limits import DEFAULT_OUTPUT_CAP_TOKENS, OFF_LOOP_BYTES
+from palyra.limits import APART_BYTES, OFF_LOOP_BYTES
 from palyra.wire.answer_writer import Reply
+from palyra.wire.apart import prepare_large, read_large_answer
 from palyra.wire.cargo import fit_id
 from palyra.wire.dialects import (
     DIALECT_ROWS,
@@ -30,30 +31,19 @@ from palyra.wire.dialects import (
     whole_of_stream,
 )
 from palyra.wire.messages_errors import messages_error_envelope
-from palyra.wire.neutral import Call, Dialect, NeutralRequest, Reasoning
-from palyra.wire.openai_chat import public_chat_reply, read_chat_reply
+from palyra.wire.neutral import Dialect, NeutralRequest, Reasoning
 from palyra.wire.openai_chat_fold import cut_chat, fold_chat
 from palyra.wire.openai_errors import error_envelope
 from palyra.wire.recall import with_recalled
 from palyra.wire.reply_facts import ReplyFacts
 from palyra.wire.request import SurfaceRequest
+from palyra.wire.responses_reply import ECHOED
 from palyra.wire.stream_meter import EventMeter, StreamMeter
 from palyra.wire.target import WAYS, Prepared, Target
 from palyra.wire.upstream_errors import UpstreamError
 
 #: The version of Anthropic's API that is spoken where the client's is not passed on.
 _ANTHROPIC_VERSION = "2023-06-01"
-
-
-class Around(msgspec.Struct, frozen=True, kw_only=True):
-    """What a surface needs to know of the run that it belongs to."""
-
-    run_id: str = ""
-    principal_id: str = ""
-    now_s: int = 0
-    #: What a provider that demands a maximum is told where neither client nor model names one.
-    default_output_tokens: int = DEFAULT_OUTPUT_CAP_TOKENS
-    memory: WireMemory | None = None
 
 
 class TextSurface:
@@ -107,7 +97,9 @@ class TextSurface:
         )
         self._meter = None
         self._channel = channel = self._channel_to(target, entry)
-        if channel.is_passthrough:
+        if self._around.apart is not None and len(self.request.body) > APART_BYTES:
+            self._prepared = self._prepare_apart(self._around.apart, target)
+        elif channel.is_passthrough:
             self._prepared = pass_through(self.request, target)
         else:
             self._prepared = DIALECT_ROWS[target.dialect].write_call(self._read(), target)
@@ -118,11 +110,20 @@ class TextSurface:
         part.path, part.stream = DIALECT_ROWS[target.dialect].path, target.stream
         part.body, part.edits, part.dropped = self._prepared.body, self._prepared.edits, self._prepared.dropped
 
+    def _prepare_apart(self, apart: Apart, target: Target) -> Prepared:
+        request, memory = self.request, self._around.memory
+        small = msgspec.structs.replace(request, body=b"", neutral=None)
+        recalled: dict[str, tuple[Reasoning, ...]] = {}
+        if memory is not None and request.outline is not None:
+            known = ((name, memory.reasoning(self._around.principal_id, name)) for name in request.outline.call_ids)
+            recalled = {call_id: thoughts for call_id, thoughts in known if thoughts}
+        return apart.ask(prepare_large, request.body, small, target, recalled)
+
     def _channel_to(self, target: Target, entry: ModelEntry) -> Channel:
         takes_freeform = target.dialect == "responses" or target.ways.takes_freeform
         wrapped: frozenset[str] = frozenset()
         if target.dialect != self.dialect:
-            wrapped = self._read().wrapped_tools(takes_freeform=takes_freeform)
+            wrapped = (self.request.outline or self._read()).wrapped_tools(takes_freeform=takes_freeform)
         seed = f"{self._around.run_id}:{self._attempts_count}"
         return Channel(
             client=self.dialect, target=target, reply=self._reply(entry.model_id), seed=seed, wrapped=wrapped
@@ -138,37 +139,38 @@ class TextSurface:
         return self._neutral
 
     def is_heavy(self, entry: ModelEntry) -> bool:
-        """See `Surface.is_heavy`: a large body that is written anew."""
-        return len(self.request.body) > OFF_LOOP_BYTES and entry.api_for(self.dialect) != self.dialect
+        """See `Surface.is_heavy`: a large body that is written anew, or a very large one that is only spliced."""
+        size_bytes = len(self.request.body)
+        return size_bytes > APART_BYTES or (
+            size_bytes > OFF_LOOP_BYTES and entry.api_for(self.dialect) != self.dialect
+        )
 
     def _reply(self, public_model: str) -> Reply:
-        neutral = self.request.neutral or _NOTHING_READ
+        told = self.request.outline or self.request.neutral or _NOTHING_READ
         return Reply(
             run_id=self._around.run_id,
             created_s=self._around.now_s,
             model=public_model,
             wants_usage=self.request.wants_usage,
             input_estimate_tokens=self.request.raw_tokens,
-            wants_cargo=neutral.wants_cargo,
-            namespaces=neutral.namespaces,
+            wants_cargo=told.wants_cargo,
+            namespaces=told.namespaces,
             echo=self._echo() if self.dialect == "responses" else {},
         )
 
     def _echo(self) -> dict[str, Any]:
         body, spans = self.request.body, self.request.spans
-        return {name: msgspec.Raw(body[span.start : span.end]) for name, span in spans.items()}
+        echoed = ((name, spans[name]) for name in ECHOED if name in spans)
+        return {name: msgspec.Raw(body[span.start : span.end]) for name, span in echoed}
 
     def read(self, part: Part, entry: ModelEntry, body: bytes) -> ReplyFacts:
         """See `Surface.read`."""
-        channel = self._at_hand()
-        if channel.is_passthrough and self.dialect == "chat":
-            part.answer = public_chat_reply(body, upstream_model=entry.upstream_model, public_model=entry.model_id)
-            return read_chat_reply(body)
-        facts, answer, part.answer = channel.read_whole(body)
-        self._lost = facts.dropped
-        thoughts = tuple(said for said in answer.parts if isinstance(said, Reasoning))
-        self._keep(facts, thoughts, [said.call_id for said in answer.parts if isinstance(said, Call)])
-        return facts
+        channel, apart = self._at_hand(), self._around.apart
+        is_large = apart is not None and len(body) > APART_BYTES
+        read = apart.ask(read_large_answer, body, channel) if apart and is_large else channel.read_whole(body)
+        part.answer, self._lost = read.body, read.facts.dropped
+        self._keep(read.facts, read.thoughts, read.call_ids)
+        return read.facts
 
     def _keep(self, facts: ReplyFacts, thoughts: tuple[Reasoning, ...], call_ids: Sequence[str]) -> None:
         """Remember what a later request may want of this answer."""

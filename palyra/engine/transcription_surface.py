@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from palyra.engine.exchange import Ended
-from palyra.engine.surfaces import Part, passed_headers
+from palyra.engine.surfaces import Around, Part, passed_headers
 from palyra.errors import Refusal
 from palyra.events.registry import ModelEntry, ProviderEntry
-from palyra.limits import OFF_LOOP_BYTES
+from palyra.limits import APART_BYTES, OFF_LOOP_BYTES
+from palyra.wire.multipart import NO_FORM
 from palyra.wire.openai_errors import error_envelope
 from palyra.wire.reply_facts import ReplyFacts
 from palyra.wire.request import SurfaceRequest
@@ -19,8 +22,7 @@ from palyra.wire.target import WAYS, Prepared
 from palyra.wire.transcription import prepare_transcription, recording_of, upstream_format_of
 from palyra.wire.transcription_answer import (
     TranscriptMeter,
-    public_transcript,
-    read_reply,
+    read_transcription,
     transcript_error,
     transcript_stream,
 )
@@ -33,8 +35,9 @@ class TranscriptionSurface:
 
     keepalive = comment("")
 
-    def __init__(self, request: SurfaceRequest, headers: Mapping[str, str], around: object = None) -> None:
+    def __init__(self, request: SurfaceRequest, headers: Mapping[str, str], around: Around | None = None) -> None:
         self.request = request
+        self._apart = None if around is None else around.apart
         self._recording = recording_of(request)
         self._headers = headers
         self._parts = [Part()]
@@ -78,12 +81,16 @@ class TranscriptionSurface:
 
     def read(self, part: Part, entry: ModelEntry, body: bytes) -> ReplyFacts:
         """See `Surface.read`."""
-        facts = read_reply(body, self._upstream_format, self._recording)
+        wanted = None if self.request.stream else self._recording.response_format
+        if self._apart is not None and len(body) > APART_BYTES:
+            small = msgspec.structs.replace(self._recording, form=NO_FORM)
+            facts, answer = self._apart.ask(read_transcription, body, self._upstream_format, small, wanted)
+        else:
+            facts, answer = read_transcription(body, self._upstream_format, self._recording, wanted)
         if self.request.stream:
             self._whole = body
         else:
-            wanted = self._recording.response_format
-            part.answer = public_transcript(body, upstream_format=self._upstream_format, wanted_format=wanted)
+            part.answer = answer
         return facts
 
     def meter(self, entry: ModelEntry, output_cap_tokens: int | None) -> StreamMeter:

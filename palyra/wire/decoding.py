@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from palyra.limits import MODEL_NAME_MAX_CHARS
 from palyra.wire.errors import WireError
 
 T = TypeVar("T")
@@ -45,6 +46,16 @@ def read_or_none(decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw) ->
         return decoder.decode(text)
     except (ValueError, RecursionError):
         return None
+
+
+def model_asked(name: str | None) -> str:
+    """Return the name of the model that a request asks for, "" where it leaves that open; raises `WireError`."""
+    if name is None or not name.strip():
+        return ""
+    if len(name) > MODEL_NAME_MAX_CHARS:
+        message = f"No model has a name of more than {MODEL_NAME_MAX_CHARS} characters."
+        raise WireError("model_not_found", message, "model")
+    return name
 
 
 def _mismatch(text: str, place: str) -> WireError:

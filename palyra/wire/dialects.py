@@ -25,9 +25,10 @@ from palyra.wire.messages_call import write_messages_call
 from palyra.wire.messages_relay import MessagesOutlet, prepare_messages
 from palyra.wire.messages_reply import PING, MessagesWriter, write_messages_reply
 from palyra.wire.messages_request import read_messages_request
-from palyra.wire.neutral import Dialect, Foreign, NeutralRequest
+from palyra.wire.neutral import Call, Dialect, Foreign, NeutralRequest, Reasoning
 from palyra.wire.neutral_answer import Answer, events_of
 from palyra.wire.openai_chat import ChatStreamMeter, prepare_chat
+from palyra.wire.openai_chat_reply import read_chat_reply
 from palyra.wire.openai_edits import rename_model
 from palyra.wire.parameters import Policy
 from palyra.wire.reply_facts import ReplyFacts, facts_of
@@ -114,6 +115,15 @@ def pass_through(request: SurfaceRequest, target: Target) -> Prepared:
     return prepare_chat(request, target)
 
 
+class ReadAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer: its facts, it as the client gets it, and what a later request may want of it."""
+
+    facts: ReplyFacts
+    body: bytes
+    thoughts: tuple[Reasoning, ...] = ()
+    call_ids: tuple[str, ...] = ()
+
+
 class Channel(NamedTuple):
     """One attempt's way between a client and a provider."""
 
@@ -133,13 +143,22 @@ class Channel(NamedTuple):
         reader = DIALECT_ROWS[self.target.dialect].reader(vendor=self.target.vendor, seed=self.seed)
         return Unwrapping(reader, self.wrapped) if self.wrapped else reader
 
-    def read_whole(self, body: bytes) -> tuple[ReplyFacts, Answer, bytes]:
-        """Return the facts of a whole answer, what it says, and it as the client gets it."""
+    def read_whole(self, body: bytes) -> ReadAnswer:
+        """Return what a whole answer comes to; raises `Malformed` or `UpstreamErrorInBody`."""
+        if self.is_passthrough and self.client == "chat":
+            facts = read_chat_reply(body)
+            return ReadAnswer(facts=facts, body=rename_model(body, self.target.model, self.reply.model))
         answer = fold(self.reader().read_whole(body))
         if self.is_passthrough:
-            return facts_of(answer), answer, rename_model(body, self.target.model, self.reply.model)
-        told = DIALECT_ROWS[self.client].write_reply(answer, self.reply)
-        return facts_of(answer, is_translated=True), answer, told
+            told = rename_model(body, self.target.model, self.reply.model)
+        else:
+            told = DIALECT_ROWS[self.client].write_reply(answer, self.reply)
+        return ReadAnswer(
+            facts=facts_of(answer, is_translated=not self.is_passthrough),
+            body=told,
+            thoughts=tuple(said for said in answer.parts if isinstance(said, Reasoning)),
+            call_ids=tuple(said.call_id for said in answer.parts if isinstance(said, Call)),
+        )
 
     def meter(self, output_cap_tokens: int | None) -> StreamMeter:
         """Return what a stream goes through."""

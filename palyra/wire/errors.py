@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 from palyra.errors import PalyraError
 
 
@@ -16,9 +19,15 @@ class WireError(PalyraError):
         self.message = message
         self.param = param
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WireError, (self.code, self.message, self.param)
+
 
 class Malformed(WireError):
     """The provider's answer cannot be read."""
 
     def __init__(self, message: str, *, code: str = "malformed_response") -> None:
         super().__init__(code, message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Malformed, code=self.code), (self.message,)

@@ -12,7 +12,7 @@ import msgspec
 
 from palyra.limits import MESSAGES_MAX_COUNT, TOOLS_MAX_COUNT
 from palyra.wire.cargo import unseal
-from palyra.wire.decoding import NULL, decode, read_or_none
+from palyra.wire.decoding import NULL, decode, model_asked, read_or_none
 from palyra.wire.errors import WireError
 from palyra.wire.neutral import (
     Blob,
@@ -148,7 +148,7 @@ def read_messages_request(body: bytes) -> NeutralRequest:
     instructions = [part.text for part in _parts(asked.system or [], notes) if isinstance(part, Text)]
     return NeutralRequest(
         dialect="messages",
-        model=asked.model if asked.model and asked.model.strip() else "",
+        model=model_asked(asked.model),
         instructions=tuple(text for text in instructions if text),
         messages=messages,
         tools=tools,

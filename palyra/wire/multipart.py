@@ -90,6 +90,10 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
         return b"".join([*pieces, f"--{self.boundary}--\r\n".encode()])
 
 
+#: Where only what is known of a form's fields matters.
+NO_FORM = Form(body=b"", boundary="", parts=())
+
+
 def _field(name: str, text: str) -> bytes:
     return f'Content-Disposition: form-data; name="{name}"\r\n\r\n{text}'.encode()
 

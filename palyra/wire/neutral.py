@@ -155,6 +155,20 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True):
         return self.effort in ("none", "minimal")
 
 
+class Outline(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known here of a large request that was read in another process; see `NeutralRequest`."""
+
+    wants_cargo: bool = True
+    namespaces: dict[str, tuple[str, str]] = {}
+    freeform_tools: frozenset[str] = frozenset()
+    #: Of every call in it.
+    call_ids: tuple[str, ...] = ()
+
+    def wrapped_tools(self, *, takes_freeform: bool) -> frozenset[str]:
+        """See `NeutralRequest.wrapped_tools`."""
+        return frozenset() if takes_freeform else self.freeform_tools
+
+
 class NeutralRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a client wants, in the order in which it said it."""
 

@@ -10,7 +10,7 @@ import binascii
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -118,6 +118,23 @@ def read_embeddings_reply(body: bytes, *, expected_count: int, dimensions: int |
 def public_embeddings_reply(body: bytes, *, upstream_model: str, public_model: str) -> bytes:
     """Return an answer as the client gets it: with the model's public name where the sent one stands."""
     return rename_model(body, upstream_model, public_model)
+
+
+class AskedVectors(NamedTuple):
+    """What an answer with vectors is held against, and how its client gets it."""
+
+    vectors_count: int
+    dimensions: int | None
+    encoding_format: str
+    upstream_model: str
+    public_model: str
+
+
+def read_embeddings(body: bytes, asked: AskedVectors) -> tuple[EmbeddingsFacts, bytes]:
+    """Check an answer and return what it amounts to, and it as the client gets it."""
+    facts = read_embeddings_reply(body, expected_count=asked.vectors_count, dimensions=asked.dimensions)
+    renamed = public_embeddings_reply(body, upstream_model=asked.upstream_model, public_model=asked.public_model)
+    return facts, convert_encoding(renamed, asked.encoding_format)
 
 
 def join_embeddings(parts: Sequence[bytes]) -> bytes:

@@ -13,11 +13,11 @@ import msgspec
 
 from palyra.limits import EMBEDDING_INPUTS_MAX_COUNT, MESSAGES_MAX_COUNT, TOOLS_MAX_COUNT
 from palyra.wire.chat_content import Message, Tally, last_text, tally_format, tally_message, tally_tools
-from palyra.wire.decoding import NULL, decode, read_or_none
+from palyra.wire.decoding import NULL, decode, model_asked, read_or_none
 from palyra.wire.errors import WireError
 from palyra.wire.jsonscan import Span, check_depth, scan_object
 from palyra.wire.multipart import Form
-from palyra.wire.neutral import NeutralRequest
+from palyra.wire.neutral import NeutralRequest, Outline
 from palyra.wire.tokens import estimate_token_count
 
 
@@ -66,8 +66,9 @@ class SurfaceRequest(msgspec.Struct, frozen=True, kw_only=True):
     tools_count: int = 0
     images_count: int = 0
     last_text: str = ""
-    #: The request in no dialect, where it was read into one.
+    #: The request in no dialect, where it was read into one; its outline, where that was done elsewhere.
     neutral: NeutralRequest | None = None
+    outline: Outline | None = None
     #: Of a transcription.
     recording: Recording | None = None
     #: By dialect, or by `flavor:NAME`: what keeps the request from being sent there.
@@ -152,7 +153,7 @@ def decode_chat(body: bytes) -> SurfaceRequest:
         surface="chat",
         body=body,
         spans=spans,
-        model=_model(chat.model),
+        model=model_asked(chat.model),
         stream=stream,
         wants_usage=stream and _asks_usage(chat.stream_options),
         output_max_tokens=_output_max_tokens(chat),
@@ -202,10 +203,6 @@ def _output_max_tokens(chat: ChatBody) -> int | None:
     return None if limit is None else min(limit, TOKENS_MAX)
 
 
-def _model(name: str | None) -> str:
-    return name if name and name.strip() else ""
-
-
 def _is_set(value: msgspec.Raw) -> bool:
     return bytes(value) not in _FALSE_VALUES
 
@@ -244,7 +241,7 @@ def decode_embeddings(body: bytes) -> SurfaceRequest:
         surface="embeddings",
         body=body,
         spans=spans,
-        model=_model(wanted.model),
+        model=model_asked(wanted.model),
         raw_tokens=sum(sizes),
         inputs_count=len(sizes),
         dimensions=wanted.dimensions,

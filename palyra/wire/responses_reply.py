@@ -25,7 +25,7 @@ _INCOMPLETE = {
     "refusal": "content_filter",
 }
 #: Members of a response that its request may set, and what they are where it does not.
-_ECHOED: dict[str, Any] = {
+ECHOED: dict[str, Any] = {
     "instructions": None,
     "max_output_tokens": None,
     "metadata": {},
@@ -61,7 +61,7 @@ def _response(reply: Reply, status: str, items: list[Any], **more: Any) -> dict[
         "background": False,
         "error": None,
         "incomplete_details": None,
-        **{name: reply.echo.get(name, usual) for name, usual in _ECHOED.items()},
+        **{name: reply.echo.get(name, usual) for name, usual in ECHOED.items()},
         "model": reply.model,
         "output": items,
         "store": False,

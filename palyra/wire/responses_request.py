@@ -13,7 +13,7 @@ import msgspec
 from palyra.limits import MESSAGES_MAX_COUNT, TOOLS_MAX_COUNT
 from palyra.wire.cargo import unseal
 from palyra.wire.chat_request import blob_of_url
-from palyra.wire.decoding import NULL, decode, read_or_none
+from palyra.wire.decoding import NULL, decode, model_asked, read_or_none
 from palyra.wire.errors import WireError
 from palyra.wire.neutral import (
     Blob,
@@ -157,7 +157,7 @@ def read_responses_request(body: bytes) -> NeutralRequest:
     text, reasoning = asked.text or _Text(), asked.reasoning
     return NeutralRequest(
         dialect="responses",
-        model=asked.model if asked.model and asked.model.strip() else "",
+        model=model_asked(asked.model),
         instructions=tuple(one for one in (asked.instructions, *reader.instructions) if one),
         messages=tuple(reader.messages),
         tools=tuple(reader.tools),

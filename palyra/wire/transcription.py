@@ -10,6 +10,7 @@ from typing import get_args
 
 from palyra.units import ceil_div
 from palyra.wire.audio_length import audio_length_ms, guessed_length_ms
+from palyra.wire.decoding import model_asked
 from palyra.wire.errors import WireError
 from palyra.wire.multipart import Form, boundary_of, read_form
 from palyra.wire.request import Recording, SurfaceRequest
@@ -42,7 +43,7 @@ def decode_transcription(content_type: str, body: bytes) -> SurfaceRequest:
         surface="audio_transcription",
         body=body,
         spans={},
-        model=(form.text("model") or "").strip(),
+        model=model_asked((form.text("model") or "").strip()),
         stream=_is_true(form, "stream"),
         raw_tokens=ceil_div(size_bytes, _BYTES_PER_TOKEN) + estimate_token_count(form.text("prompt") or ""),
         recording=Recording(

@@ -97,6 +97,16 @@ def public_transcript(body: bytes, *, upstream_format: str, wanted_format: str) 
     return body if upstream_format == wanted_format else write_transcript(read_transcript(body), wanted_format)
 
 
+def read_transcription(
+    body: bytes, upstream_format: str, recording: Recording, wanted_format: str | None
+) -> tuple[ReplyFacts, bytes]:
+    """Check an answer and return what it amounts to, and it as its client gets it; b"" for who wants a stream."""
+    facts = read_reply(body, upstream_format, recording)
+    if wanted_format is None:
+        return facts, b""
+    return facts, public_transcript(body, upstream_format=upstream_format, wanted_format=wanted_format)
+
+
 def transcript_stream(body: bytes, upstream_format: str) -> bytes:
     """Return a checked whole answer as the stream that says the same: one delta, and the end."""
     if upstream_format not in JSON_FORMATS:

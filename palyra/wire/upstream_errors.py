@@ -34,6 +34,9 @@ class UpstreamErrorInBody(WireError):
         super().__init__("upstream_failed", error.message)
         self.error = error
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return UpstreamErrorInBody, (self.error,)
+
 
 _ANY = msgspec.json.Decoder(Any, float_hook=str)
 _WORD_MAX_CHARS = 64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -197,6 +198,7 @@ async def open_house(
             yield house
         finally:
             await house.runs.cancel_all("shutdown")
+            house.runs.apart.close()
             await house.server.stop()
             for one in house._providers.values():
                 await one.close()
@@ -264,6 +266,8 @@ class Raw:
         if key:
             sent.setdefault("authorization", f"Bearer {key}")
         data = body if body is None or not isinstance(body, (dict, list, str)) else json.dumps(body).encode()
+        if isinstance(data, bytes) and len(data) > 1 << 20:
+            data = io.BytesIO(data)  # as the client wants what is large
         url = self._house.server.url + path
         async with self._session.request(method, url, data=data, headers=sent) as response:
             return Answer(response.status, response.headers, await response.read())

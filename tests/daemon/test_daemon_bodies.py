@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from daemon_house import BROKEN, CHAT, chat, head, open_house, over_socket, raw_client, read_answer
+from dialect_house import DIALECTS, MODELS
 from upstream import Behaviour
 
 from palyra.events.runs import RunRefused
+from palyra.limits import APART_BYTES
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,7 @@ from palyra.events.runs import RunRefused
         (chat(messages=[{"role": "boss", "content": "x"}]), "invalid_request", "messages[0].role", "one of"),
         (chat(max_tokens=0), "invalid_request", "max_tokens", "1 or more"),
         (chat(model="gtp"), "model_not_found", "model", "Did you mean 'gpt'"),
+        (chat(model="m" * 513), "model_not_found", "model", "512"),
         (chat(model="vec"), "model_role_mismatch", "model", "embeddings"),
     ],
 )
@@ -167,3 +170,21 @@ async def test_a_broken_framing_is_refused(tmp_path: Path) -> None:
         assert (answer.status, answer.code) == (400, "invalid_request")
         writer.close()
         await writer.wait_closed()
+
+
+async def test_a_very_large_body_is_judged_like_any_other(tmp_path: Path) -> None:
+    """Read by a process of its own: its mistakes are told with their place, and what is right is served."""
+    text = "word " * (APART_BYTES // 5 + 1)
+    async with open_house(tmp_path, offer=DIALECTS) as house, raw_client(house) as raw:
+        house.gateway.bodies.bound(max_request_bytes=16 << 20, max_inflight_bytes=64 << 20)
+        answer = await raw(path=CHAT, body=chat(text, max_tokens=0))
+        assert (answer.status, answer.code, answer.json["error"]["param"]) == (400, "invalid_request", "max_tokens")
+        assert house.runs.apart.pid is not None
+        answer = await raw(path=CHAT, body=chat(text))
+        assert (answer.status, answer.code) == (400, "max_model_tokens_per_event_exceeded")
+        content = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{text}"}}]
+        sent = chat(messages=[{"role": "user", "content": content}])
+        for name in MODELS:
+            assert (await raw(path=CHAT, body={**sent, "model": name})).status == 200
+        assert house.upstream.requests[0].json == {**sent, "model": "gpt-x"}
+        assert [len(one.body) > APART_BYTES for one in house.upstream.requests] == [True] * 3

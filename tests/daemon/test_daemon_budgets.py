@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,11 @@ from upstream import CUT, RESET, Behaviour
 
 from palyra.engine.budgets import adopt_file_policies
 from palyra.engine.codec import to_recorded
+from palyra.engine.text_surface import ResponsesSurface
 from palyra.events.attempts import AttemptStarted
 from palyra.events.base import Recorded
 from palyra.events.runs import RunRefused
+from palyra.limits import APART_BYTES, OFF_LOOP_BYTES
 
 #: What may be sent to each place that can spend, by its path.
 SPENDING: dict[str, list[Any]] = {
@@ -152,6 +156,35 @@ async def test_a_hard_limit_sends_a_maximum_and_a_soft_one_warns(tmp_path: Path)
         answer = await raw(body=chat(max_tokens=7))
         assert house.upstream.requests[-1].json["max_tokens"] == 7
         assert "x-palyra-adjusted" not in answer.headers
+
+
+@pytest.mark.parametrize("size_bytes", [1_000, OFF_LOOP_BYTES, APART_BYTES])
+async def test_a_body_that_a_budget_lowers_is_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+) -> None:
+    """However large it is, with the maximum that the budget leaves; a large one away from the loop."""
+    threads: list[int] = []
+    prepare = ResponsesSurface.prepare
+
+    def noting(self: ResponsesSurface, *arguments: Any) -> None:
+        threads.append(threading.get_ident())
+        prepare(self, *arguments)
+
+    monkeypatch.setattr(ResponsesSurface, "prepare", noting)
+    picture = {"type": "input_image", "image_url": f"data:image/png;base64,{'QUJD' * (size_bytes // 3)}"}
+    body = {"model": "gpt", "input": [{"role": "user", "content": [picture]}]}
+    async with open_house(tmp_path, offer=DIALECTS) as house, raw_client(house) as raw:
+        house.gateway.bodies.bound(max_request_bytes=16 << 20, max_inflight_bytes=64 << 20)
+        await limit(house, {"hard_limit": 4_000})
+        answer = await raw(path="/v1/responses", body=body)
+        assert answer.status == 200, answer.body
+        sent = house.upstream.requests[-1].json
+        [started] = house.facts(AttemptStarted)
+        assert sent["max_tokens"] == started.output_max_tokens < 4_000
+        assert len(json.dumps(sent)) > size_bytes
+        assert len(threads) == 1
+        assert (threads[0] == threading.get_ident()) == (size_bytes == 1_000)
+        assert (house.runs.apart.pid is not None) == (size_bytes == APART_BYTES)
 
 
 async def test_a_request_may_limit_itself(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from palyra.engine.exchange import ClientGone
 from palyra.engine.ids import SeededIds
 from palyra.engine.run import Reply, RunSettings, RunTask
 from palyra.engine.runs import Runs
-from palyra.engine.surfaces import EmbeddingsSurface
+from palyra.engine.surfaces import Around, EmbeddingsSurface
 from palyra.engine.text_surface import ChatSurface
 from palyra.errors import JournalUnwritable, PalyraError
 from palyra.events.base import Draft, Fact
@@ -202,7 +202,8 @@ class World:
         raw = json.dumps(body).encode()
         endpoint = "embeddings" if "input" in body else "chat"
         request = decode_embeddings(raw) if endpoint == "embeddings" else decode_chat(raw)
-        surface = (EmbeddingsSurface if endpoint == "embeddings" else ChatSurface)(request, {})
+        around = Around(apart=self.runs.apart)
+        surface = (EmbeddingsSurface if endpoint == "embeddings" else ChatSurface)(request, {}, around)
         values: dict[str, Any] = {
             "run_id": self.core.ids.ulid(self.core.clock.now_us()),
             "principal_id": "key:test",
@@ -233,6 +234,7 @@ class World:
 
     async def close(self) -> None:
         await self.runs.cancel_all("shutdown")
+        self.runs.apart.close()
         for one in self.providers.values():
             await one.close()
         await self.core.stop()

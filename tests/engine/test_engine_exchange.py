@@ -198,3 +198,26 @@ async def test_failover_header_names_every_step() -> None:
         reply = await world.chat()
         assert reply.headers["x-palyra-failover"] == "a/m>b/m>c/m"
         assert reply.headers["x-palyra-attempts"] == "3"
+
+
+@pytest.mark.parametrize("size", [40_000, 400_000])
+async def test_much_of_a_stream_at_once_is_read_off_the_loop(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Hundreds of events in one read, or an event that is long, have no turn of the loop for themselves."""
+    hops: list[str] = []
+    to_thread = asyncio.to_thread
+
+    async def noting(function: Any, *arguments: Any) -> Any:
+        hops.append(getattr(function, "func", function).__name__)
+        return await to_thread(function, *arguments)
+
+    monkeypatch.setattr("asyncio.to_thread", noting)
+    fake = ScriptedProvider(stream("x" * size), stream("Hel", "lo."))
+    async with house(one(), extra={"a": fake}) as world:
+        taker = Taker()
+        assert (await world.chat(client=taker, stream=True)).status == 200
+        assert taker.text == "x" * size
+        assert hops[:1] == ["feed"]
+        assert ("stream_end" in hops) == (size > OFF_LOOP_BYTES)
+        hops.clear()
+        assert (await world.chat(stream=True)).status == 200
+        assert hops == []

@@ -727,7 +727,8 @@ _LOST: dict[Dialect, tuple[str, ...]] = {
 @pytest.mark.parametrize("upstream", DIALECTS)
 def test_what_a_client_cannot_be_told_is_named(client: Dialect, upstream: Dialect) -> None:
     """Citations, probabilities and content of one dialect alone: passed on untouched, or named when translated."""
-    facts, _, told = channel(client, upstream).read_whole(_CITED[upstream])
+    read = channel(client, upstream).read_whole(_CITED[upstream])
+    facts, told = read.facts, read.body
     assert b"Paris." in told
     assert facts.dropped == (() if client == upstream else _LOST[upstream])
 

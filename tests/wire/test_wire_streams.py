@@ -43,7 +43,8 @@ def check(client: Dialect, upstream: Dialect, said: Answer, places: list[int], n
     stream = written(DIALECT_ROWS[upstream].writer(reply(model="up-model")), events_of(said))
     meter = channel(client, upstream).meter(None)
     got = through(meter, stream, places)
-    facts, _, body = channel(client, upstream).read_whole(upstream_reply(upstream, said))
+    read = channel(client, upstream).read_whole(upstream_reply(upstream, said))
+    facts, body = read.facts, read.body
     streamed, whole = client_fold(client, got), client_read(client, body)
     if name == "length_in_a_call" and "messages" in (client, upstream):
         # A whole message holds arguments as an object, so half of one is kept as a text inside.
