@@ -97,7 +97,7 @@ MAY_REVEAL = {
     "engine.logins": "digests what it hands out",
     "cli.absorb": "hands the vault the keys that stood in the configuration",
     "cli.vault": "hands the vault what it was given",
-    "cli.auth": "hands the key that was asked for to whoever checks and keeps it",
+    "cli.profile_changes": "hands the key that was asked for to whoever checks and keeps it",
     "cli.model_config": "hands a new key to whoever checks it",
     "cli.env": "prints the user's own client key when asked to",
     "app": "hands the program that embeds it the client key of its own daemon",

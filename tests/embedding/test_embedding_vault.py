@@ -13,7 +13,9 @@ from embedding_host import Run, ask
 from upstream import Upstream
 
 import palyra
+from palyra.auth.sealing import SealingKey
 from palyra.auth.vault import Vault
+from palyra.auth.vaultdb import VaultDb
 from palyra.decisions.vault import VaultRef
 from palyra.engine.core import Core
 from palyra.errors import JournalUnwritable, VaultError
@@ -70,17 +72,41 @@ def test_a_changed_secret_is_used_by_the_next_attempt(run: Run, tmp_path: Path) 
     run(main())
 
 
-def test_requests_read_no_file_of_the_vault(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a start all secrets in use are in memory."""
+def count_calls(monkeypatch: pytest.MonkeyPatch, *places: tuple[type, str]) -> list[str]:
+    """Return where the names of what is called from now on are put down."""
+    called: list[str] = []
+
+    def counted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            called.append(name)
+            return real(*arguments, **named)
+
+        return call
+
+    for kind, name in places:
+        monkeypatch.setattr(kind, name, counted(name, getattr(kind, name)))
+    return called
+
+
+def test_requests_do_not_open_the_vault(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a start all secrets in use are in memory: no row is read and nothing unsealed, also after a change."""
 
     async def main() -> None:
         async with Upstream() as upstream:
             async with palyra.Daemon(calls(upstream), state_dir=tmp_path / "s") as daemon:
                 await daemon.vault.put(REF, Secret(FIRST), reason="put")
             async with palyra.Daemon(calls(upstream), state_dir=tmp_path / "s") as daemon:
-                monkeypatch.setattr(Vault, "get", None)
+                opens = count_calls(
+                    monkeypatch, (Vault, "get"), (VaultDb, "row"), (VaultDb, "rows"), (SealingKey, "open")
+                )
+                for _ in range(3):
+                    assert (await ask(daemon)).status == 200
+                await daemon.vault.put(REF, Secret(SECOND), reason="put")
                 assert (await ask(daemon)).status == 200
-            assert bearer(upstream) == [FIRST]
+                assert opens == []
+                assert daemon.vault.vault.get(REF).secret == Secret(SECOND)
+                assert opens == ["get", "row", "open"], "what counts does count"
+            assert bearer(upstream) == [FIRST] * 3 + [SECOND]
 
     run(main())
 
