@@ -14,8 +14,8 @@ from palyra.config.tree import Config, DaemonConfig
 from palyra.daemon.gateway import RequestLine
 from palyra.daemon.logs import Log
 from palyra.daemon.tls import EXPIRES_SOON_US, TlsContext
-from palyra.decisions.alerts import Finding
 from palyra.decisions.credential_alerts import missing_credentials
+from palyra.decisions.findings import Finding
 from palyra.decisions.incidents import Stall, report
 from palyra.engine.clock import SystemClock
 from palyra.engine.core import Core

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 
-import msgspec
-
+from palyra.decisions.findings import Finding
+from palyra.decisions.spend_alerts import spend_findings
 from palyra.errors import Refusal
 from palyra.events.alerts import AlertAcknowledged, AlertCleared, AlertRaised, AlertSeverity
 from palyra.events.base import Draft
@@ -32,28 +32,6 @@ _BEYOND_TOKENS, _BEYOND_NANOUSD, _BEYOND_SHARE = 1_000, NANOUSD_PER_USD // 100, 
 _BEYOND_OFTEN_COUNT = 10
 #: Output whose size nobody told us.
 _ESTIMATED_ROWS_COUNT, _ESTIMATED_RAISE_BP, _ESTIMATED_KEEP_BP = 20, 500, 200
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that somebody should know, or should still know."""
-
-    kind: str
-    #: Behind the kind in the key.
-    key: str
-    severity: AlertSeverity
-    subject_kind: str
-    subject_id: str = ""
-    facts: dict[str, int | str] = {}
-    because: Sequence[int] = ()
-    action: str = ""
-    until_us: int | None = None
-    dry_run: bool = False
-    #: Bad enough to be raised; else only too bad to be cleared.
-    is_onset: bool = True
-
-    @property
-    def dedupe_key(self) -> str:
-        return f"{self.kind}:{self.key}"
 
 
 def evaluate_alerts(state: State, now_us: int, standing: Sequence[Finding] = ()) -> list[Draft]:
@@ -109,6 +87,7 @@ def _findings(state: State, now_us: int) -> Iterator[Finding]:
     yield from _of_overshoots(state, now_us)
     yield from _of_providers(state, now_us)
     yield from _of_estimates(state, now_us)
+    yield from spend_findings(state, now_us)
 
 
 def _of_limit(state: State, passed: PassedLimit, now_us: int) -> Iterator[Finding]:

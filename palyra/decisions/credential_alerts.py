@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from palyra.decisions.alerts import Finding
 from palyra.decisions.credentials import needs_credential
+from palyra.decisions.findings import Finding
 from palyra.events.registry import ProviderEntry
 from palyra.projections.alerts import MISSING_CREDENTIAL
 from palyra.projections.auth import IMPLICIT

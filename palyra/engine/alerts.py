@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from palyra.decisions.alerts import Finding, evaluate_alerts
+from palyra.decisions.alerts import evaluate_alerts
+from palyra.decisions.findings import Finding
+from palyra.decisions.spend_alerts import spend_due_us
 from palyra.engine.clock import due_us
 from palyra.engine.core import Core
 from palyra.events.alerts import AlertRaised
@@ -44,7 +46,7 @@ class AlertChore:
         if self._count_news() != self._news_count:
             return now_us
         if self._core.state.position == self._position and not open_alerts(self._core.state, now_us):
-            return None
+            return spend_due_us(self._core.state, self._done_us)
         return due_us(self._done_us, _EVERY_US, now_us)
 
     async def do(self) -> None:

@@ -77,6 +77,8 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     #: Position of its newest start, and what that attempt could use at most.
     started_position: int = 0
     started_max_tokens: int = 0
+    #: The newest attempt that came to nothing.
+    failed_attempt: int = 0
     #: `provider/model` pairs that are not tried again in this run.
     failed: list[str] = []
     #: Distinct classes of its failures, in the order in which they were seen.
@@ -228,10 +230,18 @@ def _attempt_started(state: State, recorded: Recorded, body: attempts.AttemptSta
         )
 
 
-@CHAPTER.on(attempts.AttemptSucceeded, attempts.AttemptAbandoned)
-def _attempt_ended(state: State, recorded: Recorded, body: attempts.AttemptSucceeded) -> None:
+@CHAPTER.on(attempts.AttemptSucceeded)
+def _attempt_succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded) -> None:
     run = _touch(state, recorded)
     if run is not None:
+        _close_attempt(run, body.attempt)
+
+
+@CHAPTER.on(attempts.AttemptAbandoned)
+def _attempt_abandoned(state: State, recorded: Recorded, body: attempts.AttemptAbandoned) -> None:
+    run = _touch(state, recorded)
+    if run is not None:
+        run.failed_attempt = body.attempt
         _close_attempt(run, body.attempt)
 
 
@@ -242,6 +252,7 @@ def _attempt_failed(state: State, recorded: Recorded, body: attempts.AttemptFail
         return
     if run.attempt is not None and body.wait_ms is None and not body.next_credential_ref:
         run.failed = [*run.failed, f"{run.attempt.provider_id}/{run.attempt.model_id}"]
+    run.failed_attempt = body.attempt
     if body.failure_class not in run.failure_classes:
         run.failure_classes = [*run.failure_classes, body.failure_class]
     _close_attempt(run, body.attempt)

@@ -34,6 +34,7 @@ from palyra.projections import (
     outputs,
     pricing,
     runs,
+    spend,
     usage,
     vault,
 )
@@ -54,6 +55,7 @@ class State(msgspec.Struct, kw_only=True):
     circuits: circuits.CircuitsState = msgspec.field(default_factory=circuits.CircuitsState)
     health: health.HealthStates = msgspec.field(default_factory=health.HealthStates)
     usage: usage.UsageState = msgspec.field(default_factory=usage.UsageState)
+    spend: spend.SpendState = msgspec.field(default_factory=spend.SpendState)
     outputs: outputs.OutputsState = msgspec.field(default_factory=outputs.OutputsState)
     pricing: pricing.PricingState = msgspec.field(default_factory=pricing.PricingState)
     budgets: budgets.BudgetsState = msgspec.field(default_factory=budgets.BudgetsState)
@@ -83,6 +85,7 @@ _CHAPTERS = (
     catalog,
     pricing,
     usage,
+    spend,
     outputs,
     alerts,
     budgets,

@@ -10,8 +10,9 @@ from budget_kit import price, put, retire, rule
 from registries import THREE, model, provider, registry
 from story import Outcome, Step, World, admit, complete, given, record, start, succeed, wait
 
-from palyra.decisions.alerts import Finding, acknowledge, evaluate_alerts
+from palyra.decisions.alerts import acknowledge, evaluate_alerts
 from palyra.decisions.approvals import Verdict, override
+from palyra.decisions.findings import Finding
 from palyra.decisions.usage import Metered
 from palyra.errors import Refusal
 from palyra.events.alerts import AlertAcknowledged, AlertCleared, AlertRaised

@@ -6,7 +6,7 @@ from budget_kit import rule
 from engine_fakes import ManualClock, ScriptedProvider
 from engine_world import World, one
 
-from palyra.decisions.alerts import Finding
+from palyra.decisions.findings import Finding
 from palyra.engine.alerts import AlertChore
 from palyra.engine.budgets import adopt_file_policies
 from palyra.events.alerts import AlertCleared, AlertRaised
