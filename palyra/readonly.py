@@ -16,8 +16,9 @@ from palyra.config.load import LoadedConfig
 from palyra.config.state import check_state_dir, find_state_dir
 from palyra.daemon.console import Console
 from palyra.daemon.doorkeeper import Doorkeeper
-from palyra.daemon.gateway import Gateway, RequestLine
+from palyra.daemon.gateway import Gateway
 from palyra.daemon.logs import Log
+from palyra.daemon.request_lines import RequestLine
 from palyra.daemon.requests import GatewayLimits
 from palyra.daemon.server import Server
 from palyra.daemon.tls import hosts_of, tls_of
@@ -153,7 +154,7 @@ class ReadOnlyDaemon:
 
     def _log_request(self, line: RequestLine) -> None:
         if self._log is not None and self.loaded.config.observability.log_requests != "off":
-            self._log.info("request", **line._asdict())
+            self._log.request(line)
 
     def _on_tls_trouble(self, message: str) -> None:
         if self._log is not None:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 from palyra.config.listening import is_on_this_machine
 from palyra.config.tree import Config, DaemonConfig
-from palyra.daemon.gateway import RequestLine
 from palyra.daemon.logs import Log
+from palyra.daemon.request_lines import RequestLine
 from palyra.daemon.tls import EXPIRES_SOON_US, TlsContext
 from palyra.decisions.credential_alerts import missing_credentials
 from palyra.decisions.findings import Finding
@@ -47,10 +47,12 @@ class Telling:
 
     def of_request(self, line: RequestLine) -> None:
         """Tell of a request that was answered, if those are wanted."""
-        which = self._config().observability.log_requests
-        if self._log is None or which == "off" or (which == "errors" and line.status < 400):
+        if self._log is None:
             return
-        self._log.info("request", **line._asdict())
+        which = self._config().observability.log_requests
+        if which == "off" or (which == "errors" and line.status < 400):
+            return
+        self._log.request(line)
 
     def of_bug(self, run_id: str) -> None:
         """Tell of an exception that nobody expected; its client knows the run's id only."""

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -22,6 +21,7 @@ from palyra.daemon.caching import with_cache
 from palyra.daemon.console import PREFIX, Console
 from palyra.daemon.health import ALIVE, readiness
 from palyra.daemon.models import find_model, list_models
+from palyra.daemon.request_lines import RequestLine
 from palyra.daemon.requests import NOWHERE, Entrance, GatewayLimits, Route, Visit
 from palyra.daemon.stream import StreamClient, write_watched
 from palyra.decisions.arrivals import session_of
@@ -59,19 +59,6 @@ _MODEL = "/v1/models/"
 _MESSAGES = "/v1/messages"
 _SERVICE = b'{"object":"service","name":"palyra"}'
 _GONE = Refusal(code="client_disconnected", message="The client has gone.")
-
-
-class RequestLine(NamedTuple):
-    """What the log says of one request: nothing that its client wrote."""
-
-    method: str
-    #: Template of the route.
-    route: str
-    status: int
-    duration_ms: int
-    #: Of the answer's body.
-    sent_bytes: int
-    run_id: str
 
 
 class Gateway:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import msgspec
 import structlog
 
+from palyra.daemon.request_lines import RequestLine, RequestLines
 from palyra.redaction import REDACTED, KnownSecrets, is_sensitive_key, redact, redact_text
 
 _BUFFERED_COUNT = 10_000
@@ -121,6 +122,9 @@ class Log:
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
             structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="ts") if self._is_console else _json,
         ]
+        #: Where lines of requests go; a person reads them as all the others.
+        told = _LEVELS[level] <= _LEVELS["info"]
+        self._requests = RequestLines(self.sink.write) if told and not self._is_console else None
         self._wrapper = structlog.make_filtering_bound_logger(_LEVELS[level])
         self._logger = structlog.wrap_logger(
             _Lines(self.sink), processors=self._processors, wrapper_class=self._wrapper
@@ -130,6 +134,8 @@ class Log:
         """Have every JSON line from now on say which process it is of."""
         if not self._is_console:
             self._logger = self._logger.bind(boot_id=boot_id)
+        if self._requests is not None:
+            self._requests.boot_id = boot_id
 
     def become_default(self) -> None:
         """Take the lines of modules that log by themselves. Only for a process that is all ours."""
@@ -149,6 +155,13 @@ class Log:
             text = REDACTED if _is_sensitive(key) else _text(value, known)
             event[key] = text if text.isprintable() else text.translate(_CONTROL)
         return event
+
+    def request(self, line: RequestLine) -> None:
+        """Write the line of one request."""
+        if self._requests is not None and line.is_ours:
+            self._requests.add(line)
+        else:
+            self._logger.info("request", **line._asdict())
 
     def debug(self, event: str, **fields: Any) -> None:
         self._logger.debug(event, **fields)

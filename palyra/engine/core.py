@@ -67,6 +67,8 @@ class Batch:
     def add(self, drafts: Iterable[Draft]) -> None:
         """Stamp facts and fold them; they are on their way to the disk when the batch ends."""
         drafts = list(drafts)
+        if not drafts:
+            return
         encoded = [encode_fact(draft.body) for draft in drafts]
         self._core.refuse_secrets(encoded)  # before anything is folded
         state = self._core.state
@@ -246,7 +248,8 @@ class Core:
 
     def refuse_secrets(self, encoded: Sequence[tuple[str, int, bytes]]) -> None:
         """Raise `SecretInEvent` if a fact holds a secret: it would stand in the journal for ever."""
-        if self.known.are_in(b"\n".join([body for name, _, body in encoded if name not in _OWN_WORDS])):
+        foreign = [body for name, _, body in encoded if name not in _OWN_WORDS]
+        if foreign and self.known.are_in(b"\n".join(foreign)):
             name = next((name for name, _, body in encoded if self.known.are_in(body)), encoded[0][0])
             if self.on_leak is not None:
                 self.on_leak(name)

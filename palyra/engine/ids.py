@@ -7,6 +7,9 @@ import secrets
 from typing import Protocol
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+#: Randomness of one ULID, and of so many that the system is asked for at once.
+_RANDOM_BYTES = 10
+_POOL_BYTES = 256 * _RANDOM_BYTES
 _PAIRS = [high + low for high in _CROCKFORD for low in _CROCKFORD]
 
 
@@ -24,8 +27,10 @@ class Ids(Protocol):
 
 def encode_ulid(value: int) -> str:
     """Return 128 bits as 26 characters."""
-    text = [_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)]
-    return "".join(text)
+    text, pairs = "", _PAIRS
+    for _ in range(13):
+        text, value = pairs[value & 1023] + text, value >> 10
+    return text
 
 
 class SystemIds:
@@ -33,9 +38,19 @@ class SystemIds:
 
     def __init__(self) -> None:
         self._last = 0
+        self._pool = b""
+        self._used_bytes = 0
+
+    def _random_bytes(self) -> bytes:
+        """Return the next 80 bits of a pool that is filled from the system's randomness."""
+        if self._used_bytes >= len(self._pool):
+            self._pool, self._used_bytes = secrets.token_bytes(_POOL_BYTES), 0
+        first = self._used_bytes
+        self._used_bytes += _RANDOM_BYTES
+        return self._pool[first : self._used_bytes]
 
     def ulid(self, now_us: int) -> str:
-        value = (now_us // 1_000 << 80) | secrets.randbits(80)
+        value = (now_us // 1_000 << 80) | int.from_bytes(self._random_bytes())
         if value >> 80 <= self._last >> 80:
             value = self._last + 1
         self._last = value

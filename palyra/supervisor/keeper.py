@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import structlog
@@ -72,10 +72,15 @@ class Keeper:
         finally:
             self.ended.set()
 
-    def ring(self, topic: Topic) -> None:
-        """Wake the loop if the topic concerns it."""
-        if topic in self._loop.topics:
-            self._pace.bell.ring()
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        """What wakes the loop."""
+        return self._loop.topics
+
+    @property
+    def ring(self) -> Callable[[], None]:
+        """Wake the loop: its own bell."""
+        return self._pace.bell.ring
 
     def retire(self) -> None:
         """Begin nothing new: a loop that rests ends now, a busy one after its step."""

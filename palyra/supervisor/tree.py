@@ -6,7 +6,7 @@ and takes the whole guest down, so that the daemon ends with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -24,6 +24,11 @@ class Tree:
 
     def __init__(self, loops: Sequence[Loop], clock: Clock, log: LoopLog) -> None:
         self._keepers = tuple(Keeper(loop, clock, log) for loop in loops)
+        #: The bells of each topic: facts ring them with every commit.
+        self._bells: dict[Topic, tuple[Callable[[], None], ...]] = {}
+        for keeper in self._keepers:
+            for topic in keeper.topics:
+                self._bells[topic] = (*self._bells.get(topic, ()), keeper.ring)
 
     async def run(self) -> None:
         """Start the loops, each after the one before it; return when all have been drained."""
@@ -33,8 +38,8 @@ class Tree:
 
     def ring(self, topic: Topic) -> None:
         """Wake the loops that the topic concerns. A plain call, legal from asyncio code."""
-        for keeper in self._keepers:
-            keeper.ring(topic)
+        for ring in self._bells.get(topic, ()):
+            ring()
 
     def status(self) -> tuple[LoopStatus, ...]:
         """Return what each loop is doing, in start order."""

@@ -18,7 +18,8 @@ from upstream import Upstream
 
 from palyra.auth.keyfiles import read_key_file
 from palyra.auth.keys import make_key
-from palyra.daemon.gateway import Gateway, RequestLine
+from palyra.daemon.gateway import Gateway
+from palyra.daemon.request_lines import RequestLine
 from palyra.daemon.requests import GatewayLimits
 from palyra.daemon.server import Server
 from palyra.decisions.key_changes import KeyWish, issue
