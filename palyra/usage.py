@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class TokenUsage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TokenUsage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Totals, their parts ("of which", never added on top) and the meters beside tokens.
 
     A cached input token is part of `input_tokens`, a reasoning token part of `output_tokens`.

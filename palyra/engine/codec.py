@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.resources
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 
 from palyra.errors import JournalNewer
-from palyra.events.base import Recorded, UnknownEvent
+from palyra.events.base import Fact, Recorded, UnknownEvent
 from palyra.events.vocabulary import VOCABULARY
 from palyra.journal.port import Row
 
@@ -47,15 +49,29 @@ def to_recorded(row: Row) -> Recorded:
 
 def to_known(row: Row) -> Recorded:
     """Return the fact of a row that is to be folded; raises `JournalNewer` for what only a newer release knows."""
-    position, stream, version, name, schema, recorded_at_us, actor, correlation, causation, key, body = row
-    fact = _decode(name, schema, body)
-    if type(fact) is UnknownEvent:
-        raise JournalNewer(
-            f"position {position} holds '{name}' of a newer release; this one can list and"
-            " verify the journal but neither fold nor write it",
-            hint="install the release that wrote it",
-        )
-    return Recorded(position, stream, version, recorded_at_us, actor, correlation, causation, key, fact)
+    return next(all_known([row]))
+
+
+def all_known(rows: Iterable[tuple[Any, ...]]) -> Iterator[Recorded]:
+    """Yield the facts of rows that are to be folded; raises `JournalNewer` at what only a newer release knows.
+
+    Replay is bound by this loop, so what most rows need is in it: their own decoder, found by name.
+    """
+    decoders = VOCABULARY.current
+    for position, stream, version, name, schema, recorded_at_us, actor, correlation, causation, key, body in rows:
+        fact: Fact | UnknownEvent
+        current = decoders.get(name)
+        if current is not None and current[0] == schema:
+            fact = current[1](body)
+        else:
+            fact = _decode(name, schema, body)
+            if type(fact) is UnknownEvent:
+                raise JournalNewer(
+                    f"position {position} holds '{name}' of a newer release; this one can list and"
+                    " verify the journal but neither fold nor write it",
+                    hint="install the release that wrote it",
+                )
+        yield Recorded(position, stream, version, recorded_at_us, actor, correlation, causation, key, fact)
 
 
 @functools.cache

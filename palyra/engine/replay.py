@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from palyra.engine.codec import state_digest, to_known, to_recorded
+from palyra.engine.codec import all_known, state_digest, to_recorded
 from palyra.events.base import Recorded
 from palyra.journal.migrations import refuse_newer, released_migrations
 from palyra.journal.port import Head
@@ -54,8 +54,8 @@ def recorded_in(reader: JournalReader, after: int = 0, upto: int | None = None) 
     Raises `JournalNewer` for the journal of a newer release: it can be listed and checked, not understood.
     """
     refuse_newer(reader.schema, released_migrations())
-    for rows in reader.rows(after, upto):
-        yield from map(to_known, rows)
+    for rows in reader.tuples(after, upto):
+        yield from all_known(rows)
 
 
 def run_history(path: Path, run_id: str) -> list[Recorded]:

@@ -207,8 +207,9 @@ class Vocabulary:
     def __init__(self, entries: list[Entry], upcasters: Mapping[tuple[str, int], Upcaster] | None = None) -> None:
         self.entries = {entry.name: entry for entry in entries}
         self._upcasters = dict(upcasters or {})
-        self._decoders = {
-            (entry.name, entry.schema): msgspec.json.Decoder(entry.struct).decode for entry in entries
+        #: Schema number and decoder of each name as it is written now.
+        self.current: dict[str, tuple[int, Callable[[bytes], Fact]]] = {
+            entry.name: (entry.schema, msgspec.json.Decoder(entry.struct).decode) for entry in entries
         }
         self._encode = msgspec.json.Encoder().encode
         #: The encoder writes the tag first; the envelope has it already, so it is cut off before storing.
@@ -237,9 +238,9 @@ class Vocabulary:
 
     def decode(self, name: str, schema: int, body: bytes) -> Fact | UnknownEvent:
         """Return the fact; raises `msgspec.DecodeError` or `ValidationError` when the bytes are not its shape."""
-        decoder = self._decoders.get((name, schema))
-        if decoder is not None:
-            return decoder(body)
+        current = self.current.get(name)
+        if current is not None and current[0] == schema:
+            return current[1](body)
         entry = self.entries.get(name)
         plain: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
         if entry is None or not 1 <= schema <= entry.schema:

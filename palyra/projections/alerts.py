@@ -166,6 +166,8 @@ def _used(state: State, recorded: Recorded, body: usage.UsageRecorded) -> None:
     """Remember what passed its bounds; what was kept for it is still there."""
     run_id, tokens = recorded.stream[4:], body.overshoot_tokens
     hold = state.budgets.holds.get(run_id)
+    if hold is None and not tokens:
+        return
     shares = hold.shares if hold is not None and hold.attempt == body.attempt else []
     priced = next((share for share in shares if share.meter == "usd_cost"), None)
     nanousd = 0 if priced is None else max(0, amount_of("usd_cost", body) - priced.amount)

@@ -112,8 +112,10 @@ def _teach(histograms: dict[str, Outputs], key: str, bucket: int) -> None:
         if len(histograms) >= KEEP_COUNT:
             del histograms[next(iter(histograms))]
     histograms[key] = outputs
-    outputs.counts += [0] * (bucket + 1 - len(outputs.counts))
-    outputs.counts[bucket] += 1
+    counts = outputs.counts
+    if bucket >= len(counts):
+        counts += [0] * (bucket + 1 - len(counts))
+    counts[bucket] += 1
     outputs.samples_count += 1
     if outputs.samples_count >= _HALVED_COUNT:
         outputs.counts = [count // 2 for count in outputs.counts]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RECENT_RUNS_COUNT = 200
 
 
-class Attempt(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Attempt(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """An attempt that has not ended."""
 
     attempt: int
@@ -47,7 +47,7 @@ class Attempt(msgspec.Struct, kw_only=True, omit_defaults=True):
         return self.input_max_tokens + self.output_max_tokens
 
 
-class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Run(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """An open run."""
 
     run_id: str
@@ -88,7 +88,7 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True):
     stepped_us: int = 0
 
 
-class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One line about a run that ended."""
 
     run_id: str

@@ -125,14 +125,16 @@ _ROUTES = _routes()
 
 def evolve(state: State, recorded: Recorded) -> None:
     """Fold one event into the state, in place. Total: every history gives a state."""
-    body = recorded.body
+    body, counts = recorded.body, state.counts
     state.position = recorded.position
     state.recorded_at_us = recorded.recorded_at_us
     state.streams[recorded.stream] = recorded.version
-    route = _ROUTES.get(type(body))
-    name, handlers = route if route is not None else (str(getattr(body, "name", "")), ())
-    counts = state.counts
-    counts[name] = counts.get(name, 0) + 1
+    try:
+        name, handlers = _ROUTES[type(body)]
+        counts[name] += 1
+    except KeyError:
+        name, handlers = _ROUTES.get(type(body), (str(getattr(body, "name", "")), ()))
+        counts[name] = counts.get(name, 0) + 1
     if recorded.command_key:
         commands.remember(state, recorded)
     for handler in handlers:

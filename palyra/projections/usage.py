@@ -87,8 +87,8 @@ def _recorded(state: State, recorded: Recorded, body: usage.UsageRecorded) -> No
     cell = cells.get(key)
     if cell is None:
         cell = cells[key] = UsageCell()
-    _add(cell, body)
-    _add(state.usage.total, body)
+    for sums in (cell, state.usage.total):
+        _add(sums, body)
     if body.source == "provider" and body.raw_input_tokens >= _SAMPLE_MIN_TOKENS:
         _learn(state, body)
 
@@ -113,13 +113,14 @@ def _corrected(state: State, recorded: Recorded, body: usage.UsageCorrected) -> 
 
 
 def _add(cell: UsageCell, body: usage.UsageRecorded) -> None:
+    used = body.usage
     cell.rows_count += 1
-    cell.input_tokens += body.usage.input_tokens
-    cell.output_tokens += body.usage.output_tokens
-    cell.cached_input_tokens += body.usage.cached_input_tokens
-    cell.cache_write_5m_tokens += body.usage.cache_write_5m_tokens
-    cell.cache_write_1h_tokens += body.usage.cache_write_1h_tokens
-    cell.reasoning_tokens += body.usage.reasoning_tokens
+    cell.input_tokens += used.input_tokens
+    cell.output_tokens += used.output_tokens
+    cell.cached_input_tokens += used.cached_input_tokens
+    cell.cache_write_5m_tokens += used.cache_write_5m_tokens
+    cell.cache_write_1h_tokens += used.cache_write_1h_tokens
+    cell.reasoning_tokens += used.reasoning_tokens
     if body.source != "provider":
         cell.estimated_count += 1
         cell.estimated_output_tokens += body.usage.output_tokens
@@ -138,7 +139,9 @@ def _open_quarter(state: State, start_us: int) -> dict[str, UsageCell]:
 
 def _learn(state: State, body: usage.UsageRecorded) -> None:
     key = f"{body.provider_id}/{body.upstream_model}"
-    calibration = state.usage.calibrations.setdefault(key, Calibration())
+    calibration = state.usage.calibrations.get(key)
+    if calibration is None:
+        calibration = state.usage.calibrations[key] = Calibration()
     sample_bp = body.usage.input_tokens * BP_PER_UNIT // body.raw_input_tokens
     sample_bp = min(max(sample_bp, _SAMPLE_MIN_BP), _SAMPLE_MAX_BP)
     calibration.samples_count += 1
