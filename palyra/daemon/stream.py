@@ -17,6 +17,12 @@ from palyra.units import ms_to_s
 _UNWATCHED_MAX_BYTES = 16 * 1024
 
 
+class _Stream(web.StreamResponse):
+    """An answer whose head leaves with its first bytes, which always are right behind it."""
+
+    _send_headers_immediately = False
+
+
 class StreamClient:
     """A client that takes an event stream: `palyra.engine.exchange.Client` over an HTTP answer."""
 
@@ -29,11 +35,12 @@ class StreamClient:
         self._stall_ms = stall_ms
         #: None until the stream has begun.
         self.response: web.StreamResponse | None = None
+        self._is_closed = False
         self.sent_bytes = 0
 
     async def begin(self, headers: Mapping[str, str]) -> None:
         """See `palyra.engine.exchange.Client.begin`."""
-        response = web.StreamResponse(status=200, headers={**EVENT_STREAM, **headers, **self._headers})
+        response = _Stream(status=200, headers={**EVENT_STREAM, **headers, **self._headers})
         try:
             await response.prepare(self._request)
         except ConnectionError:
@@ -46,9 +53,18 @@ class StreamClient:
         self.sent_bytes += len(data)
         await write_watched(self._request, self.response.write(data), len(data), self._stall_ms)
 
-    async def end(self) -> web.StreamResponse:
-        """Close the stream and return its answer."""
+    async def close(self, data: bytes) -> None:
+        """See `palyra.engine.exchange.Client.close`: the last bytes and the end of the answer leave together."""
         assert self.response is not None
+        self.sent_bytes += len(data)
+        await write_watched(self._request, self.response.write_eof(data), len(data), self._stall_ms)
+        self._is_closed = True
+
+    async def end(self) -> web.StreamResponse:
+        """Close the stream, unless it is, and return its answer."""
+        assert self.response is not None
+        if self._is_closed:
+            return self.response
         await write_watched(self._request, self.response.write_eof(), 0, self._stall_ms)
         return self.response
 

@@ -162,12 +162,15 @@ class ClientSide:
 
     async def send(self, data: bytes) -> None:
         """Pass bytes of the answer on; raises `ClientGone`."""
+        await self._taker(data).send(data)
+
+    def _taker(self, data: bytes) -> Client:
         if self._copy is not None:
             self.note_drained(data)
         if self.is_gone or self._client is None:
             raise ClientGone
         self.sends_count += 1
-        await self._client.send(data)
+        return self._client
 
     @property
     def is_waiting(self) -> bool:
@@ -269,7 +272,7 @@ class ClientSide:
         self._is_ending = True
         try:
             await self.begin()
-            await self.send(data)
+            await self._taker(data).close(data)
         except ClientGone:
             self.is_gone = True
 

@@ -55,6 +55,10 @@ class Client(Protocol):
         """Pass bytes on; returns when they fit into the socket's buffer, raises `ClientGone`."""
         ...
 
+    async def close(self, data: bytes) -> None:
+        """Pass the last bytes on and end the stream with them."""
+        ...
+
 
 class Ended(msgspec.Struct, kw_only=True):
     """How an attempt ended: `failure` is None for a complete answer."""

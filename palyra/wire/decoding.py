@@ -41,7 +41,9 @@ def decode(decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw, place: s
 
 
 def read_or_none(decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw) -> T | None:
-    """Decode what is read only to be understood; None where it has another shape."""
+    """Decode what is read only to be understood; None where it is absent or has another shape."""
+    if text is NULL:
+        return None
     try:
         return decoder.decode(text)
     except (ValueError, RecursionError):

@@ -96,10 +96,12 @@ class Reply(msgspec.Struct):
 
     @property
     def is_error(self) -> bool:
-        return bytes(self.error) not in _NO_ERROR or self.object == "error"
+        return (self.error is not NULL and bytes(self.error) not in _NO_ERROR) or self.object == "error"
 
     def usage_fields(self) -> dict[str, Any]:
         """Return what is reported here, {} when nothing is."""
+        if self.usage is NULL and self.x_groq is None:
+            return {}
         fields = decode_usage(self.usage)
         if self.x_groq is not None:
             fields = merge_usage(decode_usage(self.x_groq.usage), fields)

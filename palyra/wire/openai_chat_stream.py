@@ -8,7 +8,7 @@ decoded is passed on and counted, because the client may understand it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -30,6 +30,8 @@ from palyra.wire.upstream_errors import UpstreamError, read_upstream_error
 from palyra.wire.usage import merge_usage
 
 DONE = b"data: [DONE]\n\n"
+#: Of a stream whose events differ in more than their text, so many are looked at in vain.
+_LEARNT_MAX_COUNT = 8
 
 
 def stream_error_event(error: dict[str, Any]) -> bytes:
@@ -55,6 +57,7 @@ class ChatStreamMeter:
         self._splitter = SseSplitter()
         self._public_model = public_model
         self._renamer = _Renamer(upstream_model, public_model)
+        self._alike = _Alike()
         self._wants_usage = wants_usage
         self._output_cap_tokens = output_cap_tokens
         self._tally = TokenTally()
@@ -129,6 +132,10 @@ class ChatStreamMeter:
         """Meter one event; return it as it may be relayed, b"" when it is withheld."""
         if self.done or self.error is not None:
             return b""
+        said = self._alike.read(block)
+        if said is not None:
+            self._tally.add(said.text)
+            return said.relayed
         data = event_data(block)
         if not data:
             return block
@@ -145,7 +152,10 @@ class ChatStreamMeter:
         if self._meter_usage(reply) and not reply.choices and not self._wants_usage:
             return b""
         self._meter_output(reply)
-        return self._renamer.rename(block, data, reply.model)
+        relayed = self._renamer.rename(block, data, reply.model)
+        if self._alike.is_promising and (text := _text_alone(reply)):
+            self._alike.learn(block, relayed, text)
+        return relayed
 
     def _meter_usage(self, reply: Reply) -> bool:
         """Note what the event reports; return whether it reports anything."""
@@ -171,6 +181,75 @@ class ChatStreamMeter:
             if index == next(iter(self._raw_stops)):
                 self._has_call = self._has_call or said.has_call
                 self._has_refusal = self._has_refusal or bool(said.refusal)
+
+
+def _text_alone(reply: Reply) -> str:
+    """Return the text of an event that brings a piece of one choice's text and nothing else, "" for any other."""
+    if reply.choices is None or len(reply.choices) != 1 or reply.usage_fields():
+        return ""
+    choice = reply.choices[0]
+    said = choice.said
+    is_bare = choice.finish_reason is None and said.audio is None and not said.has_call
+    texts = said.texts() if is_bare else []
+    return said.content if len(texts) == 1 and texts[0] is said.content else ""
+
+
+class _Said(NamedTuple):
+    """The text of an event, and the event as its client gets it."""
+
+    text: str
+    relayed: bytes
+
+
+class _Alike:
+    """Reads the events of a stream that differ from one before in nothing but their piece of text.
+
+    Nearly all do. Where the bytes before and behind the text are those of an event that was read, and the text ends
+    no string and escapes nothing, a decoder would find the same event with another text; so it is not asked.
+    """
+
+    def __init__(self) -> None:
+        self._before = self._behind = b""
+        self._relayed_before = self._relayed_behind = b""
+        #: Events that were learnt from since one was read.
+        self._learnt_count = 0
+
+    @property
+    def is_promising(self) -> bool:
+        """Return whether it is worth learning: the events of some streams differ in more than their text."""
+        return self._learnt_count < _LEARNT_MAX_COUNT
+
+    def learn(self, block: bytes, relayed: bytes, text: str) -> None:
+        """Take an event that was read, as it came and as it went; `text` is what it brought."""
+        self._learnt_count += 1
+        quoted = b'"' + text.encode() + b'"'
+        if b"\\" in block or block.count(quoted) != 1 or relayed.count(quoted) != 1:
+            return  # it cannot be told where the text stands
+        self._before, self._behind = _around(block, quoted)
+        self._relayed_before, self._relayed_behind = _around(relayed, quoted)
+
+    def read(self, block: bytes) -> _Said | None:
+        """Return what an event brings, None for one that has to be decoded."""
+        before, behind = self._before, self._behind
+        if not before or not block.startswith(before) or not block.endswith(behind):
+            return None
+        piece = block[len(before) : len(block) - len(behind)]
+        if not piece or b'"' in piece or b"\\" in piece:
+            return None
+        try:
+            text = piece.decode()
+        except UnicodeDecodeError:
+            return None
+        if not text.isprintable():
+            return None
+        self._learnt_count = 0
+        return _Said(text, self._relayed_before + piece + self._relayed_behind)
+
+
+def _around(block: bytes, quoted: bytes) -> tuple[bytes, bytes]:
+    """Return what stands before and behind a text, its quotes included."""
+    before, _, behind = block.partition(quoted)
+    return before + b'"', b'"' + behind
 
 
 class _Renamer:

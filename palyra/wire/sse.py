@@ -64,6 +64,8 @@ def _check_sizes(*blocks: bytes | bytearray) -> None:
 
 def event_data(block: bytes) -> bytes:
     """Return the data of a block, its lines joined by LF; b"" when it has none."""
+    if block.startswith(b"data: ") and block.find(b"\n") == len(block) - 2 and b"\r" not in block:
+        return block[6:-2]  # one line of data and nothing else, as nearly all are
     return b"\n".join(_values(block, b"data"))
 
 

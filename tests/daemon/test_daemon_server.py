@@ -11,6 +11,7 @@ from daemon_house import chat, head, open_house, raw_client, read_answer
 from upstream import Behaviour
 
 from palyra.daemon.server import Server
+from palyra.engine.text_surface import ChatSurface
 from palyra.errors import StateError
 from palyra.events.runs import RunCompleted
 
@@ -122,14 +123,14 @@ async def test_a_bug_is_told_by_its_run_alone(tmp_path: Path) -> None:
         house.bugs.clear()
 
 
-async def test_a_bug_within_a_stream_breaks_it_off(tmp_path: Path) -> None:
+async def test_a_bug_within_a_stream_breaks_it_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that a bug interrupts ends without its end, so that nobody takes the part for the whole."""
     async with open_house(tmp_path) as house, raw_client(house) as raw:
 
-        async def burst(visit: object, reply: object) -> None:
+        def burst(surface: object, ended: object) -> bytes:
             raise RuntimeError("secret detail")
 
-        house.gateway._deliver = burst  # type: ignore[assignment, method-assign]
+        monkeypatch.setattr(ChatSurface, "stream_end", burst)
         with pytest.raises(aiohttp.ClientError):
             await raw(body=chat(stream=True))
         assert len(house.bugs) == 1

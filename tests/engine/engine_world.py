@@ -360,6 +360,9 @@ class Taker:
         self.headers = dict(headers)
         self.begun_count += 1
 
+    async def close(self, data: bytes) -> None:
+        await self.send(data)
+
     async def send(self, data: bytes) -> None:
         if self._leaves_after is not None and self.sends >= self._leaves_after:
             raise ClientGone

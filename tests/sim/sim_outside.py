@@ -188,6 +188,9 @@ class SimClient:
         """Return the words that the stream brought."""
         return b"".join(_CONTENT.findall(bytes(self.data))).decode()
 
+    async def close(self, data: bytes) -> None:
+        await self.send(data)
+
     async def begin(self, headers: Mapping[str, str]) -> None:
         self._simulation.check(not self._has_begun, "a stream begins twice")
         await self._take()
