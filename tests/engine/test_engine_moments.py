@@ -231,7 +231,8 @@ async def test_what_a_decision_saw_is_what_it_recorded(tmp_path: Path) -> None:
         runs = dict.fromkeys(row.stream[4:] for row in world.rows() if row.stream.startswith("run-"))
         for run_id in runs:
             report = run_report(reader, run_id, T0_US)
-            seen = seen_by(fold_file(path, upto=report.first_position - 1).state, report)
+            before = fold_file(path, upto=report.first_position - 1).state
+            seen = seen_by(before, report, report.admitted_us)
             assert (seen.position, seen.config_generation) == (report.first_position - 1, 1)
             planned = [] if report.routing is None else report.routing.plan
             left_out = [] if report.routing is None else report.routing.excluded
