@@ -9,38 +9,84 @@ from typing import Any
 
 import aiohttp
 import pytest
+from budget_kit import rule
 from daemon_house import House, Raw, chat, open_house, raw_client
 from dialect_house import asked
 from registries import model, provider, registry
 from upstream import CUT, RESET, Behaviour, error_event
 
+from palyra.engine.budgets import adopt_file_policies
 from palyra.engine.run import RunSettings
 from palyra.events.attempts import AttemptFailed
+from palyra.events.budgets import BudgetReleased
+from palyra.events.registry import Registry
 from palyra.events.runs import RunCompleted, RunFailed
 from palyra.events.usage import UsageRecorded
+from palyra.wire.neutral import Dialect
 
-#: The same model at providers of two dialects; the first is asked in messages, the second in chat.
-BOTH = registry(
-    provider("ant", kind="anthropic", flavor="", max_retries=0, credential_ref="", auth_scheme="none"),
-    provider("up", max_retries=0, credential_ref="", auth_scheme="none"),
-    model("m", "ant", upstream_model="claude-x", upstream_apis=["messages"]),
-    model("m", "up", upstream_model="gpt-x", priority=200),
-    default_chat_model_id="m",
-)
+APIS: list[Dialect] = ["chat", "messages", "responses"]
+PLACES = {"chat": "/v1/chat/completions", "messages": "/v1/messages", "responses": "/v1/responses"}
+
+
+def both(first: Dialect, second: Dialect) -> Registry:
+    """Return the same model at two providers, each asked in a dialect of its own; the first one is tried first."""
+    providers = [
+        provider(
+            name,
+            kind="anthropic" if api == "messages" else "openai_compatible",
+            flavor="" if api == "messages" else "generic",
+            max_retries=0,
+            credential_ref="",
+            auth_scheme="none",
+            circuit_breaker_failure_threshold=1_000,
+        )
+        for name, api in (("one", first), ("two", second))
+    ]
+    return registry(
+        *providers,
+        model("m", "one", upstream_model="m-x", upstream_apis=[first], priority=1),
+        model("m", "two", upstream_model="m-x", upstream_apis=[second], priority=2),
+        default_chat_model_id="m",
+    )
+
+
+#: One pair, where it is not the pairs that a test is about.
+BOTH = both("messages", "chat")
 CLIENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": ("/v1/chat/completions", chat(model="m", stream=True)),
     "messages": ("/v1/messages", asked(model="m", stream=True)),
     "responses": ("/v1/responses", {"model": "m", "input": "x", "stream": True}),
 }
 OVERLOADED = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"busy"}}\n\n'
-BEFORE = [
-    Behaviour(head=RESET),
-    Behaviour.anthropic_error(529, "overloaded_error"),
-    Behaviour.raw(b'{"type":"error","error":{"type":"api_error","message":"x"}}'),
-    Behaviour(after={1: CUT}),
-    Behaviour(after={2: OVERLOADED}),
-    Behaviour(after={3: RESET}),
-]
+FAILED = (
+    b'event: response.failed\ndata: {"type":"response.failed","response":{"error":{"code":"server_error"}}}\n\n'
+)
+#: What a stream of the dialect turns into when it fails.
+BREAKS: dict[Dialect, bytes] = {
+    "chat": error_event("busy", kind="overloaded_error"),
+    "messages": OVERLOADED,
+    "responses": FAILED,
+}
+#: Pieces of a stream that say nothing yet, and those before the second word.
+PREAMBLE: dict[Dialect, int] = {"chat": 1, "messages": 3, "responses": 4}
+
+
+def before_content(api: Dialect) -> list[Behaviour]:
+    """Return ways to fail before there is content: the head, the status, the body, the stream."""
+    status = Behaviour.anthropic_error(529, "overloaded_error") if api == "messages" else Behaviour.error(503)
+    whole = {
+        "chat": b'{"error":{"message":"x","type":"server_error"}}',
+        "messages": b'{"type":"error","error":{"type":"api_error","message":"x"}}',
+        "responses": b'{"error":{"message":"x","type":"server_error","code":"server_error"}}',
+    }
+    return [
+        Behaviour(head=RESET),
+        status,
+        Behaviour.raw(whole[api]),
+        Behaviour(after={1: CUT}),
+        Behaviour(after={PREAMBLE[api]: BREAKS[api]}),
+        Behaviour(after={PREAMBLE[api]: RESET}),
+    ]
 
 
 async def stream_past(house: House, client: str, gate: asyncio.Event) -> bytes:
@@ -57,6 +103,10 @@ async def stream_past(house: House, client: str, gate: asyncio.Event) -> bytes:
         return body
 
 
+def _error(api: Dialect, status: int, kind: str) -> Behaviour:
+    return Behaviour.anthropic_error(status, kind) if api == "messages" else Behaviour.error(status, kind=kind)
+
+
 async def stream(raw: Raw, client: str) -> bytes:
     path, body = CLIENTS[client]
     answer = await raw(path=path, body=body)
@@ -65,32 +115,62 @@ async def stream(raw: Raw, client: str) -> bytes:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize("fault", range(len(BEFORE)))
-async def test_a_failure_before_content_is_not_seen(tmp_path: Path, client: str, fault: int) -> None:
+@pytest.mark.parametrize("first", APIS)
+@pytest.mark.parametrize("second", APIS)
+async def test_a_failure_before_content_is_not_seen(
+    tmp_path: Path, client: str, first: Dialect, second: Dialect
+) -> None:
     """The client gets one clean answer of the other provider's, in its own words, and no head twice."""
-    async with open_house(tmp_path, offer=BOTH) as house, raw_client(house) as raw:
-        house.upstream.reply_with(BEFORE[fault])
-        body = await stream(raw, client)
-        assert body.count(b"upstream.") >= 1
-        assert b"error" not in body.replace(b'"error":null', b"")
-        heads = {
-            "chat": b'"role": "assistant"',
-            "messages": b"event: message_start",
-            "responses": b"event: response.created",
-        }
-        assert body.count(heads[client]) == 1
-        assert [one.path for one in house.upstream.requests] == ["/v1/messages", "/v1/chat/completions"]
-        await house.wait_until_idle()
-        assert len(house.facts(RunCompleted)) == 1
+    async with open_house(tmp_path, offer=both(first, second)) as house, raw_client(house) as raw:
+        for count, fault in enumerate(before_content(first), 1):
+            house.upstream.reply_with(fault)
+            body = await stream(raw, client)
+            assert body.count(b"upstream.") >= 1
+            assert b"error" not in body.replace(b'"error":null', b"").replace(b'"error": null', b"")
+            assert b"incomplete" not in body.replace(b'"incomplete_details"', b"")
+            heads = {
+                "chat": b'"role":"assistant"',
+                "messages": b"event: message_start",
+                "responses": b"event: response.created",
+            }
+            assert body.replace(b'": "', b'":"').count(heads[client]) == 1
+            assert [one.path for one in house.upstream.requests[-2:]] == [PLACES[first], PLACES[second]]
+            await house.wait_until_idle()
+            assert len(house.facts(RunCompleted)) == count
+            assert len(house.facts(AttemptFailed)) == count
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize("step", [CUT, RESET, OVERLOADED])
-async def test_a_failure_after_content_ends_the_stream(tmp_path: Path, client: str, step: Any) -> None:
-    """Nobody else is asked; the error is the dialect's own and what was seen is recorded."""
-    async with open_house(tmp_path, offer=BOTH) as house:
+@pytest.mark.parametrize("first", APIS)
+@pytest.mark.parametrize("second", APIS)
+async def test_a_whole_answer_that_fails_is_replaced(
+    tmp_path: Path, client: str, first: Dialect, second: Dialect
+) -> None:
+    """Unstreamed as well: a head that never comes, a status, an error inside a 200, a body that is cut."""
+    async with open_house(tmp_path, offer=both(first, second)) as house, raw_client(house) as raw:
+        path, body = CLIENTS[client]
+        for fault in (*before_content(first)[:3], Behaviour(after={1: CUT})):
+            house.upstream.reply_with(fault)
+            answer = await raw(path=path, body={**body, "stream": False})
+            assert (answer.status, answer.headers["x-palyra-failover"]) == (200, "one/m>two/m")
+            assert b"Hello from upstream." in answer.body
+            assert answer.headers["x-palyra-attempts"] == "2"
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("first", APIS)
+@pytest.mark.parametrize("step", ["cut", "reset", "error"])
+async def test_a_failure_after_content_ends_the_stream(
+    tmp_path: Path, client: str, first: Dialect, step: str
+) -> None:
+    """Nobody else is asked; the error is the dialect's own, what was seen is recorded, what was held is free."""
+    second = APIS[APIS.index(first) - 1]
+    async with open_house(tmp_path, offer=both(first, second)) as house:
+        await adopt_file_policies(house.core, [rule("day", scope_kind="global", managed_by="file")])
         gate = asyncio.Event()
-        house.upstream.reply_with(Behaviour(after={4: gate, 5: step}))
+        place = PREAMBLE[first] + 1
+        break_with = {"cut": CUT, "reset": RESET, "error": BREAKS[first]}[step]
+        house.upstream.reply_with(Behaviour(after={place: gate, place + 1: break_with}))
         body = await stream_past(house, client, gate)
         ends = {
             "chat": b"data: [DONE]\n\n",
@@ -98,25 +178,57 @@ async def test_a_failure_after_content_ends_the_stream(tmp_path: Path, client: s
             "responses": b"event: response.failed\n",
         }
         assert ends[client] in body
+        assert b"Hello" in body
+        assert b"error" in body
         assert len(house.upstream.requests) == 1
         await house.wait_until_idle()
         assert house.facts(AttemptFailed)[0].phase == "content"
         (row,) = house.facts(UsageRecorded)
-        assert (row.source, row.usage.input_tokens) == ("partial", 11)
+        # One dialect tells at its beginning what went in, the others at their end, which never came.
+        if first == "messages":
+            assert (row.source, row.usage.input_tokens) == ("partial", 11)
+        else:
+            assert row.source == "estimated"
+        assert row.usage.input_tokens > 0
+        assert row.usage.output_tokens > 0
+        assert len(house.facts(BudgetReleased)) == 1
         assert len(house.facts(RunFailed)) == 1
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_when_all_fail_the_attempts_are_told(tmp_path: Path, client: str) -> None:
-    """The status by rule, the envelope of the dialect, and each attempt with its class."""
-    async with open_house(tmp_path, offer=BOTH) as house, raw_client(house) as raw:
-        house.upstream.reply_with(Behaviour.anthropic_error(529, "overloaded_error"), Behaviour.error(401))
+@pytest.mark.parametrize("first", APIS)
+@pytest.mark.parametrize("second", APIS)
+async def test_when_all_fail_the_attempts_are_told(
+    tmp_path: Path, client: str, first: Dialect, second: Dialect, is_streamed: bool
+) -> None:
+    """The status by rule, the envelope of the dialect, each attempt with its class, and the first cause."""
+    async with open_house(tmp_path, offer=both(first, second)) as house, raw_client(house) as raw:
         path, body = CLIENTS[client]
-        answer = await raw(path=path, body=body)
-        assert (answer.status, answer.headers["content-type"]) == (502, "application/json")
-        attempts = [(one["provider_id"], one["class"]) for one in answer.json["palyra"]["attempts"]]
-        assert attempts == [("ant", "overloaded"), ("up", "auth_invalid")]
-        assert (answer.json.get("type") == "error") == (client == "messages")
+        cases = [
+            (
+                _error(first, 529, "overloaded_error"),
+                _error(second, 401, "authentication_error"),
+                502,
+                "upstream_failed",
+            ),
+            (_error(first, 503, "overloaded_error"), _error(second, 529, "overloaded_error"), 503, "overloaded"),
+            (
+                _error(first, 401, "authentication_error"),
+                _error(second, 401, "authentication_error"),
+                502,
+                "upstream_auth",
+            ),
+        ]
+        for one, two, status, code in cases:
+            house.upstream.reply_with(one, two)
+            answer = await raw(path=path, body={**body, "stream": is_streamed})
+            assert (answer.status, answer.headers["content-type"]) == (status, "application/json"), answer.body
+            attempts = answer.json["palyra"]["attempts"]
+            assert [(one["provider_id"], one["model_id"]) for one in attempts] == [("one", "m"), ("two", "m")]
+            assert {one["phase"] for one in attempts} == {"headers"}
+            assert (answer.json.get("type") == "error") == (client == "messages")
+            assert code in answer.body.decode()
 
 
 @pytest.mark.parametrize("client", CLIENTS)
