@@ -16,7 +16,7 @@ from dialect_cases import (
     through,
     upstream_reply,
 )
-from golden_streams import path_of, stream_of
+from golden_streams import ENDS, path_of, stream_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -96,6 +96,46 @@ def test_a_golden_stream_is_written_and_read(dialect: Dialect, name: str) -> Non
     body = upstream_reply(dialect, CASES[name]).replace(b'"up-model"', b'"public"')
     if (dialect, name) != ("messages", "length_in_a_call"):
         assert client_fold(dialect, golden) == client_read(dialect, body)
+
+
+@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_golden_end_is_written(dialect: Dialect, name: str) -> None:
+    """A stream that broke, or was cut at its maximum, ends in its dialect's words, to the byte."""
+    assert stream_of(dialect, name) == path_of(dialect, name).read_bytes()
+
+
+#: What each dialect's streams are made of; a chat has no names for its events.
+EVENTS = {
+    "chat": {
+        *("role", "content", "reasoning_content", "reasoning_details", "refusal", "tool_calls"),
+        *("finish_reason", "usage", "error", "[DONE]"),
+    },
+    "messages": {
+        *("message_start", "content_block_start", "content_block_delta", "content_block_stop"),
+        *("text_delta", "thinking_delta", "signature_delta", "input_json_delta"),
+        *("message_delta", "message_stop", "error"),
+    },
+    "responses": {
+        *("response.created", "response.in_progress", "response.completed", "response.incomplete"),
+        *("response.failed", "response.output_item.added", "response.output_item.done"),
+        *("response.content_part.added", "response.content_part.done"),
+        *("response.output_text.delta", "response.output_text.done"),
+        *("response.refusal.delta", "response.refusal.done"),
+        *("response.reasoning_summary_part.added", "response.reasoning_summary_part.done"),
+        *("response.reasoning_summary_text.delta", "response.reasoning_summary_text.done"),
+        *("response.function_call_arguments.delta", "response.function_call_arguments.done"),
+    },
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_the_goldens_hold_every_event(dialect: Dialect) -> None:
+    """Each kind of event that a client may get is in one of them, and no other kind is."""
+    golden = b"".join(path_of(dialect, name).read_bytes() for name in (*CASES, *ENDS))
+    assert {name for name in EVENTS[dialect] if name.encode() not in golden} == set()
+    named = {line.removeprefix("event: ") for line in golden.decode().split("\n") if line.startswith("event: ")}
+    assert named <= EVENTS[dialect]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
