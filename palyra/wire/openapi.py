@@ -13,6 +13,12 @@ import msgspec
 from msgspec import inspect
 
 from palyra.errors import CODES
+from palyra.limits import (
+    EMBEDDING_INPUTS_MAX_COUNT,
+    MESSAGES_MAX_COUNT,
+    MODEL_NAME_MAX_CHARS,
+    TOOLS_MAX_COUNT,
+)
 from palyra.wire.chat_content import Message
 from palyra.wire.messages_request import MessagesBody
 from palyra.wire.request import CHAT_ROLES, CHOICES_MAX_COUNT, ChatBody, EmbeddingsBody
@@ -104,24 +110,43 @@ _BODIES: Mapping[str, type[msgspec.Struct]] = {
     "embeddings": EmbeddingsBody,
     "audio_transcription": TranscriptionForm,
 }
-_COUNT = {"type": ["integer", "null"], "minimum": 1}
+_COUNT = {"minimum": 1}
+_MODEL = {"maxLength": MODEL_NAME_MAX_CHARS}
+_TOOLS = {"maxItems": TOOLS_MAX_COUNT}
+_TURNS = {"minItems": 1, "maxItems": MESSAGES_MAX_COUNT}
 _TEXT = {"type": "string", "minLength": 1}
 #: What is checked beyond the types, by component and member.
 _BOUNDS: Mapping[str, Mapping[str, dict[str, Any]]] = {
     "ChatBody": {
-        "messages": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Message"}},
-        "n": {"type": ["integer", "null"], "minimum": 1, "maximum": CHOICES_MAX_COUNT},
+        "messages": _TURNS,
+        "model": _MODEL,
+        "tools": _TOOLS,
+        "n": {"minimum": 1, "maximum": CHOICES_MAX_COUNT},
         "max_tokens": _COUNT,
         "max_completion_tokens": _COUNT,
     },
     "Message": {"role": {"enum": list(CHAT_ROLES)}},
+    "MessagesBody": {"messages": _TURNS, "model": _MODEL, "tools": _TOOLS, "max_tokens": _COUNT},
+    "MessagesMessage": {"role": {"enum": ["user", "assistant"]}},
+    "ResponsesBody": {
+        "input": {"maxItems": MESSAGES_MAX_COUNT},
+        "model": _MODEL,
+        "tools": _TOOLS,
+        "max_output_tokens": _COUNT,
+    },
     "EmbeddingsBody": {
         "input": {
-            "anyOf": [_TEXT, {"type": "array", "minItems": 1, "items": _TEXT}, {"type": "array", "minItems": 1}]
+            "anyOf": [
+                _TEXT,
+                {"type": "array", "minItems": 1, "maxItems": EMBEDDING_INPUTS_MAX_COUNT, "items": _TEXT},
+                {"type": "array", "minItems": 1},
+            ]
         },
+        "model": _MODEL,
         "dimensions": _COUNT,
         "encoding_format": {"enum": ["float", "base64", None]},
     },
+    "TranscriptionForm": {"model": _MODEL},
 }
 _STREAMED = ("chat", "messages", "responses", "audio_transcription")
 _ANSWERS: Mapping[str, type[msgspec.Struct]] = {"/v1/models": ModelsAnswer, "/v1/models/{id}": ModelAnswer}
@@ -238,7 +263,7 @@ def _reference(told: inspect.StructType, components: dict[str, Any]) -> dict[str
             "type": "object",
             "description": (told.cls.__doc__ or "").strip(),
             "properties": {
-                field.encode_name: bounds.get(field.encode_name) or _schema(field.type, components)
+                field.encode_name: _schema(field.type, components) | bounds.get(field.encode_name, {})
                 for field in told.fields
             },
             "required": [field.encode_name for field in told.fields if field.required],

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+import jsonschema_rs
 import msgspec
+import pytest
 from msgspec import inspect
 
 from palyra.errors import CODES
+from palyra.limits import MESSAGES_MAX_COUNT, TOOLS_MAX_COUNT
+from palyra.wire.errors import WireError
+from palyra.wire.messages_surface import decode_messages
 from palyra.wire.openapi import Place, _schema, describe
+from palyra.wire.request import decode_chat, decode_embeddings
+from palyra.wire.responses_surface import decode_responses
 
 
 class Tree(msgspec.Struct):
@@ -53,3 +63,50 @@ def test_places_are_operations() -> None:
     )
     statuses = {str(code.http_status) for code in CODES.values() if code.http_status not in (0, 499)}
     assert set(paths["/v1/messages"]["post"]["responses"]) == {"200", *statuses}
+
+
+DOCUMENT = describe(
+    [Place(f"/{name}", name, True, ["POST"]) for name in ("chat", "messages", "responses", "embeddings")], "1"
+)
+TURN = {"role": "user", "content": "x"}
+#: By component, a body that passes, and those that miss one bound each.
+BODIES: dict[str, tuple[Any, dict[str, Any], list[dict[str, Any]]]] = {
+    "ChatBody": (
+        decode_chat,
+        {"messages": [TURN], "model": "m" * 512, "n": 128, "max_tokens": 1, "tools": []},
+        [{"messages": []}, {"messages": [{"role": "boss"}]}, {"n": 129}, {"max_completion_tokens": 0}],
+    ),
+    "MessagesBody": (
+        decode_messages,
+        {"messages": [TURN], "model": "m" * 512, "max_tokens": 1, "tools": []},
+        [{"messages": []}, {"messages": [{"role": "system", "content": "x"}]}, {"max_tokens": 0}],
+    ),
+    "ResponsesBody": (
+        decode_responses,
+        {"input": [TURN], "model": "m" * 512, "max_output_tokens": 1, "tools": []},
+        [{"max_output_tokens": 0}, {"input": [TURN] * (MESSAGES_MAX_COUNT + 1)}],
+    ),
+    "EmbeddingsBody": (
+        decode_embeddings,
+        {"input": ["x"], "model": "m" * 512, "dimensions": 1, "encoding_format": "base64"},
+        [{"input": ""}, {"input": []}, {"dimensions": 0}, {"encoding_format": "int8"}],
+    ),
+}
+EVERYWHERE: list[dict[str, Any]] = [{"model": "m" * 513}, {"model": 1}]
+TOO_MANY = [{"type": "function", "name": "f"}] * (TOOLS_MAX_COUNT + 1)
+TOOLS: list[dict[str, Any]] = [{"tools": TOO_MANY}, {"tools": {}}]
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_what_is_described_is_what_is_checked(name: str) -> None:
+    """A body that the description allows is read, and one that it does not allow is refused."""
+    read, good, bad = BODIES[name]
+    schema = {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}
+    judge = jsonschema_rs.Draft202012Validator(schema)
+    assert judge.is_valid(good)
+    read(json.dumps(good).encode())
+    for change in (*bad, *EVERYWHERE, *(TOOLS if name != "EmbeddingsBody" else [])):
+        body = {**good, **change}
+        assert not judge.is_valid(body), change
+        with pytest.raises(WireError):
+            read(json.dumps(body).encode())
