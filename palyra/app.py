@@ -286,7 +286,10 @@ class Daemon:
         self.runs = Runs(
             self.core,
             outside,
-            settings=RunSettings(sse_keepalive_ms=config.model_provider.sse_keepalive_ms),
+            settings=RunSettings(
+                sse_keepalive_ms=config.model_provider.sse_keepalive_ms,
+                error_text_bytes=config.privacy.error_text_bytes,
+            ),
             tokens=self.tokens,
             on_bug=self._tells.of_bug,
         )
@@ -327,6 +330,7 @@ class Daemon:
         self._contents.obey(content_rules_of(config))
         self._sights.zone = config.cli.timezone
         self._feed.max_count = config.console.event_clients_max_count
+        self.runs.error_text_bytes = config.privacy.error_text_bytes
         hide_also(config.privacy.extra_patterns)
 
     async def reload(self) -> ReloadAnswer:

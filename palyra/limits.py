@@ -67,8 +67,9 @@ CLIENT_STALL_MS = 60_000
 #: A request body must have arrived whole within this time.
 BODY_READ_MS = 60_000
 
-#: Length of a message of somebody else that is stored or shown.
+#: Length of a message of somebody else that is stored or shown; the most that may be configured of an error.
 FOREIGN_MESSAGE_MAX_CHARS = 240
+ERROR_TEXT_MAX_BYTES = 2_000
 #: A configuration file.
 CONFIG_FILE_MAX_BYTES = 1 << 20
 #: Problems of a configuration that are shown; the rest is counted.

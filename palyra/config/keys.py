@@ -191,6 +191,7 @@ _ROOT_KEYS = (
         int_("content_days", 30, 1, 3_650, "how long they are kept"),
         int_("content_max_bytes", MIB, KIB, 64 * MIB, "of one request, and of one answer; longer is cut"),
         texts("capture_principals", 1_000, "whose are kept; [] = everybody's"),
+        int_("error_text_bytes", 240, 0, 2_000, "of what a provider says of an error is stored and shown"),
         texts(
             "extra_patterns", 32, "regular expressions; what they match is shown nowhere", shape="linear_pattern"
         ),
@@ -281,6 +282,7 @@ _LIVE = frozenset(
         "privacy.capture_principals",
         "privacy.content_days",
         "privacy.content_max_bytes",
+        "privacy.error_text_bytes",
         "privacy.extra_patterns",
         "usage.abandoned",
         "usage.unknown_outcome",

@@ -202,6 +202,7 @@ class PrivacyConfig(_Table, frozen=True, kw_only=True):
     content_days: int
     content_max_bytes: int
     capture_principals: list[str]
+    error_text_bytes: int
     extra_patterns: list[str]
 
 

@@ -109,13 +109,18 @@ class Exchange:
         clock: Clock,
         *,
         on_refusal: Callable[[UpstreamError], bool] = lambda error: False,
+        error_text_bytes: int = FOREIGN_MESSAGE_MAX_CHARS,
     ) -> None:
-        """`on_refusal` is told of a refusal, and tells whether another try would be another request."""
+        """`on_refusal` is told of a refusal, and tells whether another try would be another request.
+
+        So much of what a provider says of an error is stored and shown.
+        """
         self._provider = provider
         self._call = call
         self._secret = secret
         self._clock = clock
         self._on_refusal = on_refusal
+        self._error_text_bytes = error_text_bytes
         self._started_us = clock.monotonic_us()
         self._answer: Answer | None = None
         self._first_byte_us: int | None = None
@@ -283,7 +288,7 @@ class Exchange:
             phase=phase,
             status=error.status,
             code=self._without_secret(error.code or error.type)[:64],
-            message=self._without_secret(error.message),
+            message=self._cut_text(self._without_secret(error.message)),
             retry_after_ms=retry_after_ms,
             should_retry=None if should_retry not in ("true", "false") else should_retry == "true",
         )
@@ -291,6 +296,9 @@ class Exchange:
     def _without_secret(self, text: str) -> str:
         """Return a provider's words without the credential that it was sent, in whatever form it says it."""
         return text if self._secret is None else redact_text(text, forms_of(self._secret))
+
+    def _cut_text(self, text: str) -> str:
+        return text.encode("utf-8", "replace")[: self._error_text_bytes].decode("utf-8", "ignore")
 
     def _cut(self, error: TransportFailed) -> Failure:
         # A transport knows nothing of content.
@@ -302,7 +310,7 @@ class Exchange:
             failure_class=failure_class,
             phase=phase,
             status=self._status,
-            message=message[:FOREIGN_MESSAGE_MAX_CHARS],
+            message=self._cut_text(message),
         )
 
     @property

@@ -33,7 +33,7 @@ from palyra.errors import EngineStopped, JournalUnwritable, PalyraError, Refusal
 from palyra.events.base import Draft
 from palyra.events.routing import Exclusion, PlannedCredential, RoutingDecided
 from palyra.events.runs import CancelReason
-from palyra.limits import REPEAT_MAX_BYTES
+from palyra.limits import FOREIGN_MESSAGE_MAX_CHARS, REPEAT_MAX_BYTES
 from palyra.projections.budgets import Where
 from palyra.projections.runs import Run
 from palyra.providers.port import Provider
@@ -96,6 +96,8 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     sse_keepalive_ms: int = 15_000
     #: A run that lasts longer says that it advances, at most this often.
     beat_every_ms: int = 10_000
+    #: Of what a provider says of an error, so much is stored and shown.
+    error_text_bytes: int = FOREIGN_MESSAGE_MAX_CHARS
 
 
 class RunTask:
@@ -476,6 +478,7 @@ class RunTask:
             secret,
             self._core.clock,
             on_refusal=self._surface.note_refusal,
+            error_text_bytes=self._runs.error_text_bytes,
         )
         self._exchange = exchange
         if call.stream:

@@ -45,6 +45,8 @@ class Runs:
         self.cache = ResponseCache()
         #: What keeps prompts and answers; None where nothing does.
         self.contents: Contents | None = None
+        #: See `RunSettings.error_text_bytes`; may be changed for runs that come from now on.
+        self.error_text_bytes = settings.error_text_bytes
         self.open: dict[str, RunTask] = {}
         #: Called with the run's id inside the handler of an exception that nobody expected.
         self.on_bug: Callable[[str], None] = on_bug or (lambda run_id: None)

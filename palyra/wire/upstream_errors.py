@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from palyra.limits import FOREIGN_MESSAGE_MAX_CHARS, UPSTREAM_ERROR_MAX_BYTES
+from palyra.limits import ERROR_TEXT_MAX_BYTES, UPSTREAM_ERROR_MAX_BYTES
 from palyra.redaction import clean_message
 from palyra.wire.decoding import read_or_none
 from palyra.wire.errors import WireError
@@ -68,7 +68,7 @@ _STATUS_UNKNOWN = 502
 
 
 def read_upstream_error(status: int, body: bytes, content_type: str = "") -> UpstreamError:
-    """Read a provider's error; never raises."""
+    """Read a provider's error; never raises. Its message is cut again by whoever stores or shows it."""
     body = body[:UPSTREAM_ERROR_MAX_BYTES]
     value = None if "html" in content_type else read_or_none(_ANY, body)
     fields = _error_fields(_plain(body.decode("utf-8", "replace")) if value is None else value)
@@ -79,7 +79,7 @@ def read_upstream_error(status: int, body: bytes, content_type: str = "") -> Ups
     elif isinstance(value, dict) and value.get("type") == "error" and kind != "invalid_request_error":
         # Anthropic's envelope, whose word is more exact than the status that a proxy in between may have set.
         status = _STATUS_OF_WORD.get(kind, status)
-    message = clean_message(_message(fields), max_chars=FOREIGN_MESSAGE_MAX_CHARS)
+    message = clean_message(_message(fields), max_chars=ERROR_TEXT_MAX_BYTES)
     return UpstreamError(
         status=status,
         type=kind,

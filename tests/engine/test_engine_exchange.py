@@ -15,6 +15,7 @@ from upstream import Behaviour, Upstream
 
 from palyra.engine.client import refusal_headers
 from palyra.engine.exchange import read_retry_after_ms
+from palyra.engine.run import RunSettings
 from palyra.errors import Refusal
 from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
 from palyra.limits import OFF_LOOP_BYTES
@@ -221,3 +222,20 @@ async def test_much_of_a_stream_at_once_is_read_off_the_loop(monkeypatch: pytest
         hops.clear()
         assert (await world.chat(stream=True)).status == 200
         assert hops == []
+
+
+@pytest.mark.parametrize("size", [0, 240, 2_000])
+async def test_of_an_error_so_much_is_shown_as_is_configured(size: int) -> None:
+    """Stored and told alike, in bytes and never half a character; what looks like a key is gone before."""
+    words = "Überall " * 300
+    settings = RunSettings(error_text_bytes=size)
+    async with house(
+        one(), extra={"a": ScriptedProvider(error(400, message=f"sk-{'a' * 40} {words}"))}, settings=settings
+    ) as world:
+        reply = await world.chat()
+        (failed,) = world.facts(AttemptFailed)
+        assert max(0, size - 1) <= len(failed.message.encode()) <= size
+        assert "sk-a" not in repr(failed)
+        assert "sk-a" not in (reply.body or b"").decode()
+        assert failed.message in json.loads(reply.body or b"")["error"]["message"]
+        assert ("Überall" in failed.message) == (size > 0)

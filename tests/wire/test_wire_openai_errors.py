@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palyra.errors import CODES, Refusal
+from palyra.limits import ERROR_TEXT_MAX_BYTES
 from palyra.wire.openai_errors import error_body, error_envelope, openai_error_type
 from palyra.wire.openai_models import model_object, models_list, single_model
 from palyra.wire.upstream_errors import UpstreamError, UpstreamErrorInBody, read_upstream_error
@@ -58,7 +59,7 @@ def test_any_shape_of_json_is_read(body: Any, expected: dict[str, str]) -> None:
         (b"upstream  connect error", "text/plain", "upstream connect error"),
         (b"\xff\xfe", "", "\ufffd\ufffd"),
         (b"", "", "The provider answered HTTP 502 without a message."),
-        (b"[" * 5000, "application/json", "[" * 240),
+        (b"[" * 5000, "application/json", "[" * 2_000),
     ],
 )
 def test_what_is_no_json_is_read_as_text(body: bytes, content_type: str, message: str) -> None:
@@ -70,11 +71,11 @@ def test_foreign_words_are_cleaned_and_cut() -> None:
     """No secret, no line break and no flood gets through."""
     key = "sk-" + "a" * 40
     error = read_upstream_error(
-        401, json.dumps({"error": {"message": f"bad key\n{key} " + "x" * 500, "type": key}}).encode()
+        401, json.dumps({"error": {"message": f"bad key\n{key} " + "x" * 5_000, "type": key}}).encode()
     )
     assert key not in error.message + error.type
     assert "\n" not in error.message
-    assert len(error.message) <= 240
+    assert len(error.message) == ERROR_TEXT_MAX_BYTES
 
 
 @pytest.mark.parametrize(
