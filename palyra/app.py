@@ -34,7 +34,6 @@ from palyra.daemon.tls import tls_of
 from palyra.engine.access import Access
 from palyra.engine.adoptable import adoptable_of
 from palyra.engine.alerts import AlertChore
-from palyra.engine.approvals import ApprovalChore
 from palyra.engine.boot import boot
 from palyra.engine.clock import SystemClock
 from palyra.engine.console.changes import Changer, Desk, Order
@@ -51,6 +50,7 @@ from palyra.engine.oauth import OAuthDesk
 from palyra.engine.rechecks import RecheckChore
 from palyra.engine.run import RunSettings
 from palyra.engine.runs import Runs
+from palyra.engine.sweeps import SweepChore
 from palyra.engine.tokens import TokenKeeper
 from palyra.engine.upgrade import Upgraded
 from palyra.engine.vault import VaultKeeper
@@ -421,7 +421,7 @@ class Daemon:
             discovery=CrossingChore(self.guest, self.discovery),
             credentials=CrossingChore(self.guest, RecheckChore(self.core, self.runs.outward)),
             tokens=CrossingChore(self.guest, self.tokens),
-            approvals=CrossingChore(self.guest, ApprovalChore(self.core)),
+            sweeps=CrossingChore(self.guest, SweepChore(self.core, self.runs.open, self.boot_id)),
             contents=CrossingChore(self.guest, self._contents),
             alerts=CrossingChore(
                 self.guest,

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 _STYLES = {"info": "dim", "warning": "warn", "danger": "bad", "critical": "bad"}
 _ACTIONS = {
     "add_price": "give the model a price in [[pricing.overrides]]",
+    "check_credential": "palyra auth health, and what the provider's own account allows",
     "check_provider": "palyra models status",
     "give_credential": "palyra auth health says which; set the variable, mend the file, or palyra auth connect",
+    "look_at_usage": "palyra usage report --group-by principal,model",
     "raise_or_grant": "raise the limit, or palyra budgets override",
     "renew_certificate": "renew the certificate; a changed file is used at once",
     "use_tls": "set daemon.tls_cert_file and daemon.tls_key_file",

@@ -8,7 +8,7 @@ Source: governance specification 4 to 7.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -45,7 +45,7 @@ from palyra.projections.state import State
 from palyra.units import US_PER_S
 
 #: A hold outlives its run's deadline by this much, so that a settlement on time always finds it.
-_GRACE_US = 60 * US_PER_S
+GRACE_US = 60 * US_PER_S
 #: An answer is not kept shorter than this to make it fit.
 _SHORTEST_OUTPUT_TOKENS = 256
 Status = Literal[
@@ -391,7 +391,7 @@ def reserve(run: Run, start: Start, *, attempt: int) -> list[Draft]:
     shares = start.judgement.shares
     if not shares:
         return []
-    held = BudgetReserved(attempt=attempt, expires_us=run.deadline_us + _GRACE_US, shares=shares)
+    held = BudgetReserved(attempt=attempt, expires_us=run.deadline_us + GRACE_US, shares=shares)
     return [Draft(f"run-{run.run_id}", held)]
 
 
@@ -420,7 +420,7 @@ def release(
     )
 
 
-def sweep(state: State, live_run_ids: Sequence[str], now_us: int) -> list[Draft]:
+def sweep(state: State, live_run_ids: Collection[str], now_us: int) -> list[Draft]:
     """Return the end of holds that nobody will release: expired, and of no run that is open or at work here."""
     drafts = []
     for run_id, hold in state.budgets.holds.items():

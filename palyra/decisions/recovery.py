@@ -6,6 +6,8 @@ that had started nothing bills nothing. Deciding twice changes nothing: what is 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from palyra.decisions import budgets, circuits, oauth, usage
 from palyra.errors import CODES
 from palyra.events.attempts import AttemptAbandoned
@@ -34,6 +36,15 @@ def recover_run(state: State, run: Run, *, boot_id: str, now_us: int) -> list[Dr
     else:
         end = RunFailed(code="interrupted", attempts_count=run.attempts_count)
     return [*drafts, Draft(stream, end, command_key="" if drafts else f"recover|{boot_id}|{stream}")]
+
+
+def orphans(state: State, live_run_ids: Collection[str], now_us: int) -> list[Run]:
+    """Return open runs that are past their time although nobody is at work on them any more."""
+    return [
+        run
+        for run in state.runs.open.values()
+        if run.deadline_us + budgets.GRACE_US < now_us and run.run_id not in live_run_ids
+    ]
 
 
 def refuse_held(state: State) -> list[Draft]:

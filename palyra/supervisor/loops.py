@@ -32,7 +32,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     discovery: Chore
     credentials: Chore
     tokens: Chore
-    approvals: Chore
+    sweeps: Chore
     alerts: Chore
     contents: Chore
 
@@ -60,7 +60,7 @@ def loop_table(ports: Ports) -> tuple[Loop, ...]:
         chore("discovery", ports.discovery),
         chore("credentials", ports.credentials),
         chore("tokens", ports.tokens),
-        chore("approvals", ports.approvals),
+        chore("sweeps", ports.sweeps),
         chore("alerts", ports.alerts),
         chore("contents", ports.contents),
     )

@@ -146,7 +146,7 @@ class World:
         self.discovery = Upkeep(self.clock)
         self.credentials = Upkeep(self.clock)
         self.tokens = Upkeep(self.clock)
-        self.approvals = Upkeep(self.clock)
+        self.sweeps = Upkeep(self.clock)
         self.alerts = Upkeep(self.clock)
         self.contents = Upkeep(self.clock)
 
@@ -164,7 +164,7 @@ class World:
             discovery=self.discovery,
             credentials=self.credentials,
             tokens=self.tokens,
-            approvals=self.approvals,
+            sweeps=self.sweeps,
             alerts=self.alerts,
             contents=self.contents,
         )

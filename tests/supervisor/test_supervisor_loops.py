@@ -39,7 +39,7 @@ async def test_an_idle_day_wakes_nobody(autojump_clock: MockClock) -> None:
         world.health,
         world.credentials,
         world.tokens,
-        world.approvals,
+        world.sweeps,
         world.alerts,
         world.contents,
     )

@@ -43,7 +43,7 @@ async def test_loops_start_in_the_order_of_the_table(autojump_clock: MockClock) 
             "discovery",
             "credentials",
             "tokens",
-            "approvals",
+            "sweeps",
             "alerts",
             "contents",
         ]
