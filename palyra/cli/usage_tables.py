@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import tzinfo
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ _PLAIN_NAMES = {
     "window_start_us": "FROM",
     "window_end_us": "TO",
 }
+#: Rows of facts that a table has at most, the last ones: nobody reads more, and they are held until it is printed.
+_ROWS_COUNT = 1_000
 #: Of wide datasets, what a person looks at; the other forms have every column.
 _SHOWN = {
     "runs": (
@@ -192,12 +195,18 @@ def show_rows(
         )
         for name in shown
     ]
+    found = deque(rows, maxlen=_ROWS_COUNT + 1)
+    has_more = len(found) > _ROWS_COUNT
+    if has_more:
+        found.popleft()
     lines: list[list[Text]] = []
-    for row in rows:
+    for row in found:
         cells = dict(zip(names, row, strict=True))
         lines.append([_cell(name, kinds[name], cells, zone) for name in shown])
     if lines:
         page.table(columns, lines)
+        if has_more:
+            page.line(Styled(f"the last {count(_ROWS_COUNT)} rows; --format csv or json has them all", "dim"))
     else:
         page.line(Styled("There is nothing in this window.", "dim"))
 

@@ -19,17 +19,20 @@ from palyra.engine.budget_questions import BudgetAnswer, budgets_answer
 from palyra.engine.reports.calendar import Calendar
 from palyra.engine.reports.figures import Sums, Totals, merged
 from palyra.engine.reports.fold import Grouping, Key, Progress, fold
-from palyra.engine.reports.scope import BUCKETS_MAX_COUNT, Scope
+from palyra.engine.reports.scope import BUCKETS_MAX_COUNT, Scope, where_of
 from palyra.engine.reports.tables import OTHERS, Asked, ranked, series_of
 from palyra.engine.reports.writing import Head
 from palyra.errors import PalyraError
 from palyra.events.base import Recorded
+from palyra.events.routing import Exclusion, RoutingDecided
 from palyra.events.runs import RunRefused
 from palyra.journal.port import Reader
 from palyra.projections.state import State
 from palyra.units import BP_PER_UNIT, NANOUSD_PER_USD
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: Limits by how a window stands.
+_PASSED = {"soft_limit": "soft limit passed", "hard_limit": "stopped"}
 #: Bars and lines that are told one by one.
 _TOP = 7
 _LABELS = {"15m": "%d %b %H:%M", "hour": "%d %b %H:%M", "day": "%d %b", "week": "%d %b", "month": "%b %Y"}
@@ -48,21 +51,37 @@ def _written(one: Sums) -> int:
 
 
 class Refusals:
-    """Counts refusals by code, in the pass in which everything else is counted."""
+    """Counts refusals by code and by the rule that said no, in the pass in which everything else is counted."""
 
-    reads = ("run.refused",)
+    reads = ("routing.decided", "run.refused")
 
     def __init__(self, scope: Scope) -> None:
-        self.counts: dict[str, int] = {}
+        #: By code and rule, "" for those that no rule made.
+        self.counts: dict[tuple[str, str], int] = {}
         self._scope = scope
+        #: By run, of decisions that leave nobody: the first rule that stopped a model.
+        self._rules: dict[str, str] = {}
 
     def add(self, recorded: Recorded) -> None:
         body = recorded.body
-        if isinstance(body, RunRefused) and self._scope.from_us <= recorded.recorded_at_us < self._scope.to_us:
-            self.counts[body.code] = self.counts.get(body.code, 0) + 1
+        if isinstance(body, RoutingDecided) and not body.plan:
+            self._rules[recorded.stream] = next(filter(None, map(_rule_of, body.excluded)), "")
+        elif isinstance(body, RunRefused):
+            rule = self._rules.pop(recorded.stream, "")
+            if self._scope.from_us <= recorded.recorded_at_us < self._scope.to_us and self._is_wanted(body):
+                self.counts[body.code, rule] = self.counts.get((body.code, rule), 0) + 1
+
+    def _is_wanted(self, body: RunRefused) -> bool:
+        where = where_of(body, "", "")
+        return all(where[place] == value for place, value in self._scope.filters.wanted())
 
     def close(self) -> None:
         """A refusal is never open."""
+
+
+def _rule_of(one: Exclusion) -> str:
+    name, _, rule = one.excluded_by.partition(":")
+    return rule if name in ("budget_excluded", "approval") else ""
 
 
 class Story(NamedTuple):
@@ -75,7 +94,7 @@ class Story(NamedTuple):
     models: Grouping
     sessions: Grouping
     agents: Grouping
-    refusals: dict[str, int]
+    refusals: dict[tuple[str, str], int]
     budgets: list[BudgetAnswer]
 
 
@@ -128,7 +147,7 @@ def _text(value: str) -> str:
 
 def usd_text(nanousd: int, *, is_complete: bool = True) -> str:
     """Return an amount for the page: to the cent, or as far as a small one needs."""
-    digits = 2 if abs(nanousd) >= NANOUSD_PER_USD else 4 if abs(nanousd) >= 1_000_000 else 6
+    digits = 2 if abs(nanousd) >= NANOUSD_PER_USD or not nanousd else 4 if abs(nanousd) >= 1_000_000 else 6
     known = f"${nanousd / NANOUSD_PER_USD:,.{digits}f}"
     if is_complete:
         return known
@@ -144,14 +163,19 @@ def _header(story: Story, head: Head) -> str:
     wanted = [
         f"{name.removesuffix('_id')} {value}" for name, value in story.scope.filters._asdict().items() if value
     ]
-    about = " · ".join([f"{start} to {end}", str(story.scope.zone), *wanted])
+    zone = str(story.scope.zone)
+    if zone == "local":
+        zone = f"local time ({_when(story.scope.to_us - 1, story, '%Z')})"
+    about = " · ".join([f"{start} to {end}", zone, *wanted])
     return f'<header><h1>Palyra usage</h1><p class="about">{_text(about)}</p></header>'
 
 
 def _tiles(story: Story) -> str:
     whole = merged(story.models.groups.values())
     totals = whole.totals
-    cached = f"tokens, {_part(totals.cached_input_tokens, totals.input_tokens)} of input cached"
+    cached = "tokens"
+    if totals.cached_input_tokens:
+        cached += f", {_part(totals.cached_input_tokens, totals.input_tokens)} of input cached"
     absorbed = totals.absorbed_nanousd
     tiles = [
         (usd_text(totals.cost_nanousd, is_complete=totals.cost_complete), "cost", not totals.cost_complete),
@@ -210,10 +234,10 @@ def _cards(story: Story, charts: list[dict[str, Any]]) -> Iterable[str]:
         yield _flat(
             charts,
             "refusals",
-            "Refusals by reason",
+            "Refusals by reason and rule",
             "",
-            [(code, number) for code, number in counts[:_TOP]],
-            _table(["Reason", "Requests"], [[code, f"{number:,}"] for code, number in counts]),
+            [(f"{rule} · {code}" if rule else code, number) for (code, rule), number in counts[:_TOP]],
+            _table(["Reason", "Rule", "Requests"], [[*key, f"{number:,}"] for key, number in counts], texts=2),
         )
     yield from _accuracy(story)
     yield from _absorbed(story)
@@ -373,10 +397,11 @@ def _budgets(story: Story) -> str:
             rows.append([one.policy.policy_id, status.subject, one.policy.interval_kind, used, held, most])
             parts = [100 * amount / max(1, limit or 1) for amount in (status.consumed, status.reserved)]
             widths = [min(100.0, parts[0]), min(100.0 - min(100.0, parts[0]), parts[1])]
-            state = status.status if status.status in ("soft_limit", "hard_limit") else "ok"
-            name = _text(f"{one.policy.policy_id} · {status.subject}")
+            state = status.status if status.status in _PASSED else "ok"
+            name = _text(f"{one.policy.policy_id} · {status.subject or 'everybody'}")
+            told = f"{used} of {most}" + (f" · {_PASSED[state]}" if state in _PASSED else "")
             gauges.append(
-                f'<div class="gauge"><div class="head"><span>{name}</span><span>{used} of {most}</span></div>'
+                f'<div class="gauge"><div class="head"><span>{name}</span><span>{told}</span></div>'
                 f'<div class="bar"><i class="{state}" style="width:{widths[0]:.2f}%"></i>'
                 f'<i class="held" style="width:{widths[1]:.2f}%"></i></div></div>'
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,8 @@ SCHEMA = 1
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 #: Rows that are written at once.
 _CHUNK_COUNT = 1_000
+#: Rows of one frame.
+_FRAME_COUNT = 10_000
 
 
 class Head(NamedTuple):
@@ -81,10 +84,16 @@ def parquet_of(table: Table) -> bytes:
     Raises `PalyraError` (`extra_missing`) without polars.
     """
     frame_kind = needs_polars()
-    columns = [list(cells) for cells in zip(*table.rows, strict=True)] or [[] for _ in table.columns]
-    series = [_series(column, cells) for column, cells in zip(table.columns, columns, strict=True)]
+    import polars
+
+    # A frame needs an eighth of what its cells do as objects.
+    frames: list[polars.DataFrame] = []
+    rows = iter(table.rows)
+    while part := list(itertools.islice(rows, _FRAME_COUNT)) or ([] if frames else [()]):
+        columns = [list(cells) for cells in zip(*part, strict=True)] or [[] for _ in table.columns]
+        frames.append(frame_kind([_series(*one) for one in zip(table.columns, columns, strict=True)]))
     out = io.BytesIO()
-    frame_kind(series).write_parquet(out)
+    polars.concat(frames, rechunk=False).write_parquet(out)
     return out.getvalue()
 
 
