@@ -104,10 +104,10 @@ def _row(one: AlertAnswer, now_us: int) -> tuple[Any, ...]:
 def show(call: Call, alert: str) -> Answer:
     """Show one alert."""
     from palyra.cli.asking import ask
-    from palyra.engine.console.alerts import AlertParams
+    from palyra.engine.console.alerts import OneAlertParams
     from palyra.engine.console.table import ALERT
 
-    asked = ask(call, ALERT, AlertParams(alert=alert))
+    asked = ask(call, ALERT, OneAlertParams(alert=alert))
     return asked.answer(lambda page: _show(page, asked.found))
 
 

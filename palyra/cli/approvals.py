@@ -101,10 +101,10 @@ def amount_of(one: ApprovalView, amount: int) -> str:
 def show(call: Call, approval: str) -> Answer:
     """Show one request."""
     from palyra.cli.asking import ask
-    from palyra.engine.console.approvals import ApprovalParams
+    from palyra.engine.console.approvals import OneApprovalParams
     from palyra.engine.console.table import APPROVAL
 
-    asked = ask(call, APPROVAL, ApprovalParams(approval=approval))
+    asked = ask(call, APPROVAL, OneApprovalParams(approval=approval))
     return asked.answer(lambda page: _show(page, asked.found))
 
 
@@ -156,12 +156,12 @@ def grant(
 ) -> Answer:
     """Let runs pass a limit."""
     from palyra.cli.asking import ask, change
-    from palyra.engine.console.approvals import ApprovalParams, DecideParams
+    from palyra.engine.console.approvals import DecideParams, OneApprovalParams
     from palyra.engine.console.table import APPROVAL, APPROVAL_DECIDE
 
     metric = "tokens"
     if amount is not None:
-        metric = ask(call, APPROVAL, ApprovalParams(approval=approval)).found.metric
+        metric = ask(call, APPROVAL, OneApprovalParams(approval=approval)).found.metric
     params = DecideParams(
         approval=approval,
         decision="grant",
@@ -240,17 +240,17 @@ def wait(call: Call, approval: str, timeout: int | None) -> Answer:
     """Wait until a request is granted; ends with 6 when it is denied or nobody has decided."""
     from palyra.cli.asking import ask
     from palyra.engine.clock import SystemClock
-    from palyra.engine.console.approvals import ApprovalParams
+    from palyra.engine.console.approvals import OneApprovalParams
     from palyra.engine.console.table import APPROVAL
     from palyra.errors import PalyraError
     from palyra.units import US_PER_S
 
     clock = SystemClock()
     deadline_us = None if timeout is None else clock.monotonic_us() + timeout * US_PER_S
-    asked = ask(call, APPROVAL, ApprovalParams(approval=approval))
+    asked = ask(call, APPROVAL, OneApprovalParams(approval=approval))
     while asked.found.state == "open" and (deadline_us is None or clock.monotonic_us() < deadline_us):
         time.sleep(_WAIT_POLL_S)
-        asked = ask(call, APPROVAL, ApprovalParams(approval=approval))
+        asked = ask(call, APPROVAL, OneApprovalParams(approval=approval))
     found = asked.found
     if found.state != "granted":
         code = "budget_approval_denied" if found.state == "denied" else "budget_approval_required"

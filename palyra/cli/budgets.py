@@ -109,11 +109,11 @@ def _amount(one: BudgetAnswer, amount: int) -> str:
 def status(call: Call, policy: str | None) -> Answer:
     """Show what is used and held in the windows that are open now."""
     from palyra.cli.asking import ask
-    from palyra.engine.console.budgets import BudgetParams, BudgetsParams
+    from palyra.engine.console.budgets import BudgetsParams, OneBudgetParams
     from palyra.engine.console.table import BUDGET, BUDGETS
 
     if policy is not None:
-        asked = ask(call, BUDGET, BudgetParams(policy=policy))
+        asked = ask(call, BUDGET, OneBudgetParams(policy=policy))
         return asked.answer(lambda page: _show_budget(page, asked.found, asked.now_us))
     all_ = ask(call, BUDGETS, BudgetsParams())
 
@@ -141,10 +141,10 @@ def show(call: Call, policy: str) -> Answer:
     """Show one rule."""
     from palyra.cli.asking import ask
     from palyra.cli.frame import to_plain
-    from palyra.engine.console.budgets import BudgetParams
+    from palyra.engine.console.budgets import OneBudgetParams
     from palyra.engine.console.table import BUDGET
 
-    asked = ask(call, BUDGET, BudgetParams(policy=policy))
+    asked = ask(call, BUDGET, OneBudgetParams(policy=policy))
 
     def show_rule(page: Page) -> None:
         page.fields((name.replace("_", " "), str(value)) for name, value in to_plain(asked.found.policy).items())
@@ -195,10 +195,10 @@ def _status_row(one: BudgetAnswer, row: BudgetStatus, now_us: int) -> tuple[Any,
 def holds(call: Call, policy: str) -> Answer:
     """Show what open requests hold of a rule: with what was used, this is what admission sees."""
     from palyra.cli.asking import ask
-    from palyra.engine.console.budgets import BudgetParams
+    from palyra.engine.console.budgets import OneBudgetParams
     from palyra.engine.console.table import BUDGET_HOLDS
 
-    asked = ask(call, BUDGET_HOLDS, BudgetParams(policy=policy))
+    asked = ask(call, BUDGET_HOLDS, OneBudgetParams(policy=policy))
 
     def row(one: HoldAnswer) -> tuple[Any, ...]:
         return (one.run_id, count(one.attempt), one.subject, count(one.amount), ago(one.since_us, asked.now_us))
@@ -353,10 +353,10 @@ def override(
     from palyra.cli.approvals import amount_of, read_amount, read_until
     from palyra.cli.asking import ask, change
     from palyra.engine.console.approvals import OverrideParams
-    from palyra.engine.console.budgets import BudgetParams
+    from palyra.engine.console.budgets import OneBudgetParams
     from palyra.engine.console.table import BUDGET, BUDGET_OVERRIDE
 
-    metric = ask(call, BUDGET, BudgetParams(policy=policy)).found.policy.metric_kind if amount else ""
+    metric = ask(call, BUDGET, OneBudgetParams(policy=policy)).found.policy.metric_kind if amount else ""
     params = OverrideParams(
         policy=policy,
         subject=subject,

@@ -51,6 +51,8 @@ class ApprovalsParams(ListParams, frozen=True, kw_only=True):
 
     #: Only those that stand like this.
     state: Literal["open", "granted", "denied", "expired", "void", ""] = ""
+    #: Only those that this principal asked for.
+    principal_id: str = ""
 
 
 class ApprovalParams(Params, frozen=True, kw_only=True):
@@ -88,17 +90,25 @@ class OverrideParams(Params, frozen=True, kw_only=True):
     grant: bool = True
 
 
+class OneApprovalParams(ApprovalParams, frozen=True, kw_only=True):
+    """Which request."""
+
+    #: This principal must have asked for it; "" for anybody.
+    principal_id: str = ""
+
+
 def approvals(sight: Sight, params: ApprovalsParams) -> Items[ApprovalView]:
     """Return requests, newest first."""
     views = [view_of(one, sight.now_us) for one in sight.state.approvals.by_id.values()]
     views = [one for one in views if params.state in ("", one.state)]
+    views = [one for one in views if params.principal_id in ("", one.principal_id)]
     views.sort(key=lambda one: (one.requested_us, one.approval_id), reverse=True)
     return page_of(views, params, lambda one: (one.requested_us, one.approval_id), is_falling=True)
 
 
-def approval(sight: Sight, params: ApprovalParams) -> ApprovalView:
+def approval(sight: Sight, params: OneApprovalParams) -> ApprovalView:
     """Return one request."""
-    return view_of(_find(sight.state, params.approval), sight.now_us)
+    return view_of(_find(sight.state, params.approval, params.principal_id), sight.now_us)
 
 
 async def decide(order: Order, params: DecideParams) -> ApprovalView:
@@ -147,8 +157,9 @@ async def _record(order: Order, decided: list[Draft] | Refusal, approval_id: str
     return view_of(order.core.state.approvals.by_id[approval_id], order.core.clock.now_us())
 
 
-def _find(state: State, name: str) -> Approval:
+def _find(state: State, name: str, by: str = "") -> Approval:
     found = [one for one in state.approvals.by_id.values() if name and one.approval_id.startswith(name)]
+    found = [one for one in found if by in ("", one.request.principal_id)]
     if len(found) != 1:
         hint = "palyra approvals list shows them"
         said = "several requests whose names begin" if found else "no request whose name begins"

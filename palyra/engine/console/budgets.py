@@ -31,13 +31,23 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 class BudgetsParams(Params, frozen=True, kw_only=True):
-    """Nothing is chosen."""
+    """Which rules."""
+
+    #: Only those that count each principal by itself, and what they have counted of this one; "" for all.
+    principal_id: str = ""
 
 
 class BudgetParams(Params, frozen=True, kw_only=True):
     """Which rule."""
 
     policy: str
+
+
+class OneBudgetParams(BudgetParams, frozen=True, kw_only=True):
+    """Which rule."""
+
+    #: As in the list.
+    principal_id: str = ""
 
 
 class SetParams(BudgetParams, frozen=True, kw_only=True):
@@ -75,19 +85,38 @@ class RetireParams(BudgetParams, frozen=True, kw_only=True):
 
 
 def budgets(sight: Sight, params: BudgetsParams) -> BudgetsAnswer:
-    """Return all rules."""
-    return budgets_answer(sight.state, sight.now_us)
+    """Return all rules, or what one principal may know of them."""
+    found = budgets_answer(sight.state, sight.now_us)
+    if not params.principal_id:
+        return found
+    return BudgetsAnswer(items=[_of_one(one, params.principal_id) for one in found.items if _counts(one, params)])
 
 
-def budget(sight: Sight, params: BudgetParams) -> BudgetAnswer:
+def budget(sight: Sight, params: OneBudgetParams) -> BudgetAnswer:
     """Return one rule."""
-    return budget_answer(sight.state, _find(sight.state, params.policy), sight.now_us)
+    found = budget_answer(sight.state, _find(sight.state, params.policy), sight.now_us)
+    if not params.principal_id:
+        return found
+    if not _counts(found, params):
+        raise _no_rule(params.policy)
+    return _of_one(found, params.principal_id)
 
 
-def holds(sight: Sight, params: BudgetParams) -> HoldsAnswer:
+def holds(sight: Sight, params: OneBudgetParams) -> HoldsAnswer:
     """Return what open attempts hold of a rule."""
-    _find(sight.state, params.policy)
-    return holds_answer(sight.state, params.policy)
+    found = holds_answer(sight.state, _find(sight.state, params.policy).record.policy_id)
+    own = params.principal_id
+    return HoldsAnswer(items=[one for one in found.items if own in ("", one.subject)])
+
+
+def _counts(one: BudgetAnswer, params: BudgetsParams | OneBudgetParams) -> bool:
+    """Return whether a rule counts a principal by itself."""
+    return one.policy.scope_kind == "principal" and one.policy.scope_id in ("*", params.principal_id)
+
+
+def _of_one(one: BudgetAnswer, principal_id: str) -> BudgetAnswer:
+    own = [status for status in one.status if status.subject == principal_id]
+    return msgspec.structs.replace(one, status=own)
 
 
 async def check(order: Order, params: CheckParams) -> BudgetCheckAnswer:
@@ -137,9 +166,13 @@ async def retire_budget(order: Order, params: RetireParams) -> BudgetAnswer:
 def _find(state: State, policy_id: str) -> Policy:
     policy = state.budgets.policies.get(policy_id)
     if policy is None:
-        hint = "palyra budgets list shows them"
-        raise PalyraError(f"There is no rule '{policy_id}'.", hint=hint, code="budget_policy_not_found")
+        raise _no_rule(policy_id)
     return policy
+
+
+def _no_rule(policy_id: str) -> PalyraError:
+    hint = "palyra budgets list shows them"
+    return PalyraError(f"There is no rule '{policy_id}'.", hint=hint, code="budget_policy_not_found")
 
 
 def _check(state: State, policy_id: str, if_revision: int | None) -> None:

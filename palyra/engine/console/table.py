@@ -42,17 +42,27 @@ from palyra.engine.questions import AlertAnswer, RunAnswer
 from palyra.engine.reports.runs import UsageEnrichedRun
 from palyra.engine.status_questions import StatusAnswer
 
-ALERTS = frame.Question("alerts", alerts.AlertsParams, frame.Items[AlertAnswer], alerts.alerts, scope="usage:read")
-ALERT = frame.Question("alerts/{alert}", alerts.AlertParams, AlertAnswer, alerts.alert, scope="usage:read")
+ALERTS = frame.Question(
+    "alerts", alerts.AlertsParams, frame.Items[AlertAnswer], alerts.alerts, scope="usage:read", own="principal_id"
+)
+ALERT = frame.Question(
+    "alerts/{alert}", alerts.OneAlertParams, AlertAnswer, alerts.alert, scope="usage:read", own="principal_id"
+)
 APPROVALS = frame.Question(
     "approvals",
     approvals.ApprovalsParams,
     frame.Items[approvals.ApprovalView],
     approvals.approvals,
     scope="usage:read",
+    own="principal_id",
 )
 APPROVAL = frame.Question(
-    "approvals/{approval}", approvals.ApprovalParams, approvals.ApprovalView, approvals.approval, scope="usage:read"
+    "approvals/{approval}",
+    approvals.OneApprovalParams,
+    approvals.ApprovalView,
+    approvals.approval,
+    scope="usage:read",
+    own="principal_id",
 )
 AUTH_AUDIT = frame.Question(
     "auth/audit",
@@ -92,10 +102,24 @@ AUTH_EXPLAIN = frame.Question(
     auth_views.explain,
     scope="secrets:write",
 )
-BUDGETS = frame.Question("budgets", budgets.BudgetsParams, BudgetsAnswer, budgets.budgets, scope="usage:read")
-BUDGET = frame.Question("budgets/{policy}", budgets.BudgetParams, BudgetAnswer, budgets.budget, scope="usage:read")
+BUDGETS = frame.Question(
+    "budgets", budgets.BudgetsParams, BudgetsAnswer, budgets.budgets, scope="usage:read", own="principal_id"
+)
+BUDGET = frame.Question(
+    "budgets/{policy}",
+    budgets.OneBudgetParams,
+    BudgetAnswer,
+    budgets.budget,
+    scope="usage:read",
+    own="principal_id",
+)
 BUDGET_HOLDS = frame.Question(
-    "budgets/{policy}/holds", budgets.BudgetParams, HoldsAnswer, budgets.holds, scope="usage:read"
+    "budgets/{policy}/holds",
+    budgets.OneBudgetParams,
+    HoldsAnswer,
+    budgets.holds,
+    scope="usage:read",
+    own="principal_id",
 )
 AUTH_ATTEMPTS = frame.Question(
     "auth/attempts", frame.ListParams, frame.Items[oauth.AttemptView], oauth.attempts, scope="secrets:write"
