@@ -55,6 +55,7 @@ from palyra.engine.tokens import TokenKeeper
 from palyra.engine.upgrade import Upgraded
 from palyra.engine.vault import VaultKeeper
 from palyra.engine.watching import DiscoveryChore, HealthChore, Watchers, watched
+from palyra.engine.webhook import AlertWebhook
 from palyra.errors import StateError
 from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
@@ -299,6 +300,8 @@ class Daemon:
         )
         self._stack.push_async_callback(self._contents.close)
         self.runs.contents = self._contents
+        self._hook = AlertWebhook(self.core, self.vault, lambda: self.config.alerts, self._tells.of_untold)
+        self._stack.push_async_callback(self._hook.close)
         self._adoption = Adoption(config, self._reads, outside=outside, runs=self.runs, obey=self._obey)
         self._stack.push_async_callback(self._adoption.close)
         self._stack.push_async_callback(self.runs.cancel_all, "shutdown")
@@ -431,6 +434,7 @@ class Daemon:
                         self.config.daemon, self._tls, self.core, self.runs.outward.absent
                     ),
                     on_raised=self._tells.of_alert,
+                    on_change=self._hook.tell,
                 ),
             ),
         )

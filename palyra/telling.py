@@ -19,6 +19,7 @@ from palyra.decisions.findings import Finding
 from palyra.decisions.incidents import Stall, report
 from palyra.engine.clock import SystemClock
 from palyra.engine.core import Core
+from palyra.engine.webhook import Untold
 from palyra.errors import PalyraError
 from palyra.events.alerts import AlertRaised
 from palyra.redaction import KnownSecrets
@@ -74,6 +75,11 @@ class Telling:
         if self._log is not None:
             about = {"kind": raised.kind, "severity": raised.severity, "subject": raised.subject_id}
             self._log.warning("alert_raised", **about, **raised.facts)
+
+    def of_untold(self, untold: Untold) -> None:
+        """Tell that nobody took the news of an alert."""
+        if self._log is not None:
+            self._log.warning("alert_not_told", **untold._asdict())
 
     def of_tls(self, message: str) -> None:
         """Tell that changed TLS files cannot be used."""

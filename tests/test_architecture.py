@@ -86,6 +86,7 @@ MAY_REVEAL = {
     "auth.oauth": "writes forms of a token endpoint and digests what comes back",
     "auth.references": "reads what a reference leads to",
     "engine.token_endpoint": "writes the body of a form",
+    "engine.webhook": "signs what it tells",
     "engine.credential_checks": "takes a key out of what a provider says about it",
     "auth.sealing": "derives keys from the vault's",
     "auth.sealed": "seals what it is given",

@@ -17,7 +17,10 @@ from palyra.redaction import REDACTED
 
 #: Keys that hold a secret, or say where one is.
 _CREDENTIAL_KEYS = frozenset(
-    ("api_key", "api_key_vault_ref", "api_key_env", "api_key_file", "client_secret_vault_ref")
+    (
+        *("api_key", "api_key_vault_ref", "api_key_env", "api_key_file", "client_secret_vault_ref"),
+        "webhook_secret_vault_ref",
+    )
 )
 _USERINFO = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.\-]{0,15}://)[^/?#]{0,512}@")
 _TELLING = ("key", "token", "secret", "auth", "cookie")

@@ -147,6 +147,15 @@ _ROOT_KEYS = (
         bool_("four_eyes", False, "nobody decides about what they have asked for themselves"),
     ),
     *table(
+        "alerts",
+        "alerts",
+        Key(
+            path="webhook_url", type="text", default="", low=0, high=2_048, shape="endpoint_or_none",
+            meaning="your own program that is told of alerts: https, or http on this machine; empty: nobody is",
+        ),
+        text("webhook_secret_vault_ref", "", 400, "secret of the vault that signs it", shape="vault_ref"),
+    ),
+    *table(
         "pricing",
         "pricing",
         Key(path="overrides", type="rules", default=[], meaning="prices of your own: [[pricing.overrides]]"),
@@ -258,6 +267,8 @@ _ROOT_KEYS = (
 #: What a daemon that runs obeys as soon as it has read it again, beside everything that decisions choose from.
 _LIVE = frozenset(
     (
+        "alerts.webhook_secret_vault_ref",
+        "alerts.webhook_url",
         "approvals.four_eyes",
         "approvals.request_ttl_hours",
         "auth.anonymous_client",

@@ -155,6 +155,7 @@ def _resolve(reading: Reading, document: Document | None) -> LoadedConfig:
     registry, scripts = resolve_registry(reading, _own_listeners(reading))
     resolve_money(reading)
     _check_bands(reading)
+    _check_webhook(reading)
     if reading.findings.has_errors:
         raise ConfigProblems(reading.findings.sorted())
     return LoadedConfig(_build(reading, registry), reading, [document, *scripts] if document else scripts)
@@ -193,6 +194,12 @@ def _check_bands(reading: Reading) -> None:
     if root.get(simple) >= root.get(premium):
         name = simple if root.is_written(simple) else premium
         reading.refuse("conflicting_keys", root, name, f"{simple} must lie below {premium}")
+
+
+def _check_webhook(reading: Reading) -> None:
+    url, secret = "alerts.webhook_url", "alerts.webhook_secret_vault_ref"
+    if reading.root.get(secret) and not reading.root.get(url):
+        reading.refuse("conflicting_keys", reading.root, secret, f"signs nothing without {url}")
 
 
 def _own_listeners(reading: Reading) -> list[tuple[str, int]]:

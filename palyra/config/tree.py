@@ -148,6 +148,13 @@ class ApprovalsConfig(_Table, frozen=True, kw_only=True):
     four_eyes: bool
 
 
+class AlertsConfig(_Table, frozen=True, kw_only=True):
+    """`[alerts]`."""
+
+    webhook_url: str
+    webhook_secret_vault_ref: str
+
+
 class PricingConfig(_Table, frozen=True, kw_only=True):
     """`[pricing]`."""
 
@@ -243,6 +250,7 @@ class Config(_Table, frozen=True, kw_only=True):
     usage: UsageConfig
     budgets: BudgetsConfig
     approvals: ApprovalsConfig
+    alerts: AlertsConfig
     pricing: PricingConfig
     routing: RoutingConfig
     privacy: PrivacyConfig

@@ -24,7 +24,8 @@ _NEWS = (
 class AlertChore:
     """The look at everything that alerts are about. With nothing new and nothing open it comes to rest.
 
-    `standing` finds what the state cannot know; `on_raised` is told of what was raised, once it is durable.
+    `standing` finds what the state cannot know; `on_raised` is told of what was raised, once it is durable, and
+    `on_change` of everything that was said about an alert.
     """
 
     def __init__(
@@ -33,10 +34,12 @@ class AlertChore:
         *,
         standing: Callable[[], Sequence[Finding]] = tuple,
         on_raised: Callable[[AlertRaised], None] = lambda raised: None,
+        on_change: Callable[[Draft], None] = lambda draft: None,
     ) -> None:
         self._core = core
         self._standing = standing
         self._on_raised = on_raised
+        self._on_change = on_change
         self._position = -1
         self._news_count = 0
         self._done_us = 0
@@ -60,6 +63,7 @@ class AlertChore:
 
     def _tell(self, drafts: Sequence[Draft]) -> None:
         for draft in drafts:
+            self._on_change(draft)
             if isinstance(draft.body, AlertRaised):
                 self._on_raised(draft.body)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from console_house import Operator, open_console, operator_of
+from console_house import Answer, Operator, open_console, operator_of
 
 from palyra import Daemon
 from palyra.engine.clock import SystemClock
@@ -45,6 +45,15 @@ def sample(question: Question[Any, Any]) -> tuple[str, dict[str, Any], Params]:
     return path, query, params
 
 
+async def put(
+    ask: Operator, question: Question[Any, Any], path: str, query: dict[str, Any], **frame: Any
+) -> Answer:
+    """Ask it, in an address or in a body; `frame` says of which moment."""
+    if question.method == "POST":
+        return await ask(path, method="POST", body=query, **frame)
+    return await ask(path, **query, **frame)
+
+
 #: A rule, so that there is something to ask about rules.
 RULED: dict[str, Any] = {
     "budgets": {
@@ -67,7 +76,7 @@ async def test_every_question_is_answered(tmp_path: Path) -> None:
         run_id = await ask.say()
         for question in QUESTIONS:
             path, query, _ = sample(question)
-            answer = await ask(path, **query)
+            answer = await put(ask, question, path, query)
             if answer.status == 404:  # a name that nothing has
                 assert answer.code.endswith("_not_found")
                 continue
@@ -183,7 +192,7 @@ async def test_the_past_is_what_the_file_says(tmp_path: Path) -> None:
         for position in (0, 1, head // 2, head):
             for question in QUESTIONS:
                 path, query, params = sample(question)
-                answer = await ask(path, **query, at=position, zone="UTC")
+                answer = await put(ask, question, path, query, at=position, zone="UTC")
                 if answer.status != 200:
                     assert answer.code.endswith("_not_found")
                     continue
@@ -251,9 +260,10 @@ async def test_a_journal_in_memory_has_a_past_too() -> None:
             await ask.say()
             for question in QUESTIONS:
                 path, query, _ = sample(question)
-                now = await ask(path, **query)
+                now = await put(ask, question, path, query)
                 assert now.status in (200, 404)
-                assert (await ask(path, **query, at=len(daemon.journal))).status == now.status
+                then = await put(ask, question, path, query, at=len(daemon.journal))
+                assert then.status == now.status
             assert (await ask("status", at=3)).json["position"] == 3
             assert (await ask("journal/status")).json["file"] is None
             assert (await ask("runs/last/explain", state="true")).json["seen"]["candidates"]
