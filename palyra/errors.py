@@ -68,7 +68,7 @@ _CODES: dict[tuple[int, int], str] = {
         " conflict drift_found idempotency_in_progress idempotency_result_gone in_the_past journal_locked"
         " managed_by_file stale_revision usage_differs"
         " address_in_use insecure_permissions vault_key_missing needs_space"
-        " upgrade_due upgrade_needs_space"
+        " upgrade_due upgrade_needs_space config_outdated"
         " capsule_too_large capsule_differs"
         " config_changed_meanwhile stale_revision too_many_secrets vault_backend_mismatch vault_busy"
         " last_admin_key"

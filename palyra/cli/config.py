@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from palyra.cli.command import Call, Group, file_of
-from palyra.cli.config_edit import move_secrets, set_, unset
+from palyra.cli.config_edit import migrate, move_secrets, set_, unset
 from palyra.cli.frame import Answer, to_json
 from palyra.cli.page import Column, Page, Piece, Styled, Text
 from palyra.cli.render import count, counted, instant, width_of
@@ -450,5 +450,5 @@ def _about(key: Key) -> list[Piece]:
     return [key.meaning, Styled(f" · {' · '.join(facts)}", "dim")]
 
 
-for _command in (set_, unset, move_secrets):
+for _command in (set_, unset, migrate, move_secrets):
     config.add_command(_command)

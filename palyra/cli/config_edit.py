@@ -1,10 +1,10 @@
-"""`palyra config set`, `unset`, `move-secrets`: changes to the configuration file."""
+"""`palyra config set`, `unset`, `migrate`, `move-secrets`: changes to the configuration file."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +16,7 @@ from palyra.redaction import redact_text
 
 if TYPE_CHECKING:
     from palyra.config.edit import Edit
+    from palyra.config.write import Written
 
 
 @click.command(
@@ -79,6 +80,71 @@ def move_secrets(call: Call, is_dry_run: bool) -> Answer:
     return absorb(call, is_dry_run=is_dry_run)
 
 
+@click.command(
+    cls=Command,
+    name="migrate",
+    examples=[
+        ("palyra config migrate", "what would be written in the place of an older file"),
+        ("palyra config migrate --apply", "write it; the old file is kept beside it"),
+        ("palyra config migrate --check", "for a script: exit status 7 where it is due"),
+    ],
+    exits=(0, 2, 5, 7, 8),
+)
+@click.option("--apply", "is_applied", is_flag=True, help="Write the file.")
+@click.option("--check", "is_check", is_flag=True, help="Write nothing, and end with 7 where the file is older.")
+def migrate(call: Call, is_applied: bool, is_check: bool) -> Answer:
+    """Show a configuration file of an older format as it is written by now, or write it so.
+
+    Comments and everything that stays are kept as they are. An older file is read as it is until then.
+    """
+    import tomllib
+
+    from palyra.config.document import locate
+    from palyra.config.migrate import find_moves, migrating_edits
+    from palyra.config.problems import key_text
+    from palyra.config.write import edit_config_file
+    from palyra.errors import ConfigInvalid
+
+    if is_applied and is_check:
+        raise click.UsageError("--check writes nothing, and --apply writes", click.get_current_context())
+    file = locate(os.environ, call.config_file)
+    if file is None:
+        nothing: dict[str, Any] = {"file": None, "is_due": False, "is_changed": False, "moves": []}
+        return Answer(nothing, lambda page: page.line("There is no configuration file; defaults are of no format."))
+    moves = []
+
+    def edits(text: str) -> Sequence[Edit]:
+        tree = tomllib.loads(text)
+        moves.extend(find_moves(tree))
+        return migrating_edits(tree, moves) if moves else []
+
+    written = edit_config_file(file, edits, environ=os.environ, is_dry_run=not is_applied)
+    rows = [{"before": key_text(one.before), "after": key_text(one.after)} for one in moves]
+    failure = None
+    if is_check and moves:
+        hint = "palyra config migrate --apply writes it as files are by now"
+        failure = ConfigInvalid(f"{file} is of an older format.", hint=hint, code="config_outdated")
+    data = {"file": written.file, "is_due": bool(moves), "is_changed": is_applied and bool(moves), "moves": rows}
+    return Answer(data, lambda page: _show_moves(page, written, rows, is_applied=is_applied), failure=failure)
+
+
+def _show_moves(page: Page, written: Written, rows: Sequence[Mapping[str, str]], *, is_applied: bool) -> None:
+    if not rows:
+        page.line(Styled(written.file, "bold"), " is written as files are by now.")
+        return
+    for row in rows:
+        page.line(f"{row['before']} → {row['after']}")
+    page.line()
+    _show_diff(page, written)
+    if is_applied:
+        page.line(Styled(f"Written to {written.file}; the old one is {written.file}.bak.1.", "dim"))
+
+
+def _show_diff(page: Page, written: Written) -> None:
+    for line in redact_text(written.diff).splitlines()[2:]:
+        page.line(Styled(line, {"+": "good", "-": "bad"}.get(line[:1], "dim")))
+
+
 def _value_of(key: str, text: str) -> Any:
     """Return what a text means for a key; what means none stays text, and the check refuses it."""
     import tomllib
@@ -112,8 +178,7 @@ def _edited(call: Call, edits: Sequence[Edit], is_dry_run: bool) -> Answer:
         if not written.is_changed:
             page.line("Nothing to change in ", Styled(written.file, "bold"), ".")
             return
-        for line in redact_text(written.diff).splitlines()[2:]:
-            page.line(Styled(line, {"+": "good", "-": "bad"}.get(line[:1], "dim")))
+        _show_diff(page, written)
         if not is_dry_run:
             page.line(Styled(f"Written to {written.file}; it acts at the next start.", "dim"))
 

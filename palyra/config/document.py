@@ -41,6 +41,14 @@ class Document:
         self.digest = digest
         self.tree = tree
         self._text = text
+        #: Keys of the tree that stand elsewhere in the text.
+        self._moved: Mapping[Path, Path] = {}
+        #: The format that the text is in, where that is an older one.
+        self.migrated_from: int | None = None
+
+    def migrate(self, tree: dict[str, Any], moved: Mapping[Path, Path], migrated_from: int) -> None:
+        """Take the tree of the present format; `moved` says where its keys stand in the text."""
+        self.tree, self._moved, self.migrated_from = tree, moved, migrated_from
 
     @cached_property
     def _places(self) -> Places:
@@ -49,7 +57,7 @@ class Document:
 
     def source(self, path: Path) -> Source:
         """Return the place of a key, or of the nearest table around it."""
-        line, column = place_of(self._places, path)
+        line, column = place_of(self._places, self._moved.get(path, path))
         return Source(kind=self.kind, file=self.file, line=line, column=column)
 
 

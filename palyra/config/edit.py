@@ -52,7 +52,17 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     entry: Mapping[str, Any]
 
 
-Edit = Put | Remove | Rename | Append
+class MoveInto(msgspec.Struct, frozen=True, kw_only=True):
+    """Make a new entry of an array of tables of keys that stand elsewhere; the comments above them go along."""
+
+    path: Path
+    #: What the entry has beside.
+    entry: Mapping[str, Any]
+    #: Where a key stands -> how it is called in the entry.
+    moved: Mapping[Path, str]
+
+
+Edit = Put | Remove | Rename | Append | MoveInto
 
 
 class CannotEdit(PalyraError):
@@ -116,6 +126,9 @@ def render_key(name: str) -> str:
 def _changed(tree: dict[str, Any], edit: Edit) -> dict[str, Any]:
     tree = copy.deepcopy(tree)
     try:
+        if isinstance(edit, MoveInto):
+            found = {name: _inside(tree, path[:-1]).pop(path[-1]) for path, name in edit.moved.items()}
+            edit = Append(path=edit.path, entry={**edit.entry, **found})
         if isinstance(edit, Append):
             _inside(tree, edit.path[:-1]).setdefault(edit.path[-1], []).append(dict(edit.entry))
             return tree
@@ -150,8 +163,10 @@ def _without_empty(tree: Any) -> Any:
 
 def _spliced(text: str, edit: Edit, newline: str) -> str:
     layout = find_layout(text)
+    if isinstance(edit, MoveInto):
+        return _move_into(text, layout, edit, newline)
     if isinstance(edit, Append):
-        return _append(text, layout, edit, newline)
+        return _append(text, layout, edit.path, _lines(edit.entry), newline)
     pair = layout.pairs.get(edit.path)
     if isinstance(edit, Put):
         if pair is None:
@@ -231,14 +246,34 @@ def _insert_table(text: str, layout: Layout, table: Path, line: str, newline: st
     return f"{text[:at]}{block}{newline}{text[at:]}"
 
 
-def _append(text: str, layout: Layout, edit: Append, newline: str) -> str:
-    name = ".".join(render_key(str(part)) for part in edit.path)
-    holder = layout.pairs.get(edit.path)
-    if holder is not None:
+def _move_into(text: str, layout: Layout, edit: MoveInto, newline: str) -> str:
+    lines, cuts = _lines(edit.entry), []
+    for path, name in edit.moved.items():
+        pair = layout.pairs.get(path)
+        if pair is None:
+            raise CannotEdit(f"{key_text(path)} is a table; move it by hand.")
+        if pair.is_inline:
+            raise CannotEdit("The change does not fit the way this file is written; make it by hand.")
+        start, end = text.rfind("\n", 0, pair.key_start) + 1, _line_end(text, pair.value_end)
+        first = _above_comments(text, start)
+        lines += [line.strip() for line in text[first:start].splitlines()]
+        lines.append(f"{render_key(name)} = {text[pair.value_start : end].rstrip()}")
+        cuts.append((first, end))
+    for first, end in sorted(cuts, reverse=True):
+        text = text[:first] + text[end:]
+    return _append(text, find_layout(text), edit.path, lines, newline)
+
+
+def _lines(entry: Mapping[str, Any]) -> list[str]:
+    return [f"{render_key(key)} = {render(value)}" for key, value in entry.items()]
+
+
+def _append(text: str, layout: Layout, path: Path, lines: Sequence[str], newline: str) -> str:
+    name = ".".join(render_key(str(part)) for part in path)
+    if layout.pairs.get(path) is not None:
         raise CannotEdit(f"{name} is written as a list in brackets; add the entry by hand.")
-    lines = [f"[[{name}]]", *(f"{render_key(key)} = {render(value)}" for key, value in edit.entry.items())]
-    block = newline.join(lines) + newline
-    inner = [one for one in layout.headers if one.path[: len(edit.path)] == edit.path]
+    block = newline.join([f"[[{name}]]", *lines]) + newline
+    inner = [one for one in layout.headers if one.path[: len(path)] == path]
     if not inner:
         return _at_end(text, block, newline)
     at = _end_of_body(text, layout, inner[-1])

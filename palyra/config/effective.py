@@ -85,8 +85,8 @@ def recordable_tree(config: Config) -> dict[str, Any]:
 
 def config_digest(config: Config) -> str:
     """Return the SHA-256 of the canonical effective tree, hex; equal for files that mean the same."""
-    # What stands at its default in a Struct is left out, which two trees that differ cannot both do.
-    canonical = msgspec.json.Encoder(order="sorted").encode(config)
+    # With every field: a Struct leaves out a default, and not a value that was written and equals it.
+    canonical = msgspec.json.Encoder(order="sorted").encode(_plain(config))
     return hashlib.sha256(canonical).hexdigest()
 
 

@@ -183,6 +183,11 @@ MODEL_KEYS = (
             derived="the provider's",
         ),
         text("price_model", None, 256, "name in the price catalogue", derived="upstream_model", shape="line"),
-        choice("metadata_source", "static", "static operator_override", "override: beats what a provider reports"),
+        choice(
+            "metadata_source",
+            "static",
+            "static operator_override legacy_migration",
+            "override: beats what a provider reports; the last: written by palyra config migrate",
+        ),
     ),
 )  # fmt: skip

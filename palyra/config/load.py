@@ -28,17 +28,15 @@ from palyra.config.effective import config_digest
 from palyra.config.layers import read_environment, read_file, read_flags
 from palyra.config.listening import check_listening
 from palyra.config.logins import check_logins
+from palyra.config.migrate import UNVERSIONED, VERSION, find_moves, migrated
 from palyra.config.money import resolve_money
-from palyra.config.problems import ConfigProblems, Findings, Problem, Source
+from palyra.config.problems import ConfigProblems, Findings, Problem, Source, key_text
 from palyra.config.registry import resolve_registry
 from palyra.config.tree import Config, ModelProviderConfig
 from palyra.config.values import NOT_WRITTEN, Reading, Sources
 from palyra.errors import ConfigInvalid
 from palyra.events.config import ConfigSource
 from palyra.events.registry import Registry
-
-#: The format that this release writes and reads; a file that names none has it.
-VERSION = 1
 
 
 class LoadedConfig:
@@ -51,7 +49,10 @@ class LoadedConfig:
         self.warnings: tuple[Problem, ...] = reading.findings.sorted()
         #: Files (scripts too) with the digest of their bytes; variables and flags without one.
         self.sources = [
-            *(ConfigSource(kind=file.kind, name=file.file, digest=file.digest) for file in files),
+            *(
+                ConfigSource(kind=file.kind, name=file.file, digest=file.digest, migrated_from=file.migrated_from)
+                for file in files
+            ),
             *(ConfigSource(kind=kind, name=name) for kind, name in reading.names),
         ]
         self._tables = (reading.root, *reading.all_entries())
@@ -164,6 +165,7 @@ def _resolve(reading: Reading, document: Document | None) -> LoadedConfig:
 def _read_version(reading: Reading, document: Document) -> None:
     """Take `version` out of the file. A newer file ends the search: what its keys mean is not known here."""
     if "version" not in document.tree:
+        _migrate(reading, document)
         return
     version = document.tree.pop("version")
     sources = Sources(document, ("version",))
@@ -176,6 +178,20 @@ def _read_version(reading: Reading, document: Document) -> None:
         reading.root.put("version", version, sources)
     else:
         findings.error("wrong_type", "version", f"must be {VERSION}", sources.at())
+
+
+def _migrate(reading: Reading, document: Document) -> None:
+    """Take a file of an older format as what it would be by now, and say where its keys have gone."""
+    moves = find_moves(document.tree)
+    if not moves:
+        return
+    tree = migrated(document.tree, moves)
+    tree.pop("version")
+    document.migrate(tree, {after: before for before, after in moves}, UNVERSIONED)
+    for before, after in moves:
+        message = f"is called {key_text(after)} by now"
+        way = "palyra config migrate --apply writes it so"
+        reading.findings.warning("retired_key", key_text(before), message, document.source(after), way)
 
 
 def _check_sizes(reading: Reading) -> None:

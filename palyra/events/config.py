@@ -18,6 +18,8 @@ class ConfigSource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     kind: str
     name: str
     digest: str = ""
+    #: The format that it is written in, where that is an older one; 0 for a file without `version`.
+    migrated_from: int | None = None
 
 
 class ConfigAdopted(Fact, tag="config.adopted", frozen=True, kw_only=True):

@@ -115,7 +115,15 @@ def test_the_tree_holds_what_this_release_does() -> None:
         *("journal upgrade",),
         *("vault status", "vault list", "vault put", "vault delete", "vault rekey", "vault verify", "vault absorb"),
         *("config path", "config check", "config show", "config reload", "config history", "config diff"),
-        *("config get", "config keys", "config schema", "config set", "config unset", "config move-secrets"),
+        *(
+            "config get",
+            "config keys",
+            "config schema",
+            "config set",
+            "config unset",
+            "config migrate",
+            "config move-secrets",
+        ),
         *("help", "version", "completions"),
     ]
 
