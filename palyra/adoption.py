@@ -7,9 +7,12 @@ step of the loop. An open run keeps what it has: an attempt that is under way en
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-from palyra.config.load import LoadedConfig
+from palyra.config.load import LoadedConfig, load_given
 from palyra.config.problems import ConfigProblems
 from palyra.config.reload import merge
 from palyra.config.tree import Config
@@ -32,6 +35,10 @@ from palyra.outside import Outside
 from palyra.providers.port import Provider
 from palyra.providers.registry import close_all
 from palyra.redaction import redact_text
+from palyra.watching import Digests, digests_of
+
+#: What stands for a key where a program that embeds a gateway writes nothing.
+_EMBEDDED = {"daemon.port": 0}
 
 
 class Adoption:
@@ -39,19 +46,26 @@ class Adoption:
 
     def __init__(
         self,
-        config: Config,
+        loaded: LoadedConfig,
         load: Callable[[], LoadedConfig] | None,
         *,
         outside: Outside,
         runs: Runs,
         obey: Callable[[Config], None],
+        obey_below: Callable[[Config], Awaitable[None]],
     ) -> None:
-        """`load` reads the configuration as at the start; None where it was handed over as it stands."""
-        self.config = config
+        """`load` reads the configuration as at the start; None where it was handed over as it stands.
+
+        `obey` lets the daemon act by another one in the same step, `obey_below` the journal once that is durable.
+        """
+        self.config = loaded.config
+        #: The files that were read last, as they were.
+        self.files: Digests = digests_of(loaded)
         self._load = load
         self._outside = outside
         self._runs = runs
         self._obey = obey
+        self._obey_below = obey_below
         self._turn = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -69,6 +83,7 @@ class Adoption:
             except ConfigInvalid as error:
                 await order.record(reject(order.core.state, problems_of(error)))
                 raise
+            self.files = digests_of(loaded)
             merged = merge(self.config, loaded.config)
             adoptable = adoptable_of(merged.config, loaded.sources)
             prices = await make_price_list(adoptable.registry, adoptable.overrides)
@@ -97,6 +112,7 @@ class Adoption:
             self._obey(config)
             self._close_later(left)
             await noted.durable()
+            await self._obey_below(config)
             await adopt_file_policies(order.core, adoptable.policies)
         newest = state.config.history[-1]
         return ReloadAnswer(
@@ -125,6 +141,12 @@ class Adoption:
         """Close what is left; no run is open any more."""
         if self._closing:
             await asyncio.wait(self._closing)
+
+
+def stall_bases_of(config: Config) -> dict[str, int]:
+    """Return after how many milliseconds of silence work is suspect, by its kind."""
+    after_ms = config.self_healing.stalls_after_ms
+    return {"run": after_ms.run, "loop": after_ms.loop}
 
 
 def content_rules_of(config: Config) -> ContentRules:
@@ -167,3 +189,11 @@ def problems_of(error: ConfigInvalid) -> list[ConfigProblem]:
 
 def _short(text: str) -> str:
     return redact_text(text)[:FOREIGN_MESSAGE_MAX_CHARS]
+
+
+def load_embedded(
+    config: Mapping[str, Any] | str | os.PathLike[str] | None, environ: Mapping[str, str]
+) -> LoadedConfig:
+    """Read what a program that embeds a gateway has given it; raises `ConfigProblems`."""
+    given = config if config is None or isinstance(config, Mapping) else Path(config).expanduser()
+    return load_given(given, environ, _EMBEDDED)

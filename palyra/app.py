@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from palyra.adoption import Adoption, content_rules_of, limits_of
+from palyra.adoption import Adoption, content_rules_of, limits_of, load_embedded, stall_bases_of
 from palyra.api import LiveJournal
 from palyra.auth.references import ReferenceSource
-from palyra.config.load import LoadedConfig, load_given
+from palyra.config.load import LoadedConfig
 from palyra.config.state import StatePaths
 from palyra.config.tree import Config
 from palyra.daemon.callbacks import CallbackListeners
@@ -56,7 +56,7 @@ from palyra.engine.upgrade import Upgraded
 from palyra.engine.vault import VaultKeeper
 from palyra.engine.watching import DiscoveryChore, HealthChore, Watchers, watched
 from palyra.engine.webhook import AlertWebhook
-from palyra.errors import StateError
+from palyra.errors import PalyraError, StateError
 from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
 from palyra.home import find_home, readable_state
@@ -70,10 +70,9 @@ from palyra.supervisor.tree import Tree
 from palyra.telling import Telling, standing_findings
 from palyra.through import see_through
 from palyra.units import ms_to_us, us_to_ms
+from palyra.watching import ConfigWatch
 
 _SETTLE_S = 4.0
-#: What stands for a key where a program that embeds a gateway writes nothing.
-_EMBEDDED = {"daemon.port": 0}
 
 
 class Daemon:
@@ -121,7 +120,7 @@ class Daemon:
         if isinstance(config, LoadedConfig):
             self.loaded, self._reads = config, load
         else:
-            self._reads = functools.partial(_load, config, self.environ)
+            self._reads = functools.partial(load_embedded, config, self.environ)
             self.loaded = self._reads()
         #: What is in force, once it has been adopted.
         self._adoption: Adoption | None = None
@@ -302,7 +301,14 @@ class Daemon:
         self.runs.contents = self._contents
         self._hook = AlertWebhook(self.core, self.vault, lambda: self.config.alerts, self._tells.of_untold)
         self._stack.push_async_callback(self._hook.close)
-        self._adoption = Adoption(config, self._reads, outside=outside, runs=self.runs, obey=self._obey)
+        self._adoption = Adoption(
+            self.loaded,
+            self._reads,
+            outside=outside,
+            runs=self.runs,
+            obey=self._obey,
+            obey_below=lambda config: self._home.obey(config.journal),
+        )
         self._stack.push_async_callback(self._adoption.close)
         self._stack.push_async_callback(self.runs.cancel_all, "shutdown")
         self.access = Access(self.core, anonymous=config.auth.anonymous_client)
@@ -335,6 +341,10 @@ class Daemon:
         self._feed.max_count = config.console.event_clients_max_count
         self.runs.error_text_bytes = config.privacy.error_text_bytes
         hide_also(config.privacy.extra_patterns)
+        self._tells.obey(config)
+        self.runs.watch.set_keepalive(config.model_provider.sse_keepalive_ms)
+        self.server.set_idle_timeout(config.daemon.idle_timeout_ms)
+        self._stalls.bases_ms = stall_bases_of(config)
 
     async def reload(self) -> ReloadAnswer:
         """Read the configuration again and adopt what of it can act at once; the rest waits for the next start.
@@ -346,6 +356,15 @@ class Daemon:
         order.core.check_writable()
         assert self._adoption is not None
         return await self._adoption.reload(order)
+
+    async def reload_and_tell(self) -> None:
+        """Do so, and let the log say what came of it."""
+        try:
+            answer = await self.reload()
+        except PalyraError as error:
+            self._tells.of_refusal(error)
+        else:
+            self._tells.of_reload(answer)
 
     def _default_writer(self) -> Callable[[str, str], object] | None:
         """Return what writes a default model into the file that was read, None where none was."""
@@ -409,13 +428,13 @@ class Daemon:
 
     async def _start_tree(self) -> None:
         self.guest = await self._stack.enter_async_context(TrioGuest())
-        stalls = self.config.self_healing.stalls_after_ms
+        self._stalls = EngineStallWatch(self.guest, self.core, stall_bases_of(self.config))
         log = EngineLoopLog(self.guest, self.core, self.boot_id)
         snapshots, checkpoints = self._home.snapshots(self.core), self._home.checkpoints(self.core)
         ports = Ports(
             clock=self._clock,
             log=log,
-            stalls=EngineStallWatch(self.guest, self.core, {"run": stalls.run, "loop": stalls.loop}),
+            stalls=self._stalls,
             snapshots=snapshots and CrossingChore(self.guest, snapshots),
             witness=self._witness and CrossingChore(self.guest, self._witness),
             checkpoints=checkpoints and CrossingChore(self.guest, checkpoints),
@@ -426,6 +445,7 @@ class Daemon:
             tokens=CrossingChore(self.guest, self.tokens),
             sweeps=CrossingChore(self.guest, SweepChore(self.core, self.runs.open, self.boot_id)),
             contents=CrossingChore(self.guest, self._contents),
+            config_files=CrossingChore(self.guest, self._config_watch()),
             alerts=CrossingChore(
                 self.guest,
                 AlertChore(
@@ -442,6 +462,13 @@ class Daemon:
         self.guest.start_soon(self.tree.run)
         self.core.on_commit = self._ring
         self.core.on_clock_step = lambda: self.tree.ring("clock")
+
+    def _config_watch(self) -> ConfigWatch:
+        adoption = self._adoption
+        assert adoption is not None
+        return ConfigWatch(
+            self._clock, lambda: self.config.daemon.watch_config, lambda: adoption.files, self.reload_and_tell
+        )
 
     def _ring(self) -> None:
         self.tree.ring("journal")
@@ -498,8 +525,3 @@ class Daemon:
                 await chore()
             except Exception:
                 self._tells.of_last_chore(chore.__qualname__)
-
-
-def _load(config: Mapping[str, Any] | str | os.PathLike[str] | None, environ: Mapping[str, str]) -> LoadedConfig:
-    given = config if config is None or isinstance(config, Mapping) else Path(config).expanduser()
-    return load_given(given, environ, _EMBEDDED)

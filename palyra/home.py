@@ -83,6 +83,10 @@ class Home(Protocol):
         """Return the journal, checked and ours alone; `stack` takes what lets go of it."""
         ...
 
+    async def obey(self, settings: JournalConfig) -> None:
+        """Look after the journal as these settings say, from now on."""
+        ...
+
     def snapshots(self, core: Core) -> SnapshotChore | None:
         """Return what keeps states for a quick start."""
         ...
@@ -160,6 +164,7 @@ class DiskHome:
         self._paths = paths
         self._is_temporary = paths is None
         self._settings = config.journal
+        self._room: Room | None = None
         self._vault_settings = config.vault
         self._clock = clock
         self._ids = ids
@@ -240,22 +245,32 @@ class DiskHome:
             refuse_due(await asyncio.to_thread(schema_of, self.paths.journal))
         self.upgraded = await upgrade_held(self.paths, actor=SYSTEM)
 
+    async def obey(self, settings: JournalConfig) -> None:
+        self._settings = settings
+        self._snapshots.set_pace(every_count=settings.snapshot_every_count, every_ms=settings.snapshot_every_ms)
+        self._witness.set_pace(every_ms=settings.witness_every_ms, copies=_copies(settings))
+        if self._room is not None:
+            self._room.min_free_bytes = settings.min_free_bytes
+        await self._journal.set_options(_options(settings))
+
     def snapshots(self, core: Core) -> SnapshotChore:
-        return SnapshotChore(
+        self._snapshots = SnapshotChore(
             core,
             functools.partial(keep_snapshot_aside, self.paths.journal),
             every_count=self._settings.snapshot_every_count,
             every_ms=self._settings.snapshot_every_ms,
         )
+        return self._snapshots
 
     def witness(self, core: Core) -> WitnessChore:
-        return WitnessChore(
+        self._witness = WitnessChore(
             core,
             self.paths.head,
             key=self._witness_key,
             every_ms=self._settings.witness_every_ms,
-            copies=[Path(copy) for copy in self._settings.witness_copies],
+            copies=_copies(self._settings),
         )
+        return self._witness
 
     def checkpoints(self, core: Core) -> CheckpointChore:
         return CheckpointChore(core, self._journal)
@@ -263,13 +278,14 @@ class DiskHome:
     def room(self, core: Core) -> Room | None:
         if self._is_temporary:  # what is removed at the end needs no space kept for it
             return None
-        return Room(
+        self._room = Room(
             core,
             self.paths.ballast,
             functools.partial(free_bytes, self.paths.directory),
             min_free_bytes=self._settings.min_free_bytes,
             ballast_bytes=self._settings.ballast_bytes,
         )
+        return self._room
 
     @property
     def files(self) -> JournalFiles:
@@ -335,6 +351,10 @@ class MemoryHome:
         stack.push_async_callback(journal.close)
         return journal
 
+    async def obey(self, settings: JournalConfig) -> None:
+        self._settings = settings
+        await self._journal.set_options(_options(settings))
+
     def snapshots(self, core: Core) -> None:
         return None
 
@@ -373,6 +393,10 @@ class MemoryHome:
 
     def announce(self, url: str, socket_path: Path | None) -> None:
         self._holder = msgspec.structs.replace(self._holder, http=url)
+
+
+def _copies(settings: JournalConfig) -> list[Path]:
+    return [Path(copy) for copy in settings.witness_copies]
 
 
 def _options(settings: JournalConfig) -> JournalOptions:

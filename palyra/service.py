@@ -9,15 +9,14 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 from palyra.app import Daemon
 from palyra.config.load import LoadedConfig
 from palyra.daemon.logs import Log
-from palyra.errors import PalyraError
 from palyra.readonly import ReadOnlyDaemon
+from palyra.telling import log_file_of
 
 AnyDaemon = TypeVar("AnyDaemon", Daemon, ReadOnlyDaemon)
 
@@ -57,7 +56,7 @@ async def _serve(
     log = Log(
         level=settings.log_level,
         log_format=settings.log_format,
-        file=Path(settings.log_file) if settings.log_file else None,
+        file=log_file_of(settings),
     )
     log.become_default()
     daemon = make(loaded, log=log)
@@ -116,20 +115,7 @@ class _Signals:
 
     def _on_reload(self) -> None:
         if isinstance(self._daemon, Daemon) and (self._reloading is None or self._reloading.done()):
-            self._reloading = self._loop.create_task(self._reload(self._daemon), name="reload")
-
-    async def _reload(self, daemon: Daemon) -> None:
-        try:
-            answer = await daemon.reload()
-        except PalyraError as error:
-            self._log.error("config_not_adopted", reason=str(error), error_code=error.code)
-        else:
-            self._log.info(
-                f"config_{answer.outcome}",
-                generation=answer.generation,
-                changed=", ".join(answer.changed),
-                pending_restart_keys=", ".join(answer.pending_restart_keys),
-            )
+            self._reloading = self._loop.create_task(self._daemon.reload_and_tell(), name="reload")
 
     def _on_stacks(self) -> None:
         for task in asyncio.all_tasks(self._loop):

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from palyra.config.listening import is_on_this_machine
-from palyra.config.tree import Config, DaemonConfig
+from palyra.config.tree import Config, DaemonConfig, ObservabilityConfig
 from palyra.daemon.logs import Log
 from palyra.daemon.request_lines import RequestLine
 from palyra.daemon.tls import EXPIRES_SOON_US, TlsContext
@@ -18,6 +19,7 @@ from palyra.decisions.credential_alerts import missing_credentials
 from palyra.decisions.findings import Finding
 from palyra.decisions.incidents import Stall, report
 from palyra.engine.clock import SystemClock
+from palyra.engine.console.config import ReloadAnswer
 from palyra.engine.core import Core
 from palyra.engine.webhook import Untold
 from palyra.errors import PalyraError
@@ -40,6 +42,31 @@ class Telling:
         """Let no line show one of these."""
         if self._log is not None:
             self._log.known = known
+
+    def obey(self, config: Config) -> None:
+        """Write the log as another configuration says; where it cannot, the old one tells why."""
+        if self._log is None:
+            return
+        settings = config.observability
+        try:
+            self._log.change(settings.log_level, settings.log_format, log_file_of(settings))
+        except OSError as error:
+            self._log.error("log_not_changed", file=settings.log_file, reason=error.strerror)
+
+    def of_reload(self, answer: ReloadAnswer) -> None:
+        """Tell what reading the configuration again came to."""
+        if self._log is not None:
+            self._log.info(
+                f"config_{answer.outcome}",
+                generation=answer.generation,
+                changed=", ".join(answer.changed),
+                pending_restart_keys=", ".join(answer.pending_restart_keys),
+            )
+
+    def of_refusal(self, error: PalyraError) -> None:
+        """Tell why it came to nothing."""
+        if self._log is not None:
+            self._log.error("config_not_adopted", reason=str(error), error_code=error.code)
 
     def of_boot(self, boot_id: str) -> None:
         """Name the start in every line from now on."""
@@ -108,6 +135,11 @@ class Telling:
         task = asyncio.create_task(_report_leak(core, name))
         self._notes.add(task)
         task.add_done_callback(self._notes.discard)
+
+
+def log_file_of(settings: ObservabilityConfig) -> Path | None:
+    """Return where to log to, None for standard error."""
+    return Path(settings.log_file) if settings.log_file else None
 
 
 async def _report_leak(core: Core, name: str) -> None:

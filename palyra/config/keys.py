@@ -41,6 +41,7 @@ _ROOT_KEYS = (
         int_("max_connections_count", 1_024, 1, 65_535, "connections open at once; more get 503"),
         int_("idle_timeout_ms", 75_000, 100, 600_000, "an idle connection is closed after this long"),
         int_("drain_timeout_ms", 30_000, 0, 600_000, "how long open runs may finish when the daemon stops"),
+        bool_("watch_config", False, "whether the configuration is read again when its files change"),
         path(
             "state_dir", "", "directory of the journal and the keys; empty: the user's state directory",
             env="PALYRA_STATE_DIR",
@@ -264,6 +265,11 @@ _ROOT_KEYS = (
     ),
 )  # fmt: skip
 
+#: Of `[journal]` what is no property of its file.
+_OF_THE_JOURNAL = (
+    *("commit_max_count", "lazy_append_ms", "min_free_bytes", "snapshot_every_count", "snapshot_every_ms"),
+    *("verify_at_start", "wal_checkpoint_bytes", "witness_copies", "witness_every_ms"),
+)
 #: What a daemon that runs obeys as soon as it has read it again, beside everything that decisions choose from.
 _LIVE = frozenset(
     (
@@ -272,7 +278,9 @@ _LIVE = frozenset(
         "approvals.four_eyes",
         "approvals.request_ttl_hours",
         "auth.anonymous_client",
+        "auth.expiring_window_ms",
         "auth.extra_hosts",
+        "auth.max_profiles_per_candidate",
         *(key.path for key in _ROOT_KEYS if key.path.startswith("auth.oauth.")),
         "budgets.default_output_cap_tokens",
         "budgets.policies",
@@ -282,11 +290,18 @@ _LIVE = frozenset(
         "console.event_clients_max_count",
         "daemon.cors_origins",
         "daemon.drain_timeout_ms",
+        "daemon.idle_timeout_ms",
+        "daemon.public_url",
         "daemon.trusted_proxies",
-        "journal.verify_at_start",
+        "daemon.watch_config",
+        *(f"journal.{name}" for name in _OF_THE_JOURNAL),
         "model_provider.max_audio_bytes",
         "model_provider.max_inflight_bytes",
         "model_provider.max_request_bytes",
+        "model_provider.sse_keepalive_ms",
+        "observability.log_file",
+        "observability.log_format",
+        "observability.log_level",
         "observability.log_requests",
         "pricing.overrides",
         "privacy.capture_content",
@@ -295,6 +310,8 @@ _LIVE = frozenset(
         "privacy.content_max_bytes",
         "privacy.error_text_bytes",
         "privacy.extra_patterns",
+        "self_healing.stalls_after_ms.loop",
+        "self_healing.stalls_after_ms.run",
         "usage.abandoned",
         "usage.unknown_outcome",
     )

@@ -39,6 +39,7 @@ class DaemonConfig(_Table, frozen=True, kw_only=True):
     max_connections_count: int
     idle_timeout_ms: int
     drain_timeout_ms: int
+    watch_config: bool
     #: "": the user's state directory (`state.find_state_dir`).
     state_dir: str
 

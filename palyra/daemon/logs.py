@@ -50,6 +50,7 @@ class BufferedSink:
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
+        self.is_terminal = file.isatty()
         self._lines: deque[str] = deque()
         self._wake = threading.Event()
         self._is_closed = False
@@ -107,13 +108,30 @@ class Log:
         log_format: Literal["auto", "console", "json"] = "auto",
         file: Path | None = None,
     ) -> None:
-        stream = _standard_error() if file is None else _open_private(file)
-        is_terminal = stream.isatty()
-        self._is_console = log_format == "console" or (log_format == "auto" and is_terminal)
         self._is_default = False
+        self._boot_id = ""
         #: The secrets that are in use, which no line may hold in any form.
         self.known = KnownSecrets()
-        self.sink = BufferedSink(stream)
+        self._file = file
+        self.sink = BufferedSink(_opened(file))
+        #: Where lines went before.
+        self._left: list[BufferedSink] = []
+        self._compose(level, log_format)
+
+    def change(self, level: str, log_format: Literal["auto", "console", "json"], file: Path | None) -> None:
+        """Write the lines from now on otherwise, or elsewhere. Raises `OSError` for a file that cannot be had."""
+        if file != self._file:
+            sink = BufferedSink(_opened(file))
+            left, self.sink, self._file = self.sink, sink, file
+            left.close(0)  # its thread writes what is left
+            self._left.append(left)
+        self._compose(level, log_format)
+        if self._is_default:
+            self.become_default()
+
+    def _compose(self, level: str, log_format: Literal["auto", "console", "json"]) -> None:
+        is_terminal = self.sink.is_terminal
+        self._is_console = log_format == "console" or (log_format == "auto" and is_terminal)
         colors = is_terminal and "NO_COLOR" not in os.environ
         self._processors: list[Any] = [
             structlog.processors.add_log_level,
@@ -129,10 +147,12 @@ class Log:
         self._logger = structlog.wrap_logger(
             _Lines(self.sink), processors=self._processors, wrapper_class=self._wrapper
         ).bind()
+        self.name_boot(self._boot_id)
 
     def name_boot(self, boot_id: str) -> None:
         """Have every JSON line from now on say which process it is of."""
-        if not self._is_console:
+        self._boot_id = boot_id
+        if boot_id and not self._is_console:
             self._logger = self._logger.bind(boot_id=boot_id)
         if self._requests is not None:
             self._requests.boot_id = boot_id
@@ -181,7 +201,8 @@ class Log:
             structlog.reset_defaults()
         if self.sink.dropped_count:
             self.warning("log_lines_dropped", count=self.sink.dropped_count)
-        self.sink.close()
+        for sink in (*self._left, self.sink):
+            sink.close()
 
 
 class _Lines:
@@ -194,6 +215,10 @@ class _Lines:
         self._write(line)
 
     debug = info = warning = error = critical = msg
+
+
+def _opened(file: Path | None) -> io.FileIO:
+    return _standard_error() if file is None else _open_private(file)
 
 
 def _standard_error() -> io.FileIO:

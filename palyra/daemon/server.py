@@ -50,15 +50,16 @@ class Server:
         self._idle_timeout_ms = idle_timeout_ms
         self._max_connections_count = max_connections_count
         self._runner: web.ServerRunner | None = None
+        self._listener: _Listener | None = None
 
     async def start(self) -> None:
         """Listen; port 0 takes any free one. Raises `StateError` when the address cannot be had."""
-        server = _Listener(
+        self._listener = _Listener(
             self._gateway,
             self._max_connections_count,
             keepalive_timeout=ms_to_s(self._idle_timeout_ms),
         )
-        self._runner = web.ServerRunner(server, shutdown_timeout=_STOP_S)
+        self._runner = web.ServerRunner(self._listener, shutdown_timeout=_STOP_S)
         await self._runner.setup()
         try:
             context = None if self._tls is None else self._tls.context
@@ -75,6 +76,12 @@ class Server:
             except StateError:
                 await self.stop()
                 raise
+
+    def set_idle_timeout(self, idle_timeout_ms: int) -> None:
+        """Close connections that are made from now on after so much idleness."""
+        self._idle_timeout_ms = idle_timeout_ms
+        if self._listener is not None:
+            self._listener.set_idle_timeout(ms_to_s(idle_timeout_ms))
 
     @property
     def port(self) -> int:
@@ -112,6 +119,9 @@ class _Listener(web.Server):
         self.gateway = gateway
         self._max_connections_count = max_connections_count
         self._connections_count = 0
+
+    def set_idle_timeout(self, idle_timeout_s: float) -> None:
+        self._kwargs["keepalive_timeout"] = idle_timeout_s
 
     def __call__(self) -> _Connection:
         return _Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)

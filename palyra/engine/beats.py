@@ -48,11 +48,16 @@ class Watch:
     ) -> None:
         self._core = core
         self._open_runs = open_runs
-        self._keepalive_us = ms_to_us(keepalive_ms)
+        self._beat_every_ms = beat_every_ms
         self._beat_every_us = ms_to_us(beat_every_ms)
-        self._pause_s = ms_to_s(min(keepalive_ms, beat_every_ms)) / _LOOKS_COUNT
+        self.set_keepalive(keepalive_ms)
         self._marks: dict[str, _Mark] = {}
         self._timer: asyncio.TimerHandle | None = None
+
+    def set_keepalive(self, keepalive_ms: int) -> None:
+        """Give a sign after so much silence, from the next look on."""
+        self._keepalive_us = ms_to_us(keepalive_ms)
+        self._pause_s = ms_to_s(min(keepalive_ms, self._beat_every_ms)) / _LOOKS_COUNT
 
     def wake(self) -> None:
         """Begin to look; a run has been opened."""

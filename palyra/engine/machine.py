@@ -46,7 +46,8 @@ class Room:
         self._core = core
         self._ballast = ballast
         self._free = free
-        self._min_free_bytes = min_free_bytes
+        #: The mark: below it no run is taken.
+        self.min_free_bytes = min_free_bytes
         self._ballast_bytes = ballast_bytes
         self._enough_since_us: int | None = None
         core.make_room = self.make_room
@@ -54,16 +55,16 @@ class Room:
     async def look(self) -> None:
         """Compare what is left with the mark; record where it was crossed. Raises `JournalUnwritable`."""
         left_bytes = self._free()
-        if left_bytes < self._min_free_bytes:
+        if left_bytes < self.min_free_bytes:
             await self._run_short(left_bytes)
-        elif 10 * left_bytes < 12 * self._min_free_bytes:
+        elif 10 * left_bytes < 12 * self.min_free_bytes:
             self._enough_since_us = None
         elif await self._has_room_again():
             await asyncio.to_thread(self._hold_ballast)
 
     async def make_room(self) -> None:
         """Let the ballast go if the disk is why the journal has failed."""
-        if self._free() < self._min_free_bytes:
+        if self._free() < self.min_free_bytes:
             self._core.shortage = self._shortage()
             with contextlib.suppress(OSError):
                 self._ballast.unlink(missing_ok=True)
@@ -76,7 +77,7 @@ class Room:
             incident_id = self._core.ids.ulid(batch.now_us)
             incident = report(self._core.state, _LOW, incident_id=incident_id, now_us=batch.now_us)
             if incident:
-                low = DaemonResourceLow(resource="disk", have_count=left_bytes, floor_count=self._min_free_bytes)
+                low = DaemonResourceLow(resource="disk", have_count=left_bytes, floor_count=self.min_free_bytes)
                 batch.add([Draft("daemon", low), *incident])
         await batch.durable()
 
@@ -98,7 +99,7 @@ class Room:
 
     def _shortage(self) -> Refusal:
         message = (
-            f"The journal's disk has less than {self._min_free_bytes >> 20} MiB left, and no new request is taken"
+            f"The journal's disk has less than {self.min_free_bytes >> 20} MiB left, and no new request is taken"
             " that could not be recorded. Free some space; that is noticed by itself."
         )
         return Refusal(code="journal_unwritable", message=message, retry_after_ms=ROOM_AGAIN_MS)

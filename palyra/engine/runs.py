@@ -50,7 +50,7 @@ class Runs:
         self.open: dict[str, RunTask] = {}
         #: Called with the run's id inside the handler of an exception that nobody expected.
         self.on_bug: Callable[[str], None] = on_bug or (lambda run_id: None)
-        self._watch = Watch(
+        self.watch = Watch(
             core, self.open, keepalive_ms=settings.sse_keepalive_ms, beat_every_ms=settings.beat_every_ms
         )
         core.on_failure = self.abort
@@ -60,13 +60,13 @@ class Runs:
         run = RunTask(self, command, surface, client)
         self.open[command.run_id] = run
         run.task.add_done_callback(lambda task: self._forget(run))
-        self._watch.wake()
+        self.watch.wake()
         return run
 
     def _forget(self, run: RunTask) -> None:
         run.let_go()
         self.open.pop(run.run_id, None)
-        self._watch.forget(run.run_id)
+        self.watch.forget(run.run_id)
 
     async def refuse(self, command: AdmitRun, refusal: Refusal) -> None:
         """Record a request that was refused before it could become a run."""

@@ -34,11 +34,15 @@ class SnapshotChore:
     def __init__(self, core: Core, keep: Callable[[], Awaitable[int]], *, every_count: int, every_ms: int) -> None:
         self._core = core
         self._keep = keep
-        self._every_count = every_count
-        self._every_us = ms_to_us(every_ms)
+        self.set_pace(every_count=every_count, every_ms=every_ms)
         self._position = core.state.position
         self._done_us = core.clock.now_us()
         self._took_us = 0
+
+    def set_pace(self, *, every_count: int, every_ms: int) -> None:
+        """Make one that often from now on."""
+        self._every_count = every_count
+        self._every_us = ms_to_us(every_ms)
 
     def due_at_us(self) -> int | None:
         new_count = self._core.state.position - self._position
@@ -62,11 +66,16 @@ class WitnessChore:
         self, core: Core, path: Path, *, key: bytes | None, every_ms: int, copies: Sequence[Path] = ()
     ) -> None:
         self._core = core
-        self._paths = [path, *copies]
+        self._path = path
         self._key = key
-        self._every_us = ms_to_us(every_ms)
+        self.set_pace(every_ms=every_ms, copies=copies)
         self._position = -1
         self._done_us = 0
+
+    def set_pace(self, *, every_ms: int, copies: Sequence[Path]) -> None:
+        """Note it that often from now on, and in these places too."""
+        self._every_us = ms_to_us(every_ms)
+        self._paths = [self._path, *copies]
 
     def due_at_us(self) -> int | None:
         if self._core.journal.head.position == self._position:

@@ -249,9 +249,9 @@ class SqliteJournal(GroupCommit):
         return self._file.path
 
     async def set_options(self, options: JournalOptions) -> None:
-        """Act on other options from the next commit on."""
+        """See `GroupCommit.set_options`."""
         await self._file_order(lambda: self._file.configure(options))
-        self._options = options
+        await super().set_options(options)
 
     async def checkpoint(self, mode: CheckpointMode = "PASSIVE") -> CheckpointResult:
         """Checkpoint between two commits; all modes but PASSIVE wait for readers, up to five seconds.

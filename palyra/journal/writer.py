@@ -175,6 +175,10 @@ class GroupCommit:
         """Look at the store again and take rows from its head; does nothing while the journal is not failed."""
         return await self._order(self._reopen)
 
+    async def set_options(self, options: JournalOptions) -> None:
+        """Act on other options from the next commit on."""
+        self._options = options
+
     async def close(self) -> None:
         """Make everything durable and close the store; idempotent.
 

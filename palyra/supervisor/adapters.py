@@ -50,12 +50,13 @@ class EngineStallWatch:
     def __init__(self, guest: TrioGuest, core: Core, bases_ms: Mapping[str, int]) -> None:
         self._guest = guest
         self._core = core
-        self._bases_ms = bases_ms
+        #: After how long a silence of each kind of work is suspect.
+        self.bases_ms = bases_ms
 
     def stalls(self, now_us: int) -> Stalls:
         # A machine that slept must not be taken for work that hung.
         self._core.watch_clock()
-        return judge(self._core.state, now_us, self._bases_ms)
+        return judge(self._core.state, now_us, self.bases_ms)
 
     async def report_stall(self, stall: Stall) -> None:
         def decide(now_us: int) -> list[Draft]:

@@ -35,6 +35,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     sweeps: Chore
     alerts: Chore
     contents: Chore
+    config_files: Chore
 
 
 class Loop(NamedTuple):
@@ -63,6 +64,7 @@ def loop_table(ports: Ports) -> tuple[Loop, ...]:
         chore("sweeps", ports.sweeps),
         chore("alerts", ports.alerts),
         chore("contents", ports.contents),
+        chore("config_files", ports.config_files),
     )
 
 

@@ -139,10 +139,10 @@ async def test_sighup_has_the_configuration_read_again(tmp_path: Path) -> None:
     """What it changes is adopted and logged while everything goes on; one with problems is logged and left."""
     config = write_config(tmp_path / "palyra.toml", "[daemon]\ndrain_timeout_ms = 5\n")
     async with serving(tmp_path, "--config", str(config)) as daemon:
-        write_config(config, "[daemon]\ndrain_timeout_ms = 6\nidle_timeout_ms = 500\n")
+        write_config(config, "[daemon]\ndrain_timeout_ms = 6\nmax_connections_count = 500\n")
         daemon.process.send_signal(signal.SIGHUP)
         adopted = await _logged(daemon, "config_adopted")
-        assert (adopted["generation"], adopted["pending_restart_keys"]) == (2, "daemon.idle_timeout_ms")
+        assert (adopted["generation"], adopted["pending_restart_keys"]) == (2, "daemon.max_connections_count")
         write_config(config, "[daemon]\ndrain = 6\n")
         daemon.process.send_signal(signal.SIGHUP)
         refused = await _logged(daemon, "config_not_adopted")

@@ -24,19 +24,17 @@ def test_live_keys_act_and_others_wait(tmp_path: Path) -> None:
         "daemon.drain_timeout_ms=7",
         "daemon.port=7777",
         "self_healing.stalls_after_ms.run=20000",
+        'journal.durability="relaxed"',
         "model_provider.failover_enabled=false",
         "model_provider.sse_keepalive_ms=2000",
     )
     merged = merge(running, wanted)
-    assert merged.pending == [
-        "daemon.port",
-        "model_provider.sse_keepalive_ms",
-        "self_healing.stalls_after_ms.run",
-    ]
+    assert merged.pending == ["daemon.port", "journal.durability"]
     assert merged.config.daemon.drain_timeout_ms == 7
     assert merged.config.daemon.port == running.daemon.port
-    assert merged.config.self_healing == running.self_healing
-    assert merged.config.model_provider.sse_keepalive_ms == running.model_provider.sse_keepalive_ms
+    assert merged.config.journal == running.journal
+    assert merged.config.self_healing.stalls_after_ms.run == 20_000
+    assert merged.config.model_provider.sse_keepalive_ms == 2_000
     assert not merged.config.model_provider.registry.failover_enabled
 
 
@@ -54,7 +52,10 @@ def test_nothing_waits_where_nothing_differs(tmp_path: Path) -> None:
         ("model_provider.providers[].base_url", True),
         ("model_provider.models[].aliases", True),
         ("model_provider.default_chat_model_id", True),
-        ("model_provider.sse_keepalive_ms", False),
+        ("model_provider.sse_keepalive_ms", True),
+        ("journal.witness_every_ms", True),
+        ("observability.log_level", True),
+        ("vault.key_source", False),
         ("pricing.overrides", True),
     ],
 )

@@ -93,20 +93,92 @@ async def test_what_needs_a_start_waits_and_says_so(tmp_path: Path) -> None:
     """The old value stays in force and the key is named, until the next start or until it is taken back."""
     file = write(tmp_path / "palyra.toml", says("one", "[daemon]\nport = 0\ndrain_timeout_ms = 5\n"))
     async with open_console(tmp_path / "state", file) as ask:
-        write(file, says("one", "[daemon]\nport = 0\ndrain_timeout_ms = 6\nidle_timeout_ms = 500\n"))
+        write(file, says("one", "[daemon]\nport = 0\ndrain_timeout_ms = 6\nmax_connections_count = 500\n"))
         done = (await ask.post("config/reload")).json
         assert (done["changed"], done["pending_restart_keys"]) == (
             ["daemon.drain_timeout_ms"],
-            ["daemon.idle_timeout_ms"],
+            ["daemon.max_connections_count"],
         )
         assert ask.daemon.config.daemon.drain_timeout_ms == 6
-        assert ask.daemon.config.daemon.idle_timeout_ms == 75_000
+        assert ask.daemon.config.daemon.max_connections_count == 1_024
         status = (await ask("status")).json["config"]
-        assert status["pending_restart_keys"] == ["daemon.idle_timeout_ms"]
+        assert status["pending_restart_keys"] == ["daemon.max_connections_count"]
         assert (await ask.post("config/reload")).json["outcome"] == "unchanged"
     async with open_console(tmp_path / "state", file) as ask:
-        assert ask.daemon.config.daemon.idle_timeout_ms == 500
+        assert ask.daemon.config.daemon.max_connections_count == 500
         assert (await ask("status")).json["config"]["pending_restart_keys"] == []
+
+
+#: What a daemon obeys without a start, by the tables of the file.
+_OBEYED = """
+[daemon]
+port = 0
+idle_timeout_ms = 5000
+[journal]
+commit_max_count = 7
+lazy_append_ms = 11
+snapshot_every_count = 123
+snapshot_every_ms = 4000
+wal_checkpoint_bytes = 65536
+witness_every_ms = 1500
+witness_copies = ["{copy}"]
+min_free_bytes = 67108865
+[model_provider]
+sse_keepalive_ms = 2345
+[self_healing.stalls_after_ms]
+run = 30000
+loop = 40000
+"""
+
+
+async def test_the_daemon_and_its_journal_obey_at_once(tmp_path: Path) -> None:
+    """Chores have their new pace, the journal its new options, connections and streams their new patience."""
+    file, copy = write(tmp_path / "palyra.toml", says("one", "[daemon]\nport = 0\n")), tmp_path / "copy.head"
+    async with open_console(tmp_path / "state", file) as ask:
+        write(file, says("one", _OBEYED.format(copy=copy)))
+        done = (await ask.post("config/reload")).json
+        assert (done["outcome"], done["pending_restart_keys"]) == ("adopted", [])
+        home, daemon = ask.daemon._home, ask.daemon
+        await home._witness.do()
+        assert copy.read_bytes() == (tmp_path / "state" / "journal.head").read_bytes()
+        assert (home._witness._every_us, home._snapshots._every_us) == (1_500_000, 4_000_000)
+        assert (home._snapshots._every_count, home._room.min_free_bytes) == (123, 67_108_865)
+        options = daemon.core.journal._options
+        assert (options.commit_max_count, options.lazy_append_ms) == (7, 11)
+        pages = await daemon.core.journal._file.connection.execute_fetchall("PRAGMA wal_autocheckpoint")
+        assert list(pages) == [(16,)]
+        assert daemon.runs.watch._keepalive_us == 2_345_000
+        assert daemon._stalls.bases_ms == {"run": 30_000, "loop": 40_000}
+        assert daemon.server._listener()._keepalive_timeout == 5.0
+        assert (await answer_of(ask, await ask.say()))["config_generation"] == 2
+
+
+async def test_a_file_that_changes_is_read_again_where_that_is_wanted(tmp_path: Path) -> None:
+    """Once it stays as it is; a bad one is tried once, and one that comes back as it was is no news."""
+    wanted = "[daemon]\nport = 0\nwatch_config = {}\n"
+    file = write(tmp_path / "palyra.toml", says("one", wanted.format("true")))
+    async with open_console(tmp_path / "state", file) as ask:
+        watch, rejected, adopted = ask.daemon._config_watch(), "config.rejected", "config.adopted"
+        counts = ask.daemon.core.state.counts
+
+        async def look_twice() -> tuple[int, int]:
+            await watch.do()
+            assert watch.due_at_us() is not None
+            await watch.do()
+            return counts.get(adopted, 0), counts.get(rejected, 0)
+
+        assert await look_twice() == (1, 0)
+        write(file, says("two", wanted.format("true")))
+        await watch.do()
+        assert counts[adopted] == 1, "it may still be written"
+        write(file, says("three", wanted.format("true")))
+        assert await look_twice() == (2, 0)
+        write(file, "[daemon\n")
+        assert await look_twice() == (2, 1)
+        assert await look_twice() == (2, 1)
+        write(file, says("three", wanted.format("false")))
+        assert await look_twice() == (3, 1)
+        assert watch.due_at_us() is None
 
 
 async def test_a_bad_one_is_refused_whole_and_told_once(tmp_path: Path) -> None:

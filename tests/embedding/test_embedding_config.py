@@ -104,3 +104,20 @@ async def test_credentials_come_from_the_environment_that_is_given() -> None:
     """References of the configuration are followed there; the process's own is the default."""
     assert palyra.Daemon().environ is os.environ
     assert palyra.Daemon(environ={"KEY": "x"}).environ == {"KEY": "x"}
+
+
+async def test_a_watched_file_is_read_again_by_itself(tmp_path: Path) -> None:
+    """Nobody has to ask for it; what it says holds from the adoption on."""
+    file = tmp_path / "palyra.toml"
+
+    def write(days: int) -> None:
+        file.write_text(f"[daemon]\nwatch_config = true\n[privacy]\ncontent_days = {days}\n")
+        file.chmod(0o600)
+
+    write(3)
+    async with palyra.Daemon(file, journal=":memory:") as daemon:
+        write(4)
+        async for recorded in daemon.journal.follow():
+            if recorded.name == "config.adopted" and recorded.body.generation == 2:
+                break
+        assert daemon.config.privacy.content_days == 4

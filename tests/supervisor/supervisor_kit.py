@@ -149,6 +149,7 @@ class World:
         self.sweeps = Upkeep(self.clock)
         self.alerts = Upkeep(self.clock)
         self.contents = Upkeep(self.clock)
+        self.config_files = Upkeep(self.clock)
 
     def tree(self, *loops: Loop) -> Tree:
         """A tree of these loops, of the product's own without any."""
@@ -167,6 +168,7 @@ class World:
             sweeps=self.sweeps,
             alerts=self.alerts,
             contents=self.contents,
+            config_files=self.config_files,
         )
         return Tree(loops or loop_table(ports), self.clock, self.log)
 

@@ -42,8 +42,9 @@ async def test_an_idle_day_wakes_nobody(autojump_clock: MockClock) -> None:
         world.sweeps,
         world.alerts,
         world.contents,
+        world.config_files,
     )
-    assert [port.asked_count for port in (world.watch, *chores)] == [1] * 11
+    assert [port.asked_count for port in (world.watch, *chores)] == [1] * 12
 
 
 async def test_a_bell_wakes_those_whom_it_concerns(autojump_clock: MockClock) -> None:

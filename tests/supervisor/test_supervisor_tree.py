@@ -46,6 +46,7 @@ async def test_loops_start_in_the_order_of_the_table(autojump_clock: MockClock) 
             "sweeps",
             "alerts",
             "contents",
+            "config_files",
         ]
 
 
