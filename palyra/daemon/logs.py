@@ -12,7 +12,6 @@ import os
 import select
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
@@ -53,7 +52,7 @@ class BufferedSink:
         self.is_terminal = file.isatty()
         self._lines: deque[str] = deque()
         self._wake = threading.Event()
-        self._is_closed = False
+        self._closing = threading.Event()
         self.dropped_count = 0
         self._thread = threading.Thread(target=self._write_until_closed, name="log", daemon=True)
         self._thread.start()
@@ -69,22 +68,21 @@ class BufferedSink:
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Write what is left, as far as the sink takes it in time."""
-        self._is_closed = True
+        self._closing.set()
         self._wake.set()
         self._thread.join(timeout_s)
 
     def _write_until_closed(self) -> None:
         while True:
             self._wake.wait()
-            if not self._is_closed:
-                time.sleep(_LINGER_S)
+            self._closing.wait(_LINGER_S)
             self._wake.clear()
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
             try:
                 self._write_whole("".join(f"{line}\n" for line in lines).encode(errors="replace"))
             except OSError:
                 self.dropped_count += len(lines)
-            if self._is_closed and not self._lines:
+            if self._closing.is_set() and not self._lines:
                 self._file.close()
                 return
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -87,9 +88,14 @@ async def test_what_does_not_end_is_cancelled_and_settled(end: str, tmp_path: Pa
 
 async def test_a_third_signal_ends_at_once(tmp_path: Path) -> None:
     """130 without clean-up; the next start closes what was open."""
-    async with busy(tmp_path, HANG) as (daemon, _, _):
-        # Held still, so that all three are waiting when it goes on.
-        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+    async with busy(tmp_path, HANG) as (daemon, session, _):
+        daemon.process.send_signal(signal.SIGTERM)
+        await daemon.wait_until_draining(session)
+        # Held still, so that the second and the third are both waiting when it goes on. They have to be two kinds:
+        # of one kind a process has never more than one waiting.
+        daemon.process.send_signal(signal.SIGSTOP)
+        await asyncio.to_thread(os.waitid, os.P_PID, daemon.process.pid, os.WSTOPPED | os.WNOWAIT)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
             daemon.process.send_signal(number)
         assert await daemon.process.wait() == 130
     assert len(folded(daemon.state_dir).runs.open) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
@@ -311,6 +312,8 @@ def _popen(day: Cli, *arguments: str) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "PALYRA_STATE_DIR": str(day.state_dir)},
         cwd=Path(__file__).parents[2],
+        # A suite that runs in the background of a shell ignores interrupts, and so would its children.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
