@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -11,11 +11,11 @@ import click
 from palyra.cli.command import Call, Command
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled
-from palyra.cli.render import ago, count, counted, duration
+from palyra.cli.render import ago, count, duration
 from palyra.cli.words import circuit_words, state_word
 
 if TYPE_CHECKING:
-    from palyra.engine.console.models import TestedAnswer
+    from palyra.engine.console.models import DiscoveredAnswer, TestedAnswer
     from palyra.errors import PalyraError
 
 _DURATION = re.compile(r"([1-9][0-9]{0,5})(s|m|h|d)")
@@ -56,7 +56,7 @@ def test_models(call: Call, provider: str, fail_on: str | None) -> Answer:
             return
         page.table(
             [
-                Column("PROVIDER", is_cut=True),
+                Column("PROVIDER", is_cut=True, least=20),
                 Column("RESULT"),
                 Column("TOOK", align="right"),
                 Column("MODELS", align="right"),
@@ -67,38 +67,50 @@ def test_models(call: Call, provider: str, fail_on: str | None) -> Answer:
                 (
                     one.provider_id,
                     _result(one.result),
-                    duration(one.latency_ms * 1_000),
+                    duration(one.latency_ms * 1_000) if one.latency_ms else "",
                     count(one.models_count) if one.result == "ok" else "",
                     state_word(one.health),
-                    " · ".join(part for part in (one.failure_class, one.message) if part),
+                    one.failure_class.replace("_", " "),
                 )
                 for one in rows
             ],
         )
+        _say_why(page, rows)
 
     return done.answer(show)._replace(failure=_worst(rows, fail_on))
+
+
+def _say_why(page: Page, rows: Sequence[TestedAnswer | DiscoveredAnswer]) -> None:
+    """Print what failing providers have said, as far as it is more than a class."""
+    said = [(one.provider_id, one.message) for one in rows if one.message]
+    if said:
+        page.title("What they said")
+        page.fields(said)
 
 
 def _result(result: str) -> Styled:
     return Styled(result, {"ok": "good", "failed": "bad"}.get(result, "dim"))
 
 
-def _worst(rows: list[TestedAnswer], fail_on: str | None) -> PalyraError | None:
+def _worst(rows: Sequence[TestedAnswer], fail_on: str | None) -> PalyraError | None:
     """Return the failure that decides the exit status, None where all is well."""
     from palyra.errors import PalyraError
 
+    failure = _worst_of(rows)
+    if failure is None and fail_on is not None:
+        bad = [one.provider_id for one in rows if one.health in _STATES[_STATES.index(fail_on) :]]
+        if bad:
+            return PalyraError(f"{', '.join(bad)}: health is {fail_on} or worse", code="provider_unwell")
+    return failure
+
+
+def _worst_of(rows: Sequence[TestedAnswer | DiscoveredAnswer]) -> PalyraError | None:
     failures = [
         failure
         for one in rows
         if (failure := failure_of(one.provider_id, one.result, one.failure_class, one.message)) is not None
     ]
-    if failures:
-        return min(failures, key=lambda failure: _SEVERITY.index(failure.code))
-    if fail_on is not None:
-        bad = [one.provider_id for one in rows if one.health in _STATES[_STATES.index(fail_on) :]]
-        if bad:
-            return PalyraError(f"{', '.join(bad)}: health is {fail_on} or worse", code="provider_unwell")
-    return None
+    return min(failures, key=lambda failure: _SEVERITY.index(failure.code), default=None)
 
 
 def failure_of(provider_id: str, result: str, failure_class: str, message: str) -> PalyraError | None:
@@ -132,7 +144,7 @@ def _code_of(failure_class: str) -> str:
         ("palyra models discover ollama", "after pulling another model"),
         ("palyra models discover --json", "what changed, for a program"),
     ],
-    exits=(0, 2, 4, 7, 8),
+    exits=(0, 2, 3, 4, 5, 6, 7, 8),
     is_change=True,
 )
 @click.argument("provider", required=False, default="")
@@ -140,7 +152,7 @@ def discover_models(call: Call, provider: str) -> Answer:
     """Read providers' lists of models now.
 
     What they add serves at once where the provider's discovery_mode is serve, and is shown by `palyra models list`
-    everywhere. A model is gone when two lists in a row leave it out.
+    everywhere. A model is gone when two lists in a row leave it out. The exit status is that of the worst provider.
     """
     from palyra.cli.asking import change
     from palyra.engine.console.models import ProviderParams
@@ -148,23 +160,39 @@ def discover_models(call: Call, provider: str) -> Answer:
 
     done = change(call, MODELS_DISCOVER, ProviderParams(provider=provider))
 
+    rows = done.found.items
+
     def show(page: Page) -> None:
-        for one in done.found.items:
-            what = (
-                f"{counted(one.models_count, 'model')}" if one.result == "ok" else one.failure_class or one.result
-            )
-            page.line(Styled(one.provider_id, "bold"), " ", _result(one.result), f" · {what} · mode {one.mode}")
-            for sign, names, style in (("+", one.added, "good"), ("-", one.gone, "warn")):
+        if not rows:
+            page.line(Styled("No provider has a list to be read.", "dim"))
+            return
+        page.table(
+            [Column("PROVIDER"), Column("RESULT"), Column("MODELS", align="right"), Column("MODE"), Column("WHY")],
+            [
+                (
+                    one.provider_id,
+                    _result(one.result),
+                    count(one.models_count) if one.result == "ok" else "",
+                    one.mode,
+                    one.failure_class.replace("_", " "),
+                )
+                for one in rows
+            ],
+        )
+        for one in rows:
+            changes = [("+", "good", one.added), ("-", "warn", one.gone)]
+            if one.added or one.gone or one.dropped_count:
+                page.title(one.provider_id)
+            for sign, style, names in changes:
                 for name in names:
                     page.line(Styled(f"{sign} {name}", style), indent=2)
             if one.dropped_count:
                 page.line(
                     Styled(f"{count(one.dropped_count)} left out: names that cannot be used", "dim"), indent=2
                 )
-        if not done.found.items:
-            page.line(Styled("No provider has a list to be read.", "dim"))
+        _say_why(page, rows)
 
-    return done.answer(show)
+    return done.answer(show)._replace(failure=_worst_of(rows))
 
 
 @click.command(

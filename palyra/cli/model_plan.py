@@ -142,8 +142,8 @@ def _show(page: Page, plan: PlanAnswer, now_us: int) -> None:
 
 _COLUMNS = [
     Column("", align="right"),
-    Column("MODEL", is_cut=True),
-    Column("PROVIDER", is_cut=True),
+    Column("MODEL", is_cut=True, least=24),
+    Column("PROVIDER", is_cut=True, least=12),
     Column("BECAUSE"),
     Column("HEALTH"),
     Column("READY", spare=2),

@@ -12,8 +12,8 @@ from palyra.cli.frame import Answer
 from palyra.cli.model_changes import discover_models, force_circuit, test_models
 from palyra.cli.model_config import connect_provider, set_model
 from palyra.cli.model_plan import explain_models
-from palyra.cli.page import Column, Page, Styled
-from palyra.cli.render import ago, count, duration, share
+from palyra.cli.page import Column, Page, Styled, Text
+from palyra.cli.render import ago, count, duration, share, usd
 from palyra.cli.words import FAILOVER, circuit_words, state_word
 
 if TYPE_CHECKING:
@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
 #: Where an entry comes from.
 _FROM = {"static": "", "discovery": "its list", "operator_override": "override", "legacy_migration": "migration"}
-_NAMES = (Column("MODEL", is_cut=True), Column("PROVIDER", is_cut=True))
+_NAMES = (Column("MODEL", is_cut=True, least=19), Column("PROVIDER", is_cut=True, least=10))
+_ROLE = {"embeddings": "embed", "audio_transcription": "audio"}
+#: Letter -> capability, and the words for it.
+_LETTERS = {
+    "T": ("tools", "tools"),
+    "J": ("json_schema", "JSON schema"),
+    "V": ("vision", "pictures"),
+    "D": ("documents", "documents"),
+    "A": ("audio_input", "sound"),
+}
 
 
 @click.group(
@@ -118,7 +127,7 @@ def _show_list(page: Page, answer: ModelsAnswer, now_us: int) -> None:
         page.title("Listed by their providers, not configured")
         columns = [*_NAMES, Column("ROLE"), Column("WINDOW", align="right")]
         rows = [
-            (one.upstream_model, one.provider_id, one.role, count(one.max_context_tokens or 0) or "")
+            (one.upstream_model, one.provider_id, _ROLE.get(one.role, one.role), _tokens(one.max_context_tokens))
             for one in answer.listed
         ]
         page.table(columns, rows)
@@ -130,11 +139,12 @@ def _show_models(page: Page, rows: Sequence[ModelAnswer]) -> None:
         Column("ROLE"),
         Column(""),
         Column("WINDOW", align="right"),
-        Column("OUTPUT", align="right", spare=1),
-        Column("FROM", spare=5),
+        Column("OUTPUT", align="right", spare=5),
+        Column("USD PER MTOK", align="right"),
+        Column("CAN"),
+        Column("FROM", spare=1),
         Column("UPSTREAM", is_cut=True, spare=2),
         Column("ALIASES", is_cut=True, spare=3),
-        Column("CAN", is_cut=True, spare=4),
     ]
     page.table(
         columns,
@@ -142,18 +152,24 @@ def _show_models(page: Page, rows: Sequence[ModelAnswer]) -> None:
             (
                 one.model_id,
                 one.provider_id,
-                one.role,
+                _ROLE.get(one.role, one.role),
                 _mark(one),
-                count(one.max_context_tokens) if one.max_context_tokens else Styled("unknown", "dim"),
-                count(one.max_output_tokens) if one.max_output_tokens else "",
+                _tokens(one.max_context_tokens),
+                _tokens(one.max_output_tokens),
+                _price(one),
+                _abilities(one),
                 _FROM.get(one.metadata_source, one.metadata_source),
                 one.upstream_model if one.upstream_model != one.model_id else "",
                 ", ".join(one.aliases),
-                _abilities(one),
             )
             for one in rows
         ],
     )
+    found = "".join(map(_abilities, rows))
+    legend = " · ".join(f"{letter} {words}" for letter, (_, words) in _LETTERS.items() if letter in found)
+    if legend:
+        page.line()
+        page.line(Styled(legend, "dim"))
 
 
 def _mark(model: ModelAnswer) -> Styled:
@@ -164,22 +180,37 @@ def _mark(model: ModelAnswer) -> Styled:
     return Styled("default", "accent") if model.is_default else Styled("")
 
 
+def _tokens(number: int | None) -> str:
+    return "" if number is None else count(number)
+
+
+def _price(model: ModelAnswer) -> Text:
+    """Return what a million tokens cost, in and out; or a minute of sound."""
+    if model.audio_nanousd_per_minute is not None:
+        return f"{usd(model.audio_nanousd_per_minute)} a minute"
+    rates = [rate for rate in (model.input_nanousd_per_mtok, model.output_nanousd_per_mtok) if rate is not None]
+    if not rates:
+        return Styled("unknown", "dim")
+    return " / ".join(map(usd, rates)) if any(rates) else "free"
+
+
 def _abilities(model: ModelAnswer) -> str:
+    """Return letters for what sets one model apart from another; the whole is in the JSON."""
     if model.role == "embeddings":
         return f"{model.dimensions} dimensions" if model.dimensions else ""
-    return ", ".join(name.replace("_", " ") for name in model.capabilities)
+    return "".join(letter if name in model.capabilities else "" for letter, (name, _) in _LETTERS.items())
 
 
 def show_watched(page: Page, providers: Sequence[ProviderAnswer], now_us: int) -> None:
     """Print what providers were asked of themselves, and when."""
     columns = [
-        Column("PROVIDER", is_cut=True),
+        Column("PROVIDER", is_cut=True, least=16),
         Column("PROBE"),
         Column("TOOK", align="right", spare=2),
         Column("MODELS", align="right"),
         Column("MODE"),
-        Column("LIST", spare=1),
-        Column("TROUBLE", is_cut=True, spare=3),
+        Column("LIST", spare=3),
+        Column("TROUBLE", is_cut=True, spare=1, least=19),
     ]
     page.table(
         columns,
@@ -187,7 +218,7 @@ def show_watched(page: Page, providers: Sequence[ProviderAnswer], now_us: int) -
             (
                 one.provider_id,
                 f"{one.probe_result}, {ago(one.probed_us, now_us)}" if one.probed_us else "",
-                duration(one.probe_latency_ms * 1_000) if one.probe_latency_ms is not None else "",
+                duration(one.probe_latency_ms * 1_000) if one.probe_latency_ms else "",
                 count(one.listed_count) if one.listed_us else "",
                 one.discovery_mode,
                 f"changed {ago(one.listed_us, now_us)}" if one.listed_us else "",
@@ -203,14 +234,14 @@ def show_providers(page: Page, providers: Sequence[ProviderAnswer], now_us: int)
     """Print the table of providers."""
     asks_with_keys = any(one.credential != "not_needed" for one in providers)
     columns = [
-        Column("PROVIDER", is_cut=True),
+        Column("PROVIDER", is_cut=True, least=16),
         Column("HEALTH"),
         Column("CIRCUIT"),
         *([Column("KEY", spare=1)] if asks_with_keys else []),
         Column("ATTEMPTS", align="right", spare=1),
         Column("OK", align="right", spare=2),
         Column("LAST ANSWER", spare=4),
-        Column("LAST ERROR", is_cut=True, spare=3),
+        Column("LAST ERROR", is_cut=True, spare=3, least=15),
     ]
     page.table(
         columns,
@@ -223,11 +254,15 @@ def show_providers(page: Page, providers: Sequence[ProviderAnswer], now_us: int)
                 count(one.attempts_count) if one.attempts_count else "",
                 share(one.succeeded_count, one.attempts_count),
                 ago(one.last_success_us, now_us) if one.last_success_us else "",
-                f"{one.last_error}, {ago(one.last_failure_us or 0, now_us)}" if one.last_error else "",
+                _last_error(one, now_us),
             )
             for one in providers
         ],
     )
+
+
+def _last_error(one: ProviderAnswer, now_us: int) -> str:
+    return f"{one.last_error.replace('_', ' ')}, {ago(one.last_failure_us or 0, now_us)}" if one.last_error else ""
 
 
 def _key_word(one: ProviderAnswer, now_us: int) -> Styled:

@@ -20,8 +20,6 @@ _STYLES = {"bold": "1", "dim": "2", "good": "32", "warn": "33", "bad": "31", "ac
 #: For encodings that lack them.
 _ASCII = str.maketrans({"·": "-", "…": "~", "→": "->", "×": "x", "≥": ">=", "–": "-"})
 _GAP = "  "
-#: A cell that may be cut keeps this many columns.
-_CUT_MIN_COLUMNS = 8
 
 
 class Styled(NamedTuple):
@@ -43,8 +41,10 @@ class Column(NamedTuple):
     align: str = "left"
     #: Whether its cells may be cut on a narrow terminal.
     is_cut: bool = False
-    #: On a narrow terminal the highest goes first; 0 stays.
+    #: On a narrow terminal the highest is narrowed and goes first; 0 stays.
     spare: int = 0
+    #: A cell that may be cut keeps this many columns.
+    least: int = 8
 
 
 def is_colourful(stream: TextIO, environ: Mapping[str, str], setting: str = "auto") -> bool:
@@ -140,11 +140,11 @@ def _plain(pieces: Iterable[Styled]) -> str:
 
 
 def _fit(columns: Sequence[Column], widths: dict[int, int], room: int) -> None:
-    """Let go of spare columns, then narrow those that may be cut, widest first, until the table fits."""
+    """Let go of spare columns, then narrow those that may be cut, spare and wide ones first, until it fits."""
 
     def needed(narrowest: bool) -> int:
         taken = (
-            min(width, _CUT_MIN_COLUMNS) if narrowest and columns[at].is_cut else width
+            min(width, columns[at].least) if narrowest and columns[at].is_cut else width
             for at, width in widths.items()
         )
         return sum(taken) + len(_GAP) * (len(widths) - 1)
@@ -155,10 +155,10 @@ def _fit(columns: Sequence[Column], widths: dict[int, int], room: int) -> None:
             break
         del widths[spare]
     while needed(narrowest=False) > room:
-        widest = max((at for at in widths if columns[at].is_cut), key=widths.__getitem__, default=None)
-        if widest is None or widths[widest] <= _CUT_MIN_COLUMNS:
+        able = [at for at, width in widths.items() if columns[at].is_cut and width > columns[at].least]
+        if not able:
             break
-        widths[widest] -= 1
+        widths[max(able, key=lambda at: (columns[at].spare, widths[at]))] -= 1
 
 
 def _wrapped(pieces: Sequence[Styled], room: int) -> list[list[Styled]]:

@@ -9,10 +9,12 @@ from palyra.decisions.health import health_with_credentials
 from palyra.decisions.naming import resolve
 from palyra.engine.questions import Answer
 from palyra.errors import Refusal
+from palyra.events.pricing import PriceEntry
 from palyra.events.registry import ModelEntry, ProviderEntry
 from palyra.projections.catalog import excluded_until_us, list_of, standing_of
 from palyra.projections.circuits import circuit_of
 from palyra.projections.health import evidence_of
+from palyra.projections.pricing import price_at
 from palyra.projections.state import State
 
 
@@ -68,6 +70,10 @@ class ModelAnswer(Answer, frozen=True, kw_only=True):
     max_output_tokens: int | None
     dimensions: int | None
     capabilities: list[str]
+    #: By the price list in force, 0 where it is free; null where it has none for it, or none of that kind.
+    input_nanousd_per_mtok: int | None = None
+    output_nanousd_per_mtok: int | None = None
+    audio_nanousd_per_minute: int | None = None
     metadata_source: str
     #: Left out until then, and the class of the failure that caused it.
     excluded_until_us: int | None
@@ -198,6 +204,8 @@ def _model(state: State, entry: ModelEntry, now_us: int) -> ModelAnswer:
     default = _default_of(state, entry.role)
     until_us = excluded_until_us(state, entry.provider_id, entry.model_id)
     standing = standing_of(state, entry.provider_id, entry.model_id)
+    price = price_at(state, entry.provider_id, entry.model_id, now_us) or _NO_PRICE
+    free = 0 if price.state == "free" else None
     return ModelAnswer(
         model_id=entry.model_id,
         provider_id=entry.provider_id,
@@ -211,12 +219,16 @@ def _model(state: State, entry: ModelEntry, now_us: int) -> ModelAnswer:
         max_output_tokens=entry.max_output_tokens,
         dimensions=entry.dimensions,
         capabilities=[name for name in entry.capabilities.__struct_fields__ if getattr(entry.capabilities, name)],
+        input_nanousd_per_mtok=free if free is not None else price.input_nanousd_per_mtok,
+        output_nanousd_per_mtok=free if free is not None else price.output_nanousd_per_mtok,
+        audio_nanousd_per_minute=price.audio_nanousd_per_minute,
         metadata_source=entry.metadata_source,
         excluded_until_us=until_us if until_us > now_us else None,
         excluded_reason=standing.reason if standing is not None and until_us > now_us else "",
     )
 
 
+_NO_PRICE = PriceEntry(price_id="", provider_id="", model_id="", source="assumed")
 #: Health of a provider that serves nothing now.
 _UNFIT = ("cooling_down", "unavailable", "disabled")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -62,6 +63,10 @@ class Writer:
 
     def __call__(self, *arguments: str) -> Ran:
         return self._day("models", *arguments, "--json", environ={"PALYRA_CONFIG": str(self.file)})
+
+    def people(self, *arguments: str) -> Ran:
+        """Run one on a terminal of 80 columns."""
+        return self._day("models", *arguments, columns=80, environ={"PALYRA_CONFIG": str(self.file)})
 
     def registry(self) -> Registry:
         return load_config({"PALYRA_CONFIG": str(self.file)}).config.model_provider.registry
@@ -128,6 +133,45 @@ def test_providers_are_asked_without_a_daemon(write: Writer, ollama: HTTPServer)
     assert recorded(write, "provider-lab")[3].body.result == "failed"
     missing = write("test", "nobody")
     assert (missing.status, missing.document["error"]["code"]) == (8, "provider_not_found")
+
+
+def test_tables_of_models_fit_a_terminal(write: Writer, ollama: HTTPServer) -> None:
+    """At 80 columns names and what sets models apart are there; what providers said is told whole below."""
+    write.file.write_text(WIDE.format(url=url_of(ollama)))
+    discovered = write.people("discover")
+    assert discovered.status == 4
+    assert "What they said" in discovered.out
+    listed = write.people("list")
+    for ran in (discovered, listed, write.people("status"), write.people("test")):
+        lines = [re.sub("\x1b\\[[0-9;]*m", "", line) for line in ran.out.splitlines()]
+        assert max(map(len, lines)) <= 80
+    plain = re.sub("\x1b\\[[0-9;]*m", "", listed.out)
+    assert re.search(r"^gpt-5-mini +openai +chat +default +128,000 +\$0\.25 / \$2\.00 +TJV$", plain, re.MULTILINE)
+    assert re.search(r"^meta-llama/Llama-\S*… +company-\S*… +chat +128,000 +unknown +TJV$", plain, re.MULTILINE)
+
+
+WIDE = """
+[[model_provider.providers]]
+provider_id = "openai"
+kind = "openai"
+flavor = "openai"
+base_url = "{url}"
+allow_private_base_url = true
+auth_scheme = "none"
+[[model_provider.providers]]
+provider_id = "company-gateway-frankfurt"
+kind = "openai"
+base_url = "http://127.0.0.1:9/v1"
+allow_private_base_url = true
+auth_scheme = "none"
+[[model_provider.models]]
+model_id = "gpt-5-mini"
+provider_id = "openai"
+aliases = ["mini"]
+[[model_provider.models]]
+model_id = "meta-llama/Llama-4-Maverick-17B-128E-Instruct-FP8"
+provider_id = "company-gateway-frankfurt"
+"""
 
 
 def test_a_machine_without_a_journal_is_told_too(tmp_path: Path, ollama: HTTPServer) -> None:

@@ -164,9 +164,10 @@ def test_models_and_their_problems(day: Cli, tmp_path: Path) -> None:
     """The list shows what can be asked for, the status what keeps it from being served."""
     listed = day("models", "list").out
     assert re.search(
-        r"^gpt +openai +chat +default +128,000 +16,384 +gpt-openai +fast +tools, ", listed, re.MULTILINE
+        r"^gpt +openai +chat +default +128,000 +16,384 +unknown +TJVDA +gpt-openai +fast$", listed, re.MULTILINE
     )
-    assert re.search(r"^embed +local +embeddings +default +128,000 .*64 dimensions$", listed, re.MULTILINE)
+    assert re.search(r"^embed +local +embed +default +128,000 .*64 dimensions", listed, re.MULTILINE)
+    assert "\nT tools · J JSON schema · V pictures · D documents · A sound\n" in listed
     status = day("models", "status")
     assert "openai  It failed 2 times in a row and is left alone for a while." in status.out
     codes = [problem["code"] for problem in day("models", "status", "--json").data["problems"]]
