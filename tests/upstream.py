@@ -148,6 +148,8 @@ class Upstream:
 
     def __init__(self, *, tls: ssl.SSLContext | None = None, models: Iterable[str] = ("gpt-x",)) -> None:
         self.requests: list[Received] = []
+        #: Answers that were written to their end: what this provider has its money for.
+        self.served: list[tuple[Received, Behaviour]] = []
         #: Requests for the list of models, which come whenever somebody wants to know how the server does.
         self.lists: list[Received] = []
         self.default = Behaviour()
@@ -249,6 +251,7 @@ class Upstream:
                 return answer
             await answer.write(piece)
         await answer.write_eof()
+        self.served.append((received, behaviour))
         return answer
 
 
