@@ -19,7 +19,7 @@ from palyra.decisions.runs import AdmitRun, admitted
 from palyra.errors import Refusal
 from palyra.events.base import Draft
 from palyra.events.cache import CacheHit
-from palyra.events.registry import ModelEntry
+from palyra.events.registry import ModelEntry, ProviderEntry
 from palyra.events.runs import RunCompleted
 from palyra.projections.catalog import provider_entry
 from palyra.projections.state import State
@@ -85,10 +85,23 @@ def place_of(state: State, command: AdmitRun) -> Place | None:
         _ENCODER.encode(provider),
         _ENCODER.encode(entry),
         command.cache.body_digest.encode(),
+        *(name.encode() for name in _own_profiles(state, provider, command.agent_id)),
     ):
         digest.update(len(part).to_bytes(4, "big"))
         digest.update(part)
     return Place(key_digest=digest.hexdigest(), entry=entry)
+
+
+def _own_profiles(state: State, provider: ProviderEntry | None, agent_id: str) -> list[str]:
+    """Return the profiles with which this provider is asked for one agent alone: what they may see is its own."""
+    if provider is None or not agent_id:
+        return []
+    profiles = state.auth.profiles.values()
+    return sorted(
+        one.profile_id
+        for one in profiles
+        if one.agent_id == agent_id and one.provider == provider.auth_provider_kind and not one.revoked_us
+    )
 
 
 def is_fresh(command: AdmitRun, cached: Cached, now_us: int) -> bool:

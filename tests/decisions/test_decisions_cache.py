@@ -10,6 +10,7 @@ from story import admit as admit_step
 
 from palyra.decisions.cache import Cached, Place, admit_hit, is_fresh, is_storable, place_of
 from palyra.decisions.runs import AdmitRun, CacheAsk
+from palyra.events.auth import AuthProfileConnected, AuthProfileRevoked
 from palyra.events.cache import CacheEvicted, CacheHit
 from palyra.events.registry import Capabilities, Registry
 from palyra.events.runs import RunAdmitted, RunCompleted
@@ -66,6 +67,18 @@ def test_isolation(isolation: str, alike: list[bool]) -> None:
     mine = key(world, ask(session_id="s"))
     others = [ask(session_id="s"), ask(session_id="t"), ask(principal_id="key:other", session_id="s")]
     assert [key(world, other) == mine for other in others] == alike
+
+
+def test_an_agent_with_a_credential_of_its_own_shares_nothing() -> None:
+    """What its account may see is its own; other agents, and a credential that was revoked, change nothing."""
+    world = given(registry(provider("a", auth_provider_kind="a"), model("gpt", "a")))
+    of_all = key(world, ask(agent_id="coder"))
+    own = {"provider": "a", "profile_name": "Own", "agent_id": "coder", "audience": "https://a.example"}
+    world.do(record("credential-own", AuthProfileConnected(**own, vault_revision=1)))
+    assert key(world, ask(agent_id="coder")) not in ("", of_all)
+    assert key(world, ask(agent_id="other")) == key(world, ask()) == of_all
+    world.do(record("credential-own", AuthProfileRevoked(remote="skipped")))
+    assert key(world, ask(agent_id="coder")) == of_all
 
 
 def test_a_changed_entry_has_another_place() -> None:
