@@ -169,7 +169,7 @@ class Gateway:
                 )
             )
 
-    def reject(self, request: web.BaseRequest, refusal: Refusal) -> web.StreamResponse:
+    def reject(self, request: web.BaseRequest, refusal: Refusal) -> web.Response:
         """Answer what could not be read as a request at all."""
         visit = Visit(request, self._core.ids.ulid(self._core.clock.now_us()))
         self._count_denied(visit, refusal)

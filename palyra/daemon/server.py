@@ -21,8 +21,9 @@ from palyra.units import ms_to_s
 
 #: Addresses that stand for every one of this machine, and the one that leads there.
 _OF_ALL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-#: How long a refused body is read on, so that its sender gets to see the answer.
-_LINGER_S = 2.0
+#: How long a refused body or head is read on, so that its sender gets to see the answer, and how long after the
+#: last piece of it.
+_LINGER_S, _QUIET_S = 2.0, 0.1
 #: Runs have ended before the server stops; answers that are still on their way get this long.
 _STOP_S = 2.0
 
@@ -146,7 +147,7 @@ class _Listener(web.Server):
 class _Connection(web.RequestHandler):
     """One connection."""
 
-    __slots__ = ("_gateway", "is_local", "is_surplus")
+    __slots__ = ("_gateway", "_has_come", "is_ending", "is_local", "is_surplus")
 
     def __init__(self, server: _Listener, **settings: Any) -> None:
         super().__init__(server, **settings)
@@ -155,6 +156,24 @@ class _Connection(web.RequestHandler):
         self.is_surplus = False
         #: It came over the control socket, from a process of our own user.
         self.is_local = False
+        #: What still comes is read and thrown away.
+        self.is_ending = False
+        self._has_come = False
+
+    def data_received(self, data: bytes) -> None:
+        if self.is_ending:
+            self._has_come = True
+        else:
+            super().data_received(data)
+
+    async def read_on(self) -> None:
+        """Throw away what is still sent, for a moment: a connection that is closed on it loses the answer, too."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + _LINGER_S
+        self.is_ending = self._has_come = True
+        while self._has_come and loop.time() < end_s and self.transport is not None:
+            self._has_come = False
+            await asyncio.sleep(_QUIET_S)
 
     def handle_error(
         self,
@@ -171,5 +190,18 @@ class _Connection(web.RequestHandler):
         else:
             refusal = Refusal(code="invalid_request", message="This is not a request of HTTP/1.1.")
         response = self._gateway.reject(request, refusal)
-        response.force_close()
-        return response
+        last = _LastAnswer(self, status=response.status, headers=response.headers, body=response.body)
+        last.force_close()
+        return last
+
+
+class _LastAnswer(web.Response):
+    """An answer to what could not be read: nobody knows how much of it is still to come."""
+
+    def __init__(self, connection: _Connection, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._connection = connection
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await super().write_eof(data)
+        await self._connection.read_on()

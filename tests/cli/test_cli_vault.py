@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from cli_world import Cli, build
 
+from palyra.auth.keyfiles import witness_key
 from palyra.auth.vault import Vault, VaultFiles
+from palyra.auth.vaultlock import VaultLock
 from palyra.decisions.vault import VaultRef
 from palyra.redaction import Secret
 from palyra.units import US_PER_S
@@ -194,3 +196,53 @@ def test_ten_megabytes_are_no_secret(day: Cli, tmp_path: Path, monkeypatch: pyte
         ran = day("vault", "put", "global/x", *source, environ={"HUGE": "canary " * 10_000})
         assert (ran.status, "65,536 bytes" in ran.err, "canary" in ran.err) == (2, True, False)
     assert day("vault", "list", "--json").data["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("no key", "vault_locked"),
+        ("another vault's key", "vault_locked"),
+        ("a truncated vault", "vault_unreadable"),
+        ("no vault", "vault_unreadable"),
+    ],
+)
+def test_what_does_not_open_is_left_as_it_is(day: Cli, tmp_path: Path, fault: str, code: str) -> None:
+    """It is said what is wrong and what helps; nothing is put in its place, and everything else works."""
+    assert day("vault", "put", "global/x", "--env", "K", environ={"K": VALUE}).status == 0
+    database, key = day.state_dir / "vault.db", day.state_dir / "vault.key"
+    sealed, master = database.read_bytes(), key.read_bytes()
+    if fault == "no key":
+        key.unlink()
+    elif fault == "another vault's key":
+        (tmp_path / "other").mkdir()
+        witness_key(tmp_path / "other" / "vault.key", create=True)
+        key.write_bytes((tmp_path / "other" / "vault.key").read_bytes())
+    elif fault == "a truncated vault":
+        database.write_bytes(sealed[: len(sealed) // 2])
+    else:
+        database.unlink()
+    before = {path.name: path.read_bytes() for path in (database, key) if path.exists()}
+    verified = day("vault", "verify")
+    assert verified.status == 7
+    refused = day("vault", "put", "global/y", "--env", "K", environ={"K": VALUE})
+    assert (refused.status, f"code: {code}" in refused.err) == (7, True)
+    assert VALUE not in verified.out + verified.err + refused.err
+    assert {path.name: path.read_bytes() for path in (database, key) if path.exists()} == before
+    assert day("status").status == day("journal", "verify").status == 0
+    for path, data in ((database, sealed), (key, master)):
+        path.write_bytes(data)
+        path.chmod(0o600)
+    assert day("vault", "verify").status == 0
+    assert held(day, VaultRef("global", "x")) == Secret(VALUE)
+
+
+def test_two_at_once(day: Cli) -> None:
+    """Whoever comes second waits as long as configuration says, and is told who has it."""
+    lock = VaultLock.acquire(day.state_dir / "vault.lock", timeout_ms=0)
+    busy = day(
+        *("vault", "put", "global/x", "--env", "K", "--set", "vault.lock_timeout_ms=0"), environ={"K": VALUE}
+    )
+    lock.release()
+    assert (busy.status, "code: vault_busy" in busy.err) == (7, True)
+    assert day("vault", "put", "global/x", "--env", "K", environ={"K": VALUE}).status == 0
