@@ -71,7 +71,7 @@ def test_an_account_is_put_beside_the_journal_and_written_once(cli: Cli, tmp_pat
 @pytest.mark.parametrize(
     ("more", "code"),
     [
-        (["--provider", "nobody", "--map", "day=start"], "provider_not_found"),
+        (["--provider", "nobody", "--map", "day=start,usd=cost_usd"], "provider_not_found"),
         (["--provider", "openai"], "invalid_export"),
         (["--provider", "openai", "--map", "day=when"], "usage_error"),
         (["--provider", "openai", "--timezone", "Middle/Earth"], "usage_error"),

@@ -310,22 +310,65 @@ def test_any_csv_is_read_by_its_columns() -> None:
     assert (second.cost_nanousd, second.usage) == (None, TokenUsage(input_tokens=1))
 
 
+HEAD = "date,model,input_tokens,output_tokens,cost\n"
+PAGE = '{"data": [{"start_time": 1, "end_time": 2, "results": [%s]}]}'
+
+
 @pytest.mark.parametrize(
-    ("data", "form"),
+    ("data", "form", "said"),
     [
-        ("{}", "openai"),
-        ('{"data": [{"results": [{}]}]}', "anthropic"),
-        ("a,b\n1,2\n", "csv"),
-        ("date,input_tokens\n2026-11-01,-5\n", "csv"),
-        ("date,cost\n2026-11-01,much\n", "csv"),
-        ("date,cost\nsoon,1\n", "csv"),
+        ("{}", "openai", "data: there is no such list"),
+        ('{"data": 5}', "auto", "data: there is no such list"),
+        ('[{"data": []}, {"data": [4]}]', "openai", "[1].data[0]: this is no object"),
+        ('{"data": [{"results": [{}]}]}', "anthropic", "data[0].starting_at: it is missing"),
+        ('{"data": [', "auto", "line 1, column 11: no JSON"),
+        ('{"data": []}\n{"data": [}\n', "auto", "line 2, column 11: no JSON"),
+        (PAGE % '{"input_tokens": "many"}', "auto", "data[0].results[0].input_tokens: 'many' is no count"),
+        (PAGE % '{"amount": {"value": "NaN"}}', "auto", "data[0].results[0].amount.value: 'NaN' is no amount"),
+        (PAGE % '{"amount": 5}', "auto", "data[0].results[0].amount: this is no object"),
+        (PAGE % "{}", "auto", "data[0].results[0].amount: 'None' is no amount"),
+        ("a,b\n1,2\n", "csv", "line 1: no column says when"),
+        ("date,model\n", "csv", "line 1: no column says what was used or what it cost"),
+        (HEAD + "2026-11-01,gpt,-5,,\n", "csv", "line 2, column 'input_tokens': '-5' is no count"),
+        (HEAD + "2026-11-01,gpt,1,2,3\n\n2026-11-02,gpt,1,2,much\n", "csv", "line 4, column 'cost': 'much' is no"),
+        (HEAD + "2026-13-01,gpt,1,2,3\n", "csv", "line 2, column 'date': '2026-13-01' is no instant"),
+        (HEAD + "2026-11-01,gpt\n", "csv", "line 2: it has 2 cells under 5 columns"),
+        (HEAD + '2026-11-01,gpt,1,2,"0,15"\n', "csv", "line 2, column 'cost': '0,15' is no amount"),
+        (HEAD + '2026-11-01,"gpt,1,2,3\n', "csv", "line 2: no csv"),
+        (HEAD + "2026-11-01,gpt,99999999999999999999,2,3\n", "csv", "column 'input_tokens'"),
+        (HEAD, "csv", "The export has no lines."),
+        ('{"data": []}', "auto", "The export has no lines."),
     ],
 )
-def test_what_cannot_be_read_is_refused(data: str, form: str) -> None:
-    """With what is wrong with it."""
+def test_what_cannot_be_read_is_refused_at_its_place(data: str, form: str, said: str) -> None:
+    """By line and column, or by the place in the JSON."""
     with pytest.raises(PalyraError) as refused:
         read(data, form)
     assert refused.value.code == "invalid_export"
+    assert said in str(refused.value)
+
+
+def test_a_file_of_another_encoding_is_read_or_refused_at_its_byte() -> None:
+    """A spreadsheet's UTF-16 says so in its first bytes; a letter of an old code page is found by line and byte."""
+    text = HEAD + "2026-11-01,größe,1,2,0.5\n"
+    wide = read_export(text.encode("utf-16"), "auto", columns={}, zone=None)
+    assert wide == read_export(text.encode("utf-8-sig"), "auto", columns={}, zone=None) == read(text)
+    for data, place in ((text.encode("latin-1"), "line 2, byte 14: byte 0xf6"), (b"\xff\xfea", "UTF-16")):
+        with pytest.raises(PalyraError, match=place):
+            read_export(data, "csv", columns={}, zone=None)
+
+
+def test_cells_between_other_marks_and_with_thousands() -> None:
+    """Semicolons and tabs stand for commas where the first line has them; commas between thousands go."""
+    line = read(HEAD.replace(",", ";") + "2026-11-01;gpt;1,100;20;$1,234.50\n")[0]
+    assert (line.usage, line.cost_nanousd) == (TokenUsage(input_tokens=1_100, output_tokens=20), 1_234_500_000_000)
+    assert read(HEAD.replace(",", "\t") + "2026-11-01\tgpt\t1,100\t20\t$1,234.50\n") == [line]
+
+
+def test_a_column_that_is_named_must_be_there() -> None:
+    """What the columns are is told."""
+    with pytest.raises(PalyraError, match="--map says that 'day' is start, but the columns are: date, model"):
+        read(HEAD, start="day")
 
 
 @having(st.decimals(0, 10**6, places=9))
