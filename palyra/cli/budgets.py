@@ -118,8 +118,10 @@ def status(call: Call, policy: str | None) -> Answer:
     all_ = ask(call, BUDGETS, BudgetsParams())
 
     def show_all(page: Page) -> None:
-        for one in all_.found.items:
-            page.title(one.policy.policy_id)
+        for number, one in enumerate(all_.found.items):
+            if number:
+                page.line()
+            page.line(Styled(one.policy.policy_id, "bold"))
             _show_budget(page, one, all_.now_us)
         if not all_.found.items:
             page.line(Styled("no rules: nothing is limited", "dim"))
@@ -147,12 +149,27 @@ def show(call: Call, policy: str) -> Answer:
     asked = ask(call, BUDGET, OneBudgetParams(policy=policy))
 
     def show_rule(page: Page) -> None:
-        page.fields((name.replace("_", " "), str(value)) for name, value in to_plain(asked.found.policy).items())
-        page.fields([("revision", count(asked.found.revision)), ("since", instant(asked.found.set_us, page.zone))])
+        said = to_plain(asked.found.policy)
+        rows = [(name.replace("_", " "), _said(asked.found, name, value)) for name, value in said.items()]
+        rows += [("revision", count(asked.found.revision)), ("since", instant(asked.found.set_us, page.zone))]
+        page.fields(rows)
         page.line()
         _show_budget(page, asked.found, asked.now_us)
 
     return asked.answer(show_rule)
+
+
+def _said(one: BudgetAnswer, name: str, value: Any) -> str:
+    """Return what a rule says of one thing, as people read it."""
+    if name.endswith("_limit"):
+        return _amount(one, value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {exact}" for key, exact in value.items())
+    return str(value)
 
 
 def _show_budget(page: Page, one: BudgetAnswer, now_us: int) -> None:
@@ -201,7 +218,9 @@ def holds(call: Call, policy: str) -> Answer:
     asked = ask(call, BUDGET_HOLDS, OneBudgetParams(policy=policy))
 
     def row(one: HoldAnswer) -> tuple[Any, ...]:
-        return (one.run_id, count(one.attempt), one.subject, count(one.amount), ago(one.since_us, asked.now_us))
+        is_money = asked.found.metric_kind == "usd_cost"
+        amount = usd(one.amount) if is_money else counted(one.amount, "token")
+        return (one.run_id, count(one.attempt), one.subject, amount, ago(one.since_us, asked.now_us))
 
     def show_holds(page: Page) -> None:
         if not asked.found.items:

@@ -132,16 +132,18 @@ def _flip(one: FlipAnswer, choice: ChoiceAnswer, page: Page) -> list[Piece]:
     if one.served != choice.served:
         is_model = "/" in one.served
         then = f"{where(*one.served.split('/', 1))} would serve" if is_model else f"refused with {one.served}"
-    return [_change(one, page), " ", Styled("→", "accent"), " ", then]
+    return [_change(one, choice, page), " ", Styled("→", "accent"), " ", then]
 
 
-def _change(one: FlipAnswer, page: Page) -> str:
+def _change(one: FlipAnswer, choice: ChoiceAnswer, page: Page) -> str:
     now, value = one.now or 0, one.value or 0
+    told = (rule for model in choice.models for rule in model.evaluations if rule.policy_id == one.subject)
+    amount = usd if any(rule.metric_kind == "usd_cost" for rule in told) else count
     match one.unit:
         case "nanousd":
             return f"{one.subject} at {usd(value)} instead of {usd(now)}"
         case "limit":
-            return f"limit of {one.subject} at {count(value)} instead of {count(now)}"
+            return f"limit of {one.subject} at {amount(value)} instead of {amount(now)}"
         case "us":
             return f"at {clock(value, page.zone)}, when {one.subject} is tried again"
         case "bp":

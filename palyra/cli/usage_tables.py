@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: Buckets whose beginning is told as a day.
 _DAYS = ("day", "week", "month")
 _PLAIN_NAMES = {
+    "model_served": "MODEL",
+    "model_requested": "ASKED FOR",
     "raised_us": "RAISED",
     "ended_us": "ENDED",
     "recorded_us": "RECORDED",
@@ -27,6 +29,13 @@ _PLAIN_NAMES = {
     "window_start_us": "FROM",
     "window_end_us": "TO",
 }
+#: Words that say nothing when they are cut.
+_WHOLE = ("run_id", "state", "status", "kind", "severity", "outcome", "code")
+#: What a narrow terminal goes without, the last ones first.
+_SPARED = (
+    "code", "agent_id", "failure_kind", "input_tokens", "output_tokens", "source", "attempt", "model_requested",
+    "provider_id", "window_end_us", "subject_kind", "principal_id", "latency_ms", "cached_input_tokens", "endpoint",
+)  # fmt: skip
 #: Rows of facts that a table has at most, the last ones: nobody reads more, and they are held until it is printed.
 _ROWS_COUNT = 1_000
 #: Of wide datasets, what a person looks at; the other forms have every column.
@@ -45,7 +54,7 @@ _SHOWN = {
     ),
     "refusals": "started_us run_id code principal_id agent_id endpoint model_requested",
     "alerts": "raised_us severity kind subject_kind subject_id state ended_us",
-    "budgets": "policy_id subject window_start_us window_end_us hard_limit consumed reserved used_bp status",
+    "budgets": "policy_id subject window_end_us consumed reserved hard_limit used_bp status",
 }
 
 
@@ -191,7 +200,8 @@ def show_rows(
         Column(
             _PLAIN_NAMES.get(name) or _plain(name),
             align="right" if kinds[name] == "int" else "left",
-            is_cut=kinds[name] == "text" and name != "run_id",
+            is_cut=kinds[name] == "text" and name not in _WHOLE,
+            spare=_SPARED.index(name) + 1 if name in _SPARED else 0,
         )
         for name in shown
     ]
@@ -224,11 +234,16 @@ def _cell(name: str, kind: str, cells: Mapping[str, Any], zone: tzinfo | None) -
     if value is None:
         return ""
     if kind == "instant":
-        return instant(value, zone)
+        # The window stands above it, with its years and its zone.
+        return instant(value, zone)[5:19]
+    if name in ("hard_limit", "consumed", "reserved") and cells.get("metric_kind") == "usd_cost":
+        return money(value)
     if name.endswith("_ms"):
         return ms_text(value)
     if name.endswith("_bp"):
         return share(value, BP_PER_UNIT)
+    if name in ("kind", "status"):
+        return str(value).replace("_", " ")
     return count(value) if kind == "int" else str(value)
 
 

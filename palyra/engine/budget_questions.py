@@ -54,8 +54,9 @@ class HoldAnswer(Answer, frozen=True, kw_only=True):
 
 
 class HoldsAnswer(Answer, frozen=True, kw_only=True):
-    """All that is held of a rule."""
+    """All that is held of a rule, in its metric."""
 
+    metric_kind: str
     items: list[HoldAnswer]
 
 
@@ -130,4 +131,7 @@ def holds_answer(state: State, policy_id: str) -> HoldsAnswer:
         for share in hold.shares
         if share.policy_id == policy_id
     ]
-    return HoldsAnswer(items=sorted(items, key=lambda one: (one.since_us, one.run_id)))
+    return HoldsAnswer(
+        metric_kind=state.budgets.policies[policy_id].record.metric_kind,
+        items=sorted(items, key=lambda one: (one.since_us, one.run_id)),
+    )

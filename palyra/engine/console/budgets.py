@@ -106,7 +106,7 @@ def holds(sight: Sight, params: OneBudgetParams) -> HoldsAnswer:
     """Return what open attempts hold of a rule."""
     found = holds_answer(sight.state, _find(sight.state, params.policy).record.policy_id)
     own = params.principal_id
-    return HoldsAnswer(items=[one for one in found.items if own in ("", one.subject)])
+    return msgspec.structs.replace(found, items=[one for one in found.items if own in ("", one.subject)])
 
 
 def _counts(one: BudgetAnswer, params: BudgetsParams | OneBudgetParams) -> bool:
