@@ -36,8 +36,8 @@ READING = [
 ]
 _ESCAPES = re.compile("\x1b\\[[0-9]+m")
 #: In the middle of the second run, at its second attempt.
-MIDDLE = 20
-FOOT = "as of position 20 · 2027-01-15 08:01:01Z · journal file, daemon not running"
+MIDDLE = 15
+FOOT = "as of position 15 · 2027-01-15 08:01:01Z · journal file, daemon not running"
 
 
 @pytest.mark.parametrize("line", READING)
@@ -57,7 +57,7 @@ def test_every_reading_command_answers_about_the_past(line: str, day: Cli) -> No
     assert document["warnings"] == []
 
 
-@pytest.fixture(scope="module", params=[7, MIDDLE, 38])
+@pytest.fixture(scope="module", params=[7, MIDDLE, 30])
 def then(request: pytest.FixtureRequest, day: Cli, tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """Command lines over a journal that ends earlier, asked a second after its last event."""
     position: int = request.param
@@ -112,13 +112,13 @@ def test_what_came_later_is_not_known(day: Cli) -> None:
         ("closed", 0),
     ]
     assert [one["position"] for one in day("journal", "tail", "-n", "2", *then, "--json").data["items"]] == [
-        19,
-        20,
+        14,
+        15,
     ]
     for line in (
-        f"runs show {FAILED_OVER} --as-of 12",
-        "journal show 21 --as-of 20",
-        "journal show provider-openai --as-of 20",
+        f"runs show {FAILED_OVER} --as-of 10",
+        "journal show 16 --as-of 15",
+        "journal show provider-openai --as-of 15",
     ):
         assert day(*line.split()).status == 8
 
@@ -167,8 +167,8 @@ def test_an_instant_is_one_of_the_configured_zone(day: Cli) -> None:
     """Without an offset `cli.timezone` counts, and the answer shows that zone."""
     berlin = {"PALYRA_CLI_TIMEZONE": "Europe/Berlin"}
     here = day("status", "--as-of", "2027-01-15T09:01:01.1", environ=berlin)
-    assert "as of position 18 · 2027-01-15 09:01:01+01:00 · " in here.out
-    assert day("status", "--as-of", "2027-01-15T08:01:01.1Z", "--json").document["at"]["position"] == 18
+    assert "as of position 14 · 2027-01-15 09:01:01+01:00 · " in here.out
+    assert day("status", "--as-of", "2027-01-15T08:01:01.1Z", "--json").document["at"]["position"] == 14
 
 
 def test_now_is_the_moment(day: Cli) -> None:
@@ -176,7 +176,7 @@ def test_now_is_the_moment(day: Cli) -> None:
     assert "overloaded, just now" in day("status", "--as-of", str(MIDDLE)).out
     later = day("status", "--as-of", f"{MIDDLE}@2027-01-15T08:01:11Z").out
     assert "overloaded, 10 s ago" in later
-    assert "as of position 20 · 2027-01-15 08:01:11Z" in later
+    assert "as of position 15 · 2027-01-15 08:01:11Z" in later
 
 
 def test_what_contradicts_a_moment_is_refused(day: Cli) -> None:
@@ -254,7 +254,7 @@ async def test_the_past_beside_a_live_writer(tmp_path: Path) -> None:
 def test_what_a_decision_saw(day: Cli) -> None:
     """--state adds the fold right before the run: circuits, health, failures, calibration, what was open."""
     shown = day("explain", "01KF", "--state").out
-    assert "What the decision saw\n  position 47 · generation 1 · 0 open runs\n" in shown
+    assert "What the decision saw\n  position 35 · generation 1 · 0 open runs\n" in shown
     assert re.search(r"^  openai / gpt +unavailable +open, trial in 27 s +2 of 2 +1.00 to 1.29$", shown, re.M)
     seen = day("explain", "01KF", "--state", "--json").data["seen"]
     assert [one["provider_id"] for one in seen["candidates"]] == ["groq", "openai", "local"]
