@@ -120,10 +120,11 @@ def change(call: Call, change: Change[ParamsT, FoundT], params: ParamsT) -> Aske
         told = ask_providers(call.paths, call.load(), change, params)
         origin = origin_of(lock) if call.paths.journal.exists() else "no journal yet, so nothing was recorded"
         return _asked(call, change, told, "journal_file", origin, now_us)
-    file_of_journal(call.paths)
+    if not change.begins:
+        file_of_journal(call.paths)
     from palyra.engine.offline import change_offline
 
-    told = change_offline(call.paths, call.loaded.config, change, params)
+    told = change_offline(call.paths, call.loaded, change, params)
     return _asked(call, change, told, "journal_file", origin_of(lock), now_us)
 
 

@@ -54,9 +54,7 @@ async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
     core.catch_up_with_clock()
     prices = await make_price_list(config.registry, config.overrides)
     with core.batch() as batch:
-        if core.state.position == 0:
-            created = JournalCreated(journal_id=core.journal.journal_id, release=palyra.__version__)
-            batch.add([Draft("journal", created)])
+        batch.add(creation(core))
         adopted = adopt(
             core.state,
             digest=config.digest,
@@ -82,6 +80,13 @@ async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
     # Behind the recovery: what it settles is history by then.
     await adopt_file_policies(core, config.policies)
     return recovered
+
+
+def creation(core: Core) -> list[Draft]:
+    """Return the first fact of a journal; nothing for one that has been begun."""
+    if core.state.position:
+        return []
+    return [Draft("journal", JournalCreated(journal_id=core.journal.journal_id, release=palyra.__version__))]
 
 
 async def adopt_config(core: Core, config: Adoptable, *, actor: str) -> None:

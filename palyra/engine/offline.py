@@ -16,8 +16,10 @@ import msgspec
 
 import palyra
 from palyra.auth.keyfiles import witness_key
-from palyra.config.state import StatePaths
-from palyra.config.tree import Config
+from palyra.config.load import LoadedConfig
+from palyra.config.state import StatePaths, prepare_state_dir
+from palyra.engine.adoptable import adoptable_of
+from palyra.engine.boot import adopt_config, creation
 from palyra.engine.clock import SystemClock
 from palyra.engine.console.changes import Change, Changer, ChangeT, Desk
 from palyra.engine.console.frame import AnswerT, Told
@@ -82,14 +84,21 @@ async def record_held(paths: StatePaths, drafts: Sequence[Draft], actor: str = O
         return core.journal.head
 
 
-def change_offline(paths: StatePaths, config: Config, change: Change[ChangeT, AnswerT], params: ChangeT) -> Told:
-    """Make a change in a journal that exists and that nobody writes, and in its vault, as the daemon would.
+def change_offline(
+    paths: StatePaths, loaded: LoadedConfig, change: Change[ChangeT, AnswerT], params: ChangeT
+) -> Told:
+    """Make a change in a journal that nobody writes, and in its vault, as the daemon would.
 
-    Raises `JournalLocked` while a daemon runs, and `VaultError` (`vault_busy`). Not for use inside a running loop.
+    Where there is no journal one is begun, as by a first start. Raises `JournalLocked` while a daemon runs, and
+    `VaultError` (`vault_busy`). Not for use inside a running loop.
     """
+    config = loaded.config
 
     async def make() -> Told:
         async with held_core(paths) as core:
+            await core.record(creation(core), OPERATOR)
+            if change.adopts:
+                await adopt_config(core, adoptable_of(config, loaded.sources), actor=OPERATOR)
             keeper = VaultKeeper(core, vault)
             await keeper.reconcile()
             key_files = {path.name: path for path in (paths.admin_token, paths.client_key)}
@@ -103,8 +112,11 @@ def change_offline(paths: StatePaths, config: Config, change: Change[ChangeT, An
                 await tokens.settle()
                 await contents.close()
 
-    with take_lock(paths), contextlib.closing(open_vault(paths, config.vault)) as vault:
-        return asyncio.run(make())
+    prepare_state_dir(paths)
+    with take_lock(paths):
+        witness_key(paths.vault_key, create=not paths.journal.exists())
+        with contextlib.closing(open_vault(paths, config.vault)) as vault:
+            return asyncio.run(make())
 
 
 @contextlib.asynccontextmanager

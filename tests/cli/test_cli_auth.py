@@ -62,23 +62,29 @@ def palyra(
     tmp_path: Path, upstream: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Run:
     """Return a way to run a command on a state that a daemon has left behind."""
-    up = {"provider_id": "up", "kind": "openai", "base_url": upstream, "allow_private_base_url": True}
-    config = {
-        "model_provider": {
-            "providers": [{**up, "auth_scheme": "bearer"}],
-            "models": [{"model_id": "m", "provider_id": "up"}],
-        }
-    }
+    file = write_config(tmp_path, upstream)
     state = tmp_path / "state"
 
     async def leave_a_journal() -> None:
-        async with Daemon(config, state_dir=state):
+        async with Daemon(file, state_dir=state):
             pass
 
     asyncio.run(leave_a_journal())
+    return commands(state, file, monkeypatch, capfd)
+
+
+def write_config(tmp_path: Path, upstream: str) -> Path:
     file = tmp_path / "palyra.toml"
-    file.write_text("version = 1\n")
+    file.write_text(
+        'version = 1\n[[model_provider.providers]]\nprovider_id = "up"\nkind = "openai"\n'
+        f'base_url = "{upstream}"\nallow_private_base_url = true\nauth_scheme = "bearer"\n'
+        '[[model_provider.models]]\nmodel_id = "m"\nprovider_id = "up"\n'
+    )
     file.chmod(0o600)
+    return file
+
+
+def commands(state: Path, file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     monkeypatch.setenv("PALYRA_CONFIG", str(file))
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
 
@@ -110,6 +116,35 @@ def test_a_key_from_a_variable_or_from_standard_input(palyra: Run, monkeypatch: 
     assert "selected  work" in shown
     assert KEY not in shown
     assert OTHER not in shown
+
+
+def test_nobody_has_to_start_a_daemon_first(
+    tmp_path: Path, upstream: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On a machine where nothing has been, and with a provider that was written into the file just now."""
+    monkeypatch.setenv("UP_KEY", KEY)
+    file, state = write_config(tmp_path, upstream), tmp_path / "state"
+    palyra = commands(state, file, monkeypatch, capfd)
+    assert palyra("auth", "revoke", "work")[0] == 7  # there is nothing yet that it could be about
+    assert not state.exists()
+    status, out, err = palyra("auth", "connect", "up", "--key-env", "UP_KEY", "--profile", "work")
+    assert (status, err, "work of up · connected" in out) == (0, "", True)
+    assert {path.name for path in state.iterdir()} >= {"journal.db", "journal.head", "vault.db", "vault.key"}
+    assert {path.stat().st_mode & 0o77 for path in (state, *state.iterdir())} == {0}
+    assert palyra("journal", "verify", "--replay")[0] == 0
+    file.write_text(file.read_text().replace('"up"', '"again"'))
+    status, out, _ = palyra("auth", "connect", "again", "--key-env", "UP_KEY", "--profile", "home")
+    assert (status, "home of again · connected" in out) == (0, True)
+    found: list[str] = []
+
+    async def start() -> None:
+        async with Daemon(file, state_dir=state) as daemon:
+            found.extend([daemon.found, *daemon.core.state.auth.profiles])
+            names = [one.name async for one in daemon.journal]
+            assert (names[0], names.count("journal.created")) == ("journal.created", 1)
+
+    asyncio.run(start())
+    assert found == ["clean", "work", "home"]
 
 
 def test_a_key_is_no_argument(palyra: Run) -> None:

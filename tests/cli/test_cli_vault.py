@@ -139,6 +139,18 @@ def test_inline_keys_are_moved_into_the_vault(day: Cli, config: Path) -> None:
         assert not path.is_file() or VALUE.encode() not in path.read_bytes()
 
 
+def test_keys_are_moved_before_anything_was_started(day: Cli, config: Path, tmp_path: Path) -> None:
+    """A daemon does not start with a key in its file, so that the command which moves it cannot wait for one."""
+    fresh = Cli(tmp_path / "fresh" / "state", day.now_us)
+    ran = fresh("vault", "absorb", "--config", str(config))
+    assert (ran.status, ran.err) == (0, "")
+    assert 'api_key_vault_ref = "global/groq"' in config.read_text()
+    assert held(fresh, VaultRef("global", "groq")) == Secret(VALUE)
+    assert fresh("config", "check", "--config", str(config)).status == 0
+    assert fresh("journal", "verify", "--replay").status == 0
+    assert fresh("keys", "issue", "ci", "--config", str(config)).status == 0
+
+
 def test_an_empty_key_is_taken_out(day: Cli, config: Path) -> None:
     """It is refused as well, and there is nothing to keep."""
     config.write_text(config.read_text().replace(VALUE, ""))

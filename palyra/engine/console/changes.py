@@ -205,6 +205,10 @@ class Change(NamedTuple, Generic[ChangeT, AnswerT]):
     needs_daemon: bool = False
     #: It asks providers, which without a daemon is done by whoever wants it.
     asks_providers: bool = False
+    #: Without a daemon it is made where there is no journal yet, too, which is begun with it.
+    begins: bool = False
+    #: It is about providers as they are configured: without a daemon that is adopted first, as by a start.
+    adopts: bool = False
     #: What a repeat gets of the first answer; None for the whole.
     repeated: Callable[[AnswerT], AnswerT] | None = None
 

@@ -357,6 +357,8 @@ AUTH_CONNECT = changes.Change(
     auth.ActionResult,
     auth.connect,
     "secrets:write",
+    begins=True,
+    adopts=True,
 )
 AUTH_COOLDOWN_CLEAR = changes.Change(
     "POST",
@@ -379,7 +381,13 @@ AUTH_ORDER_SET = changes.Change(
     "PUT", "auth/profile-order", auth.OrderParams, auth.OrderAnswer, auth.set_order, "secrets:write"
 )
 AUTH_REBIND = changes.Change(
-    "POST", "auth/profiles/{id}/rebind", auth.RebindParams, auth.ActionResult, auth.rebind, "secrets:write"
+    "POST",
+    "auth/profiles/{id}/rebind",
+    auth.RebindParams,
+    auth.ActionResult,
+    auth.rebind,
+    "secrets:write",
+    adopts=True,
 )
 AUTH_REFRESH = changes.Change(
     "POST", "auth/profiles/{id}/refresh", auth.ProfileParams, auth.ActionResult, oauth.refresh, "secrets:write"
@@ -391,6 +399,8 @@ AUTH_LOGIN = changes.Change(
     oauth.StartedAnswer,
     oauth.bootstrap,
     "secrets:write",
+    begins=True,
+    adopts=True,
 )
 AUTH_LOGIN_AGAIN = changes.Change(
     "POST",
@@ -399,6 +409,7 @@ AUTH_LOGIN_AGAIN = changes.Change(
     oauth.StartedAnswer,
     oauth.reconnect,
     "secrets:write",
+    adopts=True,
 )
 AUTH_LOGIN_CANCEL = changes.Change(
     "POST",
@@ -415,15 +426,28 @@ AUTH_LOGIN_COMPLETE = changes.Change(
     oauth.AttemptView,
     oauth.complete,
     "secrets:write",
+    adopts=True,
 )
 AUTH_REVOKE = changes.Change(
     "POST", "auth/profiles/{id}/revoke", auth.RevokeParams, auth.ActionResult, auth.revoke, "secrets:write"
 )
 AUTH_ROTATE = changes.Change(
-    "POST", "auth/profiles/{id}/rotate", auth.KeyParams, auth.ActionResult, auth.rotate, "secrets:write"
+    "POST",
+    "auth/profiles/{id}/rotate",
+    auth.KeyParams,
+    auth.ActionResult,
+    auth.rotate,
+    "secrets:write",
+    adopts=True,
 )
 AUTH_VALIDATE = changes.Change(
-    "POST", "auth/profiles/{id}/validate", auth.ProfileParams, auth.ActionResult, auth.validate, "secrets:write"
+    "POST",
+    "auth/profiles/{id}/validate",
+    auth.ProfileParams,
+    auth.ActionResult,
+    auth.validate,
+    "secrets:write",
+    adopts=True,
 )
 KEY_CHANGE = changes.Change(
     "PATCH", "keys/{key}", keys.ChangeParams, keys.KeyView, keys.change_key, scope="keys:manage"
@@ -436,6 +460,7 @@ KEY_ISSUE = changes.Change(
     keys.issue_key,
     scope="keys:manage",
     repeated=keys.without_secret,
+    begins=True,
 )
 KEY_REVOKE = changes.Change(
     "POST", "keys/{key}/revoke", keys.RevokeParams, keys.KeyView, keys.revoke_key, scope="keys:manage"
@@ -483,7 +508,7 @@ VAULT_SECRET_DELETE = changes.Change(
     "DELETE", "vault/secrets", vault.DeleteSecretParams, vault.DeletedAnswer, vault.delete, "secrets:write"
 )
 VAULT_SECRET_PUT = changes.Change(
-    "PUT", "vault/secrets", vault.PutSecretParams, vault.SecretAnswer, vault.put, "secrets:write"
+    "PUT", "vault/secrets", vault.PutSecretParams, vault.SecretAnswer, vault.put, "secrets:write", begins=True
 )
 VAULT_VERIFY = changes.Change(
     "POST", "vault/verify", vault.VerifyParams, vault.VaultStatusAnswer, vault.verify, "secrets:write"
