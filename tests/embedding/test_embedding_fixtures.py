@@ -199,6 +199,62 @@ def suite_of(state_dir: Path) -> Path:
     return file
 
 
+async def test_every_dialect_of_a_provider_is_recorded(tmp_path: Path) -> None:
+    """Its own clients get the same bytes again, streamed and whole; others what it says, in their own words."""
+    calls = (("call_1", "look", '{"at":"a"}'),)
+    tool = {"name": "look", "parameters": {"type": "object", "properties": {}}}
+    asked: dict[str, tuple[str, dict[str, Any]]] = {}
+    for model in ("claude", "oai"):
+        for stream in (False, True):
+            text = f"{model} {stream}"
+            messages = {"model": model, "max_tokens": 64, "messages": chat(text)["messages"], "stream": stream}
+            asked[f"{text} messages"] = ("/v1/messages", messages)
+            asked[f"{text} responses"] = ("/v1/responses", {"model": model, "input": text, "stream": stream})
+            body = {**chat(text, stream=stream), "model": model, "tools": [{"type": "function", "function": tool}]}
+            asked[f"{text} chat"] = (CHAT, body)
+    before: dict[str, tuple[int, list[bytes]]] = {}
+    async with Upstream() as upstream:
+        upstream.default = Behaviour(text="It is here.", reasoning="Where?", tool_calls=calls)
+        async with palyra.Daemon(in_two_dialects(upstream.url), state_dir=tmp_path) as daemon:
+            for name, (path, body) in asked.items():
+                before[name] = await Asked(daemon)(path, body)
+    recorded = read_lines(suite_of(tmp_path).read_bytes())
+    assert {one.api for one in recorded} == {"messages", "responses"}
+    async with palyra.Daemon(palyra.mount_fixtures(tmp_path / "suite.jsonl"), journal=":memory:") as daemon:
+        for name, (path, body) in asked.items():
+            status, pieces = await Asked(daemon)(path, body)
+            whole, seen = b"".join(pieces), b"".join(before[name][1])
+            assert status == before[name][0] == 200, name
+            is_own = name.startswith("claude") == ("messages" in name) and "chat" not in name
+            if is_own:
+                assert whole == seen, name
+            else:
+                assert (b"here." in whole, b"look" in whole) == (True, b"look" in seen), name
+
+
+def in_two_dialects(url: str) -> dict[str, Any]:
+    """A provider that speaks messages and one that speaks responses, both at one server."""
+    entry = {"allow_private_base_url": True, "max_retries": 0, "auth_scheme": "none", "base_url": url}
+    return {
+        "privacy": {"capture_content": "on"},
+        "model_provider": {
+            "providers": [
+                {"provider_id": "ant", "kind": "anthropic", **entry},
+                {"provider_id": "up", "kind": "openai_compatible", "flavor": "openai", **entry},
+            ],
+            "models": [
+                {"model_id": "claude", "upstream_model": "claude-x", "provider_id": "ant"},
+                {
+                    "model_id": "oai",
+                    "upstream_model": "oai-x",
+                    "provider_id": "up",
+                    "upstream_apis": ["responses"],
+                },
+            ],
+        },
+    }
+
+
 async def test_what_a_client_left_is_not_recorded(tmp_path: Path) -> None:
     """The half of an answer that it saw was its own choice."""
     async with Upstream() as upstream:
