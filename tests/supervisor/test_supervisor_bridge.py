@@ -772,7 +772,7 @@ def test_a_bell_rings_across_without_a_crossing(run: Run) -> None:
             tree.ring("journal")
             assert await guest.run_trio(tree.drain) == ()
             assert guest.status().crossings == 2
-        assert len(tree.status()) == 12
+        assert len(tree.status()) == 13
 
     run(main())
 
