@@ -15,17 +15,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
+
+from msgspec.json import encode as encode_json
 
 from palyra.decisions.clock import STEP_MIN_US, Reading, step_between, step_while_away
 from palyra.engine.clock import Clock, SystemClock, asleep_us
 from palyra.engine.codec import encode_fact, state_digest, to_known, to_recorded, to_row
 from palyra.engine.ids import Ids, SystemIds
 from palyra.errors import EngineStopped, JournalUnwritable, Refusal, SecretInEvent
-from palyra.events.base import Draft, Recorded
+from palyra.events.attempts import AttemptStarted, AttemptSucceeded
+from palyra.events.base import Draft, Fact, Recorded
+from palyra.events.budgets import BudgetReleased, BudgetReserved
 from palyra.events.daemon import DaemonClockStepped
+from palyra.events.routing import RoutingDecided
+from palyra.events.runs import RunAdmitted, RunCompleted
+from palyra.events.usage import UsageRecorded
 from palyra.journal.port import Journal, Row
 from palyra.limits import PENDING_EVENTS_MAX_COUNT
 from palyra.projections.state import State, decode_state, encode_state, evolve
@@ -35,11 +42,19 @@ SYSTEM = "system:daemon"
 #: Facts that hold words which people wrote. They are folded as they will be read back: a word that equals a default
 #: is written where the default itself is left out, and the live state must not be told from a replayed one by that.
 _FROM_OUTSIDE = ("auth_profile.", "budget_policy.", "config.", "oauth_attempt.", "price_list.")
-#: Facts of each request that hold nothing but our own words, names of the configuration and numbers: nobody could
-#: have put a secret into them, and looking would cost each request as much as all the others together.
-_OWN_WORDS = frozenset(
-    "routing.decided budget.reserved budget.released attempt.started usage.recorded run.completed".split()
-)
+#: What others have written into the facts of each request. The rest of them is our own words, names of the
+#: configuration and numbers, into which nobody can put a secret; looking there too would cost each request a tenth
+#: of all that it costs.
+FOREIGN_FIELDS: Mapping[type[Fact], Sequence[str]] = {
+    RunAdmitted: ("session_id", "agent_id", "tags", "model_requested", "variant"),
+    RoutingDecided: (),
+    BudgetReserved: (),
+    AttemptStarted: (),  # its variant is that of the run
+    AttemptSucceeded: ("raw_stop", "upstream_request_id", "upstream_response_id", "upstream_model", "dropped"),
+    UsageRecorded: ("variant",),
+    BudgetReleased: (),
+    RunCompleted: (),
+}
 _REBUILD_FIRST_S, _REBUILD_MAX_S = 1.0, 30.0
 
 
@@ -70,7 +85,7 @@ class Batch:
         if not drafts:
             return
         encoded = [encode_fact(draft.body) for draft in drafts]
-        self._core.refuse_secrets(encoded)  # before anything is folded
+        self._core.refuse_secrets(drafts, encoded)  # before anything is folded
         state = self._core.state
         for draft, stored in zip(drafts, encoded, strict=True):
             recorded = Recorded(
@@ -246,9 +261,17 @@ class Core:
             # By identity: of two taps that hold the same so far, each is its own.
             self.taps = [one for one in self.taps if one is not tap]
 
-    def refuse_secrets(self, encoded: Sequence[tuple[str, int, bytes]]) -> None:
+    def refuse_secrets(self, drafts: Sequence[Draft], encoded: Sequence[tuple[str, int, bytes]]) -> None:
         """Raise `SecretInEvent` if a fact holds a secret: it would stand in the journal for ever."""
-        foreign = [body for name, _, body in encoded if name not in _OWN_WORDS]
+        foreign: list[bytes] = []
+        for draft, (_, _, body) in zip(drafts, encoded, strict=True):
+            fields = FOREIGN_FIELDS.get(type(draft.body))
+            if fields is None:
+                foreign.append(body)
+            for field in fields or ():
+                value = getattr(draft.body, field)
+                if value:
+                    foreign.append(value.encode() if isinstance(value, str) else encode_json(value))
         if foreign and self.known.are_in(b"\n".join(foreign)):
             name = next((name for name, _, body in encoded if self.known.are_in(body)), encoded[0][0])
             if self.on_leak is not None:

@@ -38,7 +38,10 @@ _CACHE_KIB = 4_096
 _STATEMENTS_COUNT = 32
 
 _COLUMNS = (*Row._fields, "link")
-_ONE_ROW = f"({', '.join('?' * len(_COLUMNS))})"
+#: What stands for nothing is made NULL by SQLite, and a link goes in as a bytearray: for None and for bytes sqlite3
+#: first looks for an adapter, at the price of an exception that it drops.
+_NOTHING = {"correlation": "''", "causation": "0", "command_key": "''"}
+_ONE_ROW = f"({', '.join(f'nullif(?, {_NOTHING[name]})' if name in _NOTHING else '?' for name in _COLUMNS)})"
 
 
 T = TypeVar("T")
@@ -146,7 +149,7 @@ class SqliteStore:
 
     async def write(self, rows: list[Row], links: list[bytes]) -> None:
         """Insert all rows in one statement that is a transaction of its own."""
-        parameters: list[str | int | bytes | None] = []
+        parameters: list[str | int | bytearray] = []
         for row, link in zip(rows, links, strict=True):
             parameters += (
                 row.position,
@@ -156,13 +159,13 @@ class SqliteStore:
                 row.schema,
                 row.recorded_at_us,
                 row.actor,
-                row.correlation or None,
-                row.causation or None,
-                row.command_key or None,
+                row.correlation,
+                row.causation,
+                row.command_key,
                 row.body.decode(),
-                link,
+                bytearray(link),
             )
-        await self.connection.execute_insert(_insert_sql(len(rows)), parameters)
+        await self.connection.execute_fetchall(_insert_sql(len(rows)), parameters)
 
     async def fetch(self, after: int, upto: int) -> list[Row]:
         """Read the next batch in a worker thread."""

@@ -37,7 +37,8 @@ class Bell:
 
     def ring(self) -> None:
         """Wake the loop. Legal from asyncio code too, at the cost of a plain call."""
-        self._rung.set()
+        if not self._rung.is_set():
+            self._rung.set()
 
     async def wait_rung(self) -> None:
         await self._rung.wait()

@@ -108,7 +108,7 @@ def _brackets(piece: bytes, is_inside: bool) -> tuple[bytes, bool]:
     Escapes go first, so that every quote left opens or closes a string. What is no quote or bracket goes next, then
     pairs of quotes that touch (they keep the parity), then the strings.
     """
-    text = piece.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in piece else piece
+    text = piece.replace(b"\\\\", b"").replace(b'\\"', b"") if piece.find(b"\\") >= 0 else piece
     between = text.translate(_SHAPES, _NOT_STRUCTURE).replace(b'""', b"").split(b'"')
     return b"".join(between[int(is_inside) :: 2]), is_inside ^ (len(between) % 2 == 0)
 

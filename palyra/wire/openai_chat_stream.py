@@ -234,7 +234,7 @@ class _Alike:
         if not before or not block.startswith(before) or not block.endswith(behind):
             return None
         piece = block[len(before) : len(block) - len(behind)]
-        if not piece or b'"' in piece or b"\\" in piece:
+        if not piece or piece.find(b'"') >= 0 or piece.find(b"\\") >= 0:
             return None
         try:
             text = piece.decode()

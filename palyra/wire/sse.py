@@ -40,7 +40,7 @@ class SseSplitter:
         waiting += chunk
         arrived_bytes = len(waiting)
         search = max(0, self._searched_bytes - _OVERLAP_BYTES)
-        self._has_cr = self._has_cr or b"\r" in chunk
+        self._has_cr = self._has_cr or chunk.find(b"\r") >= 0
         blocks: list[bytes] = []
         if self._has_cr:
             ends = [found.end() for found in _BLANK_LINE.finditer(waiting, search)]
@@ -64,7 +64,7 @@ def _check_sizes(*blocks: bytes | bytearray) -> None:
 
 def event_data(block: bytes) -> bytes:
     """Return the data of a block, its lines joined by LF; b"" when it has none."""
-    if block.startswith(b"data: ") and block.find(b"\n") == len(block) - 2 and b"\r" not in block:
+    if block.startswith(b"data: ") and block.find(b"\n") == len(block) - 2 and block.find(b"\r") < 0:
         return block[6:-2]  # one line of data and nothing else, as nearly all are
     return b"\n".join(_values(block, b"data"))
 
