@@ -72,7 +72,7 @@ def ask(call: Call, question: Question[ParamsT, FoundT], params: ParamsT) -> Ask
         frame = {"zone": zone} | ({"at": call.as_of} if call.as_of is not None else {})
         if door is not None:
             try:
-                told = door.ask(question.path, params, frame, LONG_S if is_wanted else SHORT_S)
+                told = door.ask(question.path, params, frame, LONG_S if is_wanted else SHORT_S, question.method)
                 return _asked(call, question, told, "daemon", door.origin, now_us)
             except DoorClosed:
                 if is_wanted:

@@ -54,10 +54,16 @@ class Door:
         self._url = urlsplit(url)
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
 
-    def ask(self, path: str, params: Params, frame: Mapping[str, str], timeout_s: float) -> Told:
+    def ask(
+        self, path: str, params: Params, frame: Mapping[str, str], timeout_s: float, method: str = "GET"
+    ) -> Told:
         """Return what a question is answered. Raises `PalyraError`, `DoorClosed` where nobody answers in time."""
         texts, pairs = write_query(params)
         names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+        if method == "POST":
+            body = {name: value for name, value in msgspec.to_builtins(params).items() if name not in names}
+            target = _fill(path, texts) + (f"?{urlencode(frame)}" if frame else "")
+            return self._exchange(method, target, msgspec.json.encode(body), timeout_s)
         query = [pair for pair in pairs if pair[0] not in names] + list(frame.items())
         target = _fill(path, texts) + (f"?{urlencode(query)}" if query else "")
         return self._exchange("GET", target, None, timeout_s)
@@ -90,7 +96,7 @@ class Door:
             raise DoorClosed(f"The daemon cannot be reached ({self.origin}): {why}.", hint="palyra status") from exc
         finally:
             connection.close()
-        if response.status not in (200, 204):
+        if response.status not in (200, 201, 204):
             raise error_in(data, response.status)
         return data
 

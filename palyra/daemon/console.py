@@ -144,8 +144,8 @@ class Console:
                 return await self._send(visit, thing, found.place, operator)
             if isinstance(thing, Change):
                 told = await self._change(visit, thing, found.place, operator)
-            else:
-                told = await self._ask(visit, thing, found.place, operator)
+                return thing.http_status, _headers(), told.data
+            told = await self._ask(visit, thing, found.place, operator)
             return 200, _headers(), told.data
         except ClientGone:
             raise

@@ -64,7 +64,7 @@ async def change(state_dir: Path, config: dict[str, Any], path: str, body: Any, 
         armed.set()
         answer = await ask.post(path, body)
         armed.clear()
-        assert answer.status == 200, answer.body
+        assert answer.status in (200, 201), answer.body
 
 
 def main() -> None:

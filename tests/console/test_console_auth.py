@@ -45,7 +45,7 @@ async def test_a_key_is_checked_kept_and_used(tmp_path: Path) -> None:
     """It goes to the provider as a bearer token, into the vault, and nowhere else; a request is made with it."""
     async with Listing() as up, open_console(tmp_path, config(up)) as ask:
         done = await connect(ask, profile_name="Work", set_default=True)
-        assert done.status == 200
+        assert done.status == 201
         assert {name: done.json[name] for name in ("provider", "action", "state", "models_count")} == {
             "provider": "up", "action": "api_key", "state": "connected", "models_count": 2,
         }  # fmt: skip
@@ -177,7 +177,7 @@ async def test_ids_and_names_are_taken_once(tmp_path: Path) -> None:
         again = await connect(ask, profile_name="WORK")
         assert again.code == "profile_exists"
         assert "rotate work" in again.error["message"]
-        assert (await connect(ask, profile_name="work", scope={"kind": "agent", "agent_id": "me"})).status == 200
+        assert (await connect(ask, profile_name="work", scope={"kind": "agent", "agent_id": "me"})).status == 201
         assert (await ask.post("auth/profiles/work/revoke")).json["state"] == "revoked"
         assert (await connect(ask, profile_id="work")).json["state"] == "connected"
 
@@ -222,11 +222,11 @@ async def test_a_key_that_is_rejected_fails_until_it_is_taken_again(tmp_path: Pa
         assert [one.code for one in await facts(ask, AuthProfileFailed)] == ["key_rejected"]
         health = (await ask("auth/health")).json
         assert (health["summary"]["failed"], health["profiles"][0]["health_reason"]) == (1, "key_rejected")
-        explained = (await ask("auth/selection/explain", provider_id="up", model_id="m")).json
+        explained = (await ask.post("auth/selection/explain", {"provider_id": "up", "model_id": "m"})).json
         assert (explained["selected"], explained["candidates"][0]["verdict"]) == (None, "failed")
         up.keys = [GOOD_KEY]
         assert (await ask.post("auth/profiles/work/validate")).json["state"] == "valid"
-        explained = (await ask("auth/selection/explain", provider_id="up", model_id="m")).json
+        explained = (await ask.post("auth/selection/explain", {"provider_id": "up", "model_id": "m"})).json
         assert (explained["selected"], explained["reason"]) == ("work", "sticky")
 
 
@@ -236,7 +236,7 @@ async def test_a_moved_provider_gets_no_key(tmp_path: Path) -> None:
         async with open_console(tmp_path, config(first)) as ask:
             await connect(ask, profile_id="work")
         async with open_console(tmp_path, config(second)) as ask:
-            explained = (await ask("auth/selection/explain", provider_id="up")).json
+            explained = (await ask.post("auth/selection/explain", {"provider_id": "up"})).json
             assert explained["candidates"][0]["verdict"] == "audience_mismatch"
             refused = await ask.post("auth/profiles/work/validate")
             assert (refused.code, "rebind" in refused.error["hint"]) == ("conflict", True)
@@ -294,7 +294,9 @@ async def test_a_key_of_the_configuration_is_shown_beside_them(tmp_path: Path) -
             assert (own["profile_id"], own["source"], own["health"]) == ("config:up", "config_env", "static")
             assert "goes first" in (await connect(ask)).json["warnings"][0]
             assert (await ask("auth/providers/up")).json["state"] == "config"
-            assert (await ask("auth/selection/explain", provider_id="up")).json["reason"] == "named_by_entry"
+            assert (await ask.post("auth/selection/explain", {"provider_id": "up"})).json[
+                "reason"
+            ] == "named_by_entry"
 
 
 async def wait_health(ask: Operator, wanted: str) -> dict[str, Any]:
@@ -320,7 +322,7 @@ async def test_a_key_of_the_configuration_that_is_not_there(tmp_path: Path, form
                 "up",
                 "warning",
             )
-            explained = (await ask("auth/selection/explain", provider_id="up")).json
+            explained = (await ask.post("auth/selection/explain", {"provider_id": "up"})).json
             assert (explained["selected"], explained["candidates"][0]["verdict"]) == (None, "missing")
             models = (await ask("models")).json
             assert models["providers"][0]["credential"] == "missing"

@@ -48,7 +48,7 @@ async def test_a_connection_is_there_whole_or_not_at_all(tmp_path: Path, step: s
             names = [one["profile_id"] for one in (await ask("auth/profiles")).json["items"]]
             assert names == (["work"] if step == "behind" else [])
             if step != "behind":
-                assert (await connect(ask, profile_id="work")).status == 200
+                assert (await connect(ask, profile_id="work")).status == 201
             assert (await ask("auth/profiles/work")).json["health"] == "static"
             assert await say(ask) == "Hi"
         assert revisions(tmp_path) == ([2] if step == "between" else [1])

@@ -69,7 +69,7 @@ async def test_a_connection_that_was_killed(tmp_path: Path) -> None:
                 names = [one["profile_id"] for one in (await ask("auth/profiles")).json["items"]]
                 assert names == (["work"] if case.name in DONE_FROM else []), case.name
                 if not names:
-                    assert (await connect(ask, profile_id="work")).status == 200, case.name
+                    assert (await connect(ask, profile_id="work")).status == 201, case.name
                 assert await say(ask) == "Hi"
                 await check_agreement(ask)
 

@@ -162,7 +162,7 @@ async def test_changes_need_the_second_secret_and_the_own_origin(tmp_path: Path)
                 assert answer.code in ("csrf_refused", "origin_refused")
         assert await history(browser.ask) == before
         made = await browser("keys", method="POST", body={"name": "mine"})
-        assert made.status == 200
+        assert made.status == 201
         assert made.json["key"]["issued_by"] == browser.login["principal"]
 
 
@@ -179,11 +179,11 @@ async def test_a_cookie_alone_reads_and_a_forged_one_does_not(tmp_path: Path) ->
 async def test_a_bearer_key_needs_no_cookie_but_no_foreign_page_either(tmp_path: Path) -> None:
     """Programs send a key and nothing else; with a foreign Origin that is refused too."""
     async with open_console(tmp_path) as ask:
-        assert (await ask.post("keys", {"name": "a"})).status == 200
+        assert (await ask.post("keys", {"name": "a"})).status == 201
         foreign = await ask.post("keys", {"name": "b"}, headers={"origin": "https://evil.example"})
         assert (foreign.status, foreign.code) == (403, "origin_refused")
         own = await ask.post("keys", {"name": "c"}, headers={"origin": ask.daemon.url})
-        assert own.status == 200
+        assert own.status == 201
 
 
 async def test_sessions_are_listed_and_ended(tmp_path: Path) -> None:

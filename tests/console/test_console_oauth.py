@@ -52,7 +52,7 @@ async def browsing() -> AsyncIterator[Browser]:
 
 async def start(ask: Operator, mode: str = "browser", **more: Any) -> dict[str, Any]:
     started = await ask.post(f"{OPENAI}/bootstrap", {"mode": mode, "profile_name": "Work", **more})
-    assert started.status == 200, started.body
+    assert started.status == 201, started.body
     answer: dict[str, Any] = started.json
     return answer
 

@@ -209,6 +209,8 @@ class Change(NamedTuple, Generic[ChangeT, AnswerT]):
     begins: bool = False
     #: It is about providers as they are configured: without a daemon that is adopted first, as by a start.
     adopts: bool = False
+    #: Status over HTTP of what was done: 201 where it made something.
+    http_status: int = 200
     #: What a repeat gets of the first answer; None for the whole.
     repeated: Callable[[AnswerT], AnswerT] | None = None
 

@@ -101,6 +101,7 @@ AUTH_EXPLAIN = frame.Question(
     auth_views.ExplainAnswer,
     auth_views.explain,
     scope="secrets:write",
+    method="POST",
 )
 BUDGETS = frame.Question(
     "budgets", budgets.BudgetsParams, BudgetsAnswer, budgets.budgets, scope="usage:read", own="principal_id"
@@ -359,6 +360,7 @@ AUTH_CONNECT = changes.Change(
     "secrets:write",
     begins=True,
     adopts=True,
+    http_status=201,
 )
 AUTH_COOLDOWN_CLEAR = changes.Change(
     "POST",
@@ -401,6 +403,7 @@ AUTH_LOGIN = changes.Change(
     "secrets:write",
     begins=True,
     adopts=True,
+    http_status=201,
 )
 AUTH_LOGIN_AGAIN = changes.Change(
     "POST",
@@ -410,6 +413,7 @@ AUTH_LOGIN_AGAIN = changes.Change(
     oauth.reconnect,
     "secrets:write",
     adopts=True,
+    http_status=201,
 )
 AUTH_LOGIN_CANCEL = changes.Change(
     "POST",
@@ -461,6 +465,7 @@ KEY_ISSUE = changes.Change(
     scope="keys:manage",
     repeated=keys.without_secret,
     begins=True,
+    http_status=201,
 )
 KEY_REVOKE = changes.Change(
     "POST", "keys/{key}/revoke", keys.RevokeParams, keys.KeyView, keys.revoke_key, scope="keys:manage"
