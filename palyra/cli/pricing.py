@@ -99,13 +99,16 @@ def missing(call: Call) -> Answer:
     "recost",
     examples=[
         ("palyra pricing recost", "what the list in force makes of all rows; nothing is written"),
+        ("palyra pricing recost --from 2026-11-01 --to 2026-12-01", "of one month"),
         ("palyra pricing recost --apply", "write the corrections"),
     ],
     exits=(0, 2, 4, 6, 7),
     is_change=True,
 )
+@click.option("--from", "from_", metavar="WHEN", default="", help="Requests since then; all by default.")
+@click.option("--to", metavar="WHEN", default="", help="Requests before then.")
 @click.option("--apply", "is_applied", is_flag=True, help="Write the corrections; the rows stay as they are.")
-def recost(call: Call, is_applied: bool) -> Answer:
+def recost(call: Call, from_: str, to: str, is_applied: bool) -> Answer:
     """Price what was used by the list in force: for a price that was wrong, or came late.
 
     Budgets count the difference at once.
@@ -114,7 +117,9 @@ def recost(call: Call, is_applied: bool) -> Answer:
     from palyra.engine.console.pricing import RecostParams
     from palyra.engine.console.table import PRICING_RECOST
 
-    asked = change(call, PRICING_RECOST, RecostParams(apply=is_applied))
+    asked = change(
+        call, PRICING_RECOST, RecostParams(from_=_exact(call, from_), to=_exact(call, to), apply=is_applied)
+    )
     found = asked.found
 
     unpriced = f"{count(found.unpriced_before_count)} before, {count(found.unpriced_after_count)} after"
@@ -134,6 +139,22 @@ def recost(call: Call, is_applied: bool) -> Answer:
             page.line("--apply writes it.")
 
     return asked.answer(show_recosted)
+
+
+def _exact(call: Call, text: str) -> str:
+    """Return an instant as every machine understands it, whatever its zone."""
+    if not text:
+        return ""
+    from datetime import UTC, datetime, timedelta
+
+    from palyra.engine.clock import SystemClock
+    from palyra.engine.reports.scope import instant_in
+    from palyra.engine.zones import find_zone
+
+    zone = find_zone(call.loaded.config.cli.timezone)
+    at_us = instant_in(text, "from", zone, SystemClock().now_us())
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at_us)
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def _ask(call: Call) -> Asked[PricingAnswer]:

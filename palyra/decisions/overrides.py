@@ -12,6 +12,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 from palyra.decisions.pricing import with_id
+from palyra.decisions.strange_keys import OF_PRICES, unknown_key
 from palyra.events.pricing import PriceEntry, PriceTier
 from palyra.units import NANOUSD_PER_USD
 
@@ -120,7 +121,7 @@ class _Reader:
         row = self._row
         for name in row:
             if name not in OVERRIDE_KEYS:
-                self._fault("unknown_key", "unknown key", name)
+                self._fault("unknown_key", unknown_key(name, OVERRIDE_KEYS, OF_PRICES), name)
         if row.get("currency", "USD") != "USD":
             self._fault("price_currency", "must be USD", "currency")
         fields: dict[str, Any] = {"model_id": "*"}
@@ -184,7 +185,8 @@ class _Reader:
         for at, row in enumerate(rows):
             for name in row:
                 if name not in _TOKEN_KEYS and name != "above_input_tokens":
-                    self._fault("unknown_key", "unknown key", "tiers", at, name)
+                    said = unknown_key(name, (*_TOKEN_KEYS, "above_input_tokens"), OF_PRICES)
+                    self._fault("unknown_key", said, "tiers", at, name)
             above = row.get("above_input_tokens")
             rates = self._rates(row, _TOKEN_KEYS, "tiers", at)
             if type(above) is not int or above <= (tiers[-1].above_input_tokens if tiers else 0):

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import msgspec
 
 from palyra.decisions.overrides import BadAmount, Fault, read_instant_us, read_usd
+from palyra.decisions.strange_keys import OF_RULES, unknown_key
 from palyra.decisions.windows import counted_window, rolling_start_us
 from palyra.events.base import Draft
 from palyra.events.budgets import (
@@ -110,7 +111,7 @@ def read_policy(
 
     for name in row:
         if name not in POLICY_KEYS:
-            fault("unknown_key", "unknown key", name)
+            fault("unknown_key", unknown_key(name, POLICY_KEYS, OF_RULES), name)
     for name in _REQUIRED:
         if name not in row:
             fault("missing_key", "must be set", name)

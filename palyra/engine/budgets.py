@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from palyra.decisions.policies import adopt_policies, needs_history, retire_policy, set_policy
 from palyra.engine.codec import to_known
@@ -55,18 +55,14 @@ async def usage_history(core: Core) -> list[UsageRow]:
     return history
 
 
-async def usage_recorded(core: Core) -> list[Recorded]:
-    """Return all rows of usage and their corrections with their places."""
-    upto = core.state.position
+async def pass_over(
+    core: Core, upto: int, names: Collection[str], take: Callable[[Iterable[Recorded]], None]
+) -> None:
+    """Hand over the facts of these names up to a position, beside the loop's other work; none of them is kept."""
     await core.durable()
-    history: list[Recorded] = []
     async for rows in core.journal.read(0, upto):
-        history += await asyncio.to_thread(_recorded_in, rows)
-    return history
-
-
-def _recorded_in(rows: Sequence[Row]) -> list[Recorded]:
-    return [to_known(row) for row in rows if row.name in _NAMES]
+        known = (to_known(row) for row in rows if row.name in names)
+        await asyncio.to_thread(take, known)
 
 
 def _usage_in(rows: Sequence[Row], since_us: int) -> list[UsageRow]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from console_house import Operator, open_console
 from openai import APIStatusError
+
+from palyra.engine.budgets import pass_over
 
 RULE: dict[str, Any] = {
     "scope_kind": "global",
@@ -105,5 +108,39 @@ async def test_a_corrected_price_works_on_history(tmp_path: Path) -> None:
         assert done["corrected_count"] == seen["corrected_count"]
         again = (await ask("pricing/recost", method="POST", body={"apply": True})).json
         assert again["corrected_count"] == 0
+        assert (await ask.post("pricing/recost", {"from": "2099-01-01"})).json["rows_count"] == 0
+        assert (await ask.post("pricing/recost", {"to": "2099-01-01"})).json["rows_count"] == 1
+        for body, field in (({"from": "soon"}, "from"), ({"from": "2026-02-02", "to": "2026-01-01"}, "from")):
+            refused = await ask.post("pricing/recost", body)
+            assert (refused.status, refused.error["field"]) == (400, field)
         assert ask.daemon.core.state.counts.get("usage.corrected", 0) == done["corrected_count"]
         assert (await ask("pricing")).json["items"][0]["entry"]["input_nanousd_per_mtok"] == 10**9
+
+
+async def test_what_is_corrected_while_rows_are_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are read beside the loop's work; what comes between wins, and what never rests is refused."""
+    rates = {"pricing": {"overrides": [{"provider_id": "deterministic", "input_usd_per_mtok": "1.00"}]}}
+    async with open_console(tmp_path) as ask:
+        run_id = await ask.say()
+    async with open_console(tmp_path, {**NAMED, **rates}) as ask:
+        passes, times = 0, 1
+
+        async def meanwhile(*arguments: Any) -> None:
+            nonlocal passes
+            await pass_over(*arguments)
+            passes += 1
+            if passes <= times:
+                wish = {"run_id": run_id, "cost_after_nanousd": passes}
+                done = await ask.post(
+                    "usage/corrections", {"corrections": [wish], "reason": "operator", "apply": True}
+                )
+                assert done.status == 200
+
+        monkeypatch.setattr("palyra.engine.console.pricing.pass_over", meanwhile)
+        found = (await ask.post("pricing/recost", {"apply": True})).json
+        # What somebody has set by hand is left alone.
+        assert (found["rows_count"], found["corrected_count"], passes) == (0, 0, 4)
+        passes, times = 0, 10
+        assert (await ask.post("pricing/recost", {"apply": True})).code == "conflict"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
 import msgspec
 
 from palyra.decisions.corrections import Counted, correct, correction_of, counted_rows
-from palyra.engine.budgets import usage_recorded
+from palyra.engine.budgets import pass_over
 from palyra.engine.console.changes import Order
 from palyra.engine.console.frame import Params
 from palyra.engine.questions import Answer
 from palyra.errors import PalyraError
+from palyra.events.base import Recorded
+from palyra.events.usage import UsageCorrected, UsageRecorded
 from palyra.usage import TokenUsage
 
 #: Corrections of one call; a longer list comes in several.
@@ -64,9 +67,11 @@ class CorrectAnswer(Answer, frozen=True, kw_only=True):
 
 async def correct_usage(order: Order, params: CorrectParams) -> CorrectAnswer:
     """Write what rows were beside them; the rows stay as they are."""
-    core = order.core
+    core, wanted = order.core, _Wanted(params.corrections)
     with core.tapped() as fresh:
-        rows = counted_rows([*await usage_recorded(core), *fresh])
+        await pass_over(core, core.state.position, ("usage.recorded", "usage.corrected"), wanted.take)
+        wanted.take(fresh)
+        rows = counted_rows(wanted.history)
         found = []
         for wish in params.corrections:
             counted = _row(rows, wish)
@@ -103,6 +108,27 @@ async def correct_usage(order: Order, params: CorrectParams) -> CorrectAnswer:
         change_nanousd=sum(one.change_nanousd for one in found),
         is_applied=params.apply,
     )
+
+
+class _Wanted:
+    """Keeps what was recorded of the rows that are meant."""
+
+    def __init__(self, wishes: Sequence[Wish]) -> None:
+        self.history: list[Recorded] = []
+        self._positions = {wish.position for wish in wishes if wish.position is not None}
+        self._runs = {wish.run_id for wish in wishes if wish.position is None}
+
+    def take(self, history: Iterable[Recorded]) -> None:
+        for one in history:
+            body = one.body
+            if isinstance(body, UsageRecorded):
+                is_meant = one.position in self._positions or one.stream[4:] in self._runs
+            elif isinstance(body, UsageCorrected):
+                is_meant = body.corrects_position in self._positions or body.run_id in self._runs
+            else:
+                is_meant = False
+            if is_meant:
+                self.history.append(one)
 
 
 def _row(rows: dict[int, Counted], wish: Wish) -> Counted:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from palyra.decisions.corrections import correct
 from palyra.decisions.pricing import STREAM
-from palyra.decisions.recost import recost
-from palyra.engine.budgets import usage_recorded
+from palyra.decisions.recost import Recost
+from palyra.engine.budgets import pass_over
 from palyra.engine.codec import to_known
 from palyra.engine.console.changes import Order
 from palyra.engine.console.frame import Params, Sight
@@ -17,9 +19,16 @@ from palyra.engine.price_questions import (
     price_changes,
     pricing_answer,
 )
-from palyra.errors import PalyraError
+from palyra.engine.reports.scope import instant_in
+from palyra.errors import PalyraError, Refusal, Refused
 from palyra.events.base import Recorded
 from palyra.events.pricing import PriceListAdopted
+from palyra.events.usage import UsageCorrected
+
+#: Later than any request.
+_END_US = 1 << 62
+#: Rows are read so often at most, where what they are compared with changes meanwhile.
+_TRIES_COUNT = 3
 
 
 class PricingParams(Params, frozen=True, kw_only=True):
@@ -66,19 +75,37 @@ def diff(sight: Sight, params: DiffParams) -> PriceDiffAnswer:
 class RecostParams(Params, frozen=True, kw_only=True):
     """Which rows, by the admission of their run; half open."""
 
-    from_us: int = 0
-    to_us: int = 1 << 62
+    #: RFC 3339, a local date or -7d; "" for all of them.
+    from_: str = msgspec.field(default="", name="from")
+    to: str = ""
     #: Write the corrections; else they are only counted.
     apply: bool = False
 
 
 async def recost_usage(order: Order, params: RecostParams) -> RecostAnswer:
     """Price old rows by the list in force."""
-    core = order.core
-    with core.tapped() as fresh:
-        history = await usage_recorded(core)
-        found = recost(core.state, [*history, *fresh], from_us=params.from_us, to_us=params.to_us)
-        noted = order.note(correct(found.corrections)) if params.apply else None
+    core, now_us = order.core, order.core.clock.now_us()
+    from_us = instant_in(params.from_, "from", None, now_us) if params.from_ else 0
+    to_us = instant_in(params.to, "to", None, now_us) if params.to else _END_US
+    if from_us >= to_us:
+        message = "'from' must lie before 'to'."
+        raise Refused(Refusal(code="invalid_request", message=message, param="from"))
+    for _ in range(_TRIES_COUNT):
+        version, upto = core.state.pricing.version, core.state.position
+        again = Recost(core.state, from_us=from_us, to_us=to_us)
+        with core.tapped() as fresh:
+            await pass_over(core, upto, ("usage.corrected",), again.know)
+            await pass_over(core, upto, ("usage.recorded",), again.add)
+            # What was corrected or priced otherwise meanwhile is looked at once more.
+            is_still_so = version == core.state.pricing.version
+            if is_still_so and not any(isinstance(one.body, UsageCorrected) for one in fresh):
+                again.add(fresh)
+                found = again.found
+                noted = order.note(correct(found.corrections)) if params.apply else None
+                break
+    else:
+        message = "Prices or corrections have changed while the rows were read; try again."
+        raise Refused(Refusal(code="conflict", message=message))
     if noted is not None:
         await noted.durable()
     return RecostAnswer(

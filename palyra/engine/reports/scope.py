@@ -107,12 +107,12 @@ def scope_of(
         try:
             zone = find_zone(timezone)
         except ValueError as exc:
-            raise _refused("timezone", str(exc)) from None
+            raise _refused("timezone", f"{exc} Write an IANA name such as Europe/Prague, UTC, or local.") from None
     # What happens at this very instant is in.
     to_us = instant_in(to, "to", zone, now_us) if to else now_us + 1
     from_us = instant_in(from_, "from", zone, now_us) if from_ else to_us - DEFAULT_DAYS * DAY_US
     if from_us >= to_us:
-        raise _refused("from", "'from' lies before 'to'.")
+        raise _refused("from", "'from' must lie before 'to'.")
     if to_us - from_us > (WINDOW_MAX_DAYS + 1) * DAY_US:
         raise _refused("from", f"A window is at most {WINDOW_MAX_DAYS} days long.")
     return Scope(from_us, to_us, local_zone(zone), filters)
