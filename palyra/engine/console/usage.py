@@ -326,7 +326,7 @@ def _course(scope: Scope, calendar: Calendar, groups: dict[Key, Sums]) -> list[T
 
 def budgets_in(sight: Sight, params: WindowParams) -> list[PolicyStatus]:
     """Return where rules stand now; of one principal, only its own."""
-    found = budgets_answer(sight.state_at(sight.position), sight.now_us)
+    found = budgets_answer(sight.state, sight.now_us)
     return [
         PolicyStatus(
             **msgspec.structs.asdict(status),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from palyra.engine.budget_questions import BudgetAnswer, budgets_answer
+from palyra.engine.codec import to_known
 from palyra.engine.reports.calendar import Calendar
 from palyra.engine.reports.figures import Sums, Totals, merged
 from palyra.engine.reports.fold import Grouping, Key, Progress, fold
@@ -51,32 +52,43 @@ def _written(one: Sums) -> int:
 
 
 class Refusals:
-    """Counts refusals by code and by the rule that said no, in the pass in which everything else is counted."""
+    """Counts refusals by code, in the pass in which everything else is counted; then by the rule that said no."""
 
-    reads = ("routing.decided", "run.refused")
+    reads = ("run.refused",)
 
     def __init__(self, scope: Scope) -> None:
         #: By code and rule, "" for those that no rule made.
         self.counts: dict[tuple[str, str], int] = {}
         self._scope = scope
-        #: By run, of decisions that leave nobody: the first rule that stopped a model.
-        self._rules: dict[str, str] = {}
+        #: By run: the code, of those that a rule may have refused.
+        self._by_rules: dict[str, str] = {}
 
     def add(self, recorded: Recorded) -> None:
         body = recorded.body
-        if isinstance(body, RoutingDecided) and not body.plan:
-            self._rules[recorded.stream] = next(filter(None, map(_rule_of, body.excluded)), "")
-        elif isinstance(body, RunRefused):
-            rule = self._rules.pop(recorded.stream, "")
-            if self._scope.from_us <= recorded.recorded_at_us < self._scope.to_us and self._is_wanted(body):
-                self.counts[body.code, rule] = self.counts.get((body.code, rule), 0) + 1
-
-    def _is_wanted(self, body: RunRefused) -> bool:
-        where = where_of(body, "", "")
-        return all(where[place] == value for place, value in self._scope.filters.wanted())
+        if isinstance(body, RunRefused) and self._scope.from_us <= recorded.recorded_at_us < self._scope.to_us:
+            where = where_of(body, "", "")
+            if all(where[place] == value for place, value in self._scope.filters.wanted()):
+                if body.code.startswith("budget_"):
+                    self._by_rules[recorded.stream] = body.code
+                else:
+                    self._count(body.code, "")
 
     def close(self) -> None:
         """A refusal is never open."""
+
+    def name_rules(self, rows: Reader) -> None:
+        """Look up the rules: they stand in the decisions, which are large, and few of which are about refusals."""
+        for batch in rows.rows(names=["routing.decided"]) if self._by_rules else ():
+            for row in batch:
+                if row.stream in self._by_rules:
+                    body = to_known(row).body
+                    rules = map(_rule_of, body.excluded) if isinstance(body, RoutingDecided) else ()
+                    self._count(self._by_rules.pop(row.stream), next(filter(None, rules), ""))
+        for code in self._by_rules.values():
+            self._count(code, "")
+
+    def _count(self, code: str, rule: str) -> None:
+        self.counts[code, rule] = self.counts.get((code, rule), 0) + 1
 
 
 def _rule_of(one: Exclusion) -> str:
@@ -108,6 +120,7 @@ def story_of(
     models, sessions, agents = (Grouping(scope, names) for names in (["provider", "model"], ["session"], ["agent"]))
     refusals = Refusals(scope)
     fold(rows, course, models, sessions, agents, refusals, since_us=scope.from_us, progress=progress)
+    refusals.name_rules(rows)
     budgets = budgets_answer(state(), now_us).items
     return Story(scope, calendar, course, models, sessions, agents, refusals.counts, budgets)
 
