@@ -9,6 +9,7 @@ from reports_kit import RowsReader, day_us
 
 from palyra.engine.reports.alerts import alerts_in
 from palyra.engine.reports.fold import Grouping, fold
+from palyra.engine.reports.html import Refusals
 from palyra.engine.reports.routing import Choices
 from palyra.engine.reports.scope import Filters, Scope
 from palyra.events import alerts, attempts, routing, runs, usage
@@ -68,7 +69,9 @@ class Log:
         where = {"provider_id": provider_id, "model_id": model_id, "upstream_model": model_id}
         self.note(
             f"run-{name}",
-            attempts.AttemptStarted(attempt=1, **where, api="chat", deadline_ms=1),
+            attempts.AttemptStarted(
+                attempt=1, **where, api="chat", deadline_ms=1, input_max_tokens=1, output_max_tokens=1
+            ),
             usage.UsageRecorded(
                 attempt=1,
                 **where,
@@ -222,3 +225,31 @@ def test_an_alert_is_one_row_however_often_it_was_spoken_of() -> None:
     ]
     assert [one.alert_id for one in alerts_in(reader, scope_for(principal_id="key:a"), now_us)] == ["1"]
     assert alerts_in(reader, Scope(AT_US - 10, AT_US, UTC, Filters()), now_us) == []
+
+
+def test_refusals_are_told_by_the_rule_that_made_them() -> None:
+    """The first rule that left a model out, of the decision that left nobody; others have a code alone."""
+    log = Log()
+    nobody = {"resolved_by": "model_id", "model_id": "m", "failover": "off", "plan": [], "action": "blocked"}
+    for name, rules in (("1", ["circuit_open", "budget_excluded:day"]), ("2", ["approval:month"]), ("3", [])):
+        excluded = [routing.Exclusion(provider_id="p", model_id="m", excluded_by=rule) for rule in rules]
+        log.note(
+            f"run-{name}",
+            routing.RoutingDecided(**nobody, excluded=excluded),
+            runs.RunRefused(code="budget_blocked", http_status=429, principal_id="key:a", endpoint="chat"),
+        )
+    log.note(
+        "run-4", runs.RunRefused(code="budget_blocked", http_status=429, principal_id="key:b", endpoint="chat")
+    )
+    log.note(
+        "run-5", runs.RunRefused(code="model_not_found", http_status=404, principal_id="key:a", endpoint="chat")
+    )
+    for filters, counts in (
+        ({}, {("budget_blocked", "day"): 1, ("budget_blocked", "month"): 1, ("budget_blocked", ""): 2}),
+        ({"principal_id": "key:b"}, {("budget_blocked", ""): 1}),
+    ):
+        found, reader = Refusals(scope_for(**filters)), RowsReader(log.history)
+        fold(reader, found, since_us=AT_US)
+        found.name_rules(reader)
+        wanted = counts if filters else {**counts, ("model_not_found", ""): 1}
+        assert found.counts == wanted
