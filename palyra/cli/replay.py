@@ -14,7 +14,8 @@ from palyra.cli.render import count, counted, instant, usd
 
 if TYPE_CHECKING:
     from palyra.cli.reading import Journal
-    from palyra.decisions.what_if import Differing, OtherRules, WhatIfReport
+    from palyra.decisions.what_if import OtherRules, WhatIfReport
+    from palyra.decisions.what_if_report import Differing
 
 _WORDS = {
     "same": "as it was",
@@ -116,6 +117,9 @@ def show_report(page: Page, report: WhatIfReport) -> None:
         (_WORDS[name], Styled(count(number), _STYLES.get(name, "accent") if number else "dim"))
         for name, number in report.counts.items()
     ]
+    if report.degraded:
+        by_rule = f", {count(report.downgraded)} of them by a rule about usage" if report.downgraded else ""
+        rows.append(("to a lesser model", Styled(f"{count(report.degraded)}{by_rule}", "warn")))
     page.fields(rows)
     page.title("Cost")
     sign = "+" if report.delta_nanousd > 0 else ""

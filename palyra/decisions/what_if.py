@@ -1,163 +1,69 @@
-"""What would have been: recorded requests decided again under other rules, prices, policies or routing.
+"""What would have been: recorded requests decided again under other rules, prices, policies, routing or breakers.
 
 Two states are folded side by side. The recorded one shows what was true, and proves first that the recorded rules
-give the recorded decisions; how providers did is taken from it. The other one has the other rules, and counts what
-they would have let in: the tokens of a call that was made stand for the same call elsewhere, and a request that was
-refused then and is admitted now costs what it is expected to. Nothing is sent, and nothing is written.
+give the recorded decisions. The other one has the other rules, and counts what they would have let in. A run walks
+along the plan that it would have had: where it comes to a call that was made, that went as it was recorded; where
+it comes to one that was never made, the tokens of the answer that was given stand for it, and where none was given
+it costs what it is expected to, as does a request that was refused then. Nothing is sent, and nothing is written.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 
+from palyra.decisions.approvals import draw
 from palyra.decisions.budget_refusals import note_limits
-from palyra.decisions.budgets import plan_start, release, reserve
+from palyra.decisions.budgets import Start, plan_start, release, reserve
 from palyra.decisions.estimates import estimate_of, expected_usage, price_for
+from palyra.decisions.failures import FAILURES
 from palyra.decisions.given import request_of
+from palyra.decisions.imagined import Imagined, OtherRules
 from palyra.decisions.pricing import cost_of
+from palyra.decisions.routing import next_candidate, unready
 from palyra.decisions.runs import AdmitRun, admit
+from palyra.decisions.what_if_proof import Proof
+from palyra.decisions.what_if_report import LISTED_MAX_COUNT, Differing, Tally, Told, Verdict, WhatIfReport
 from palyra.errors import Refusal
-from palyra.events.accounting import Accounting
 from palyra.events.attempts import AttemptAbandoned, AttemptFailed, AttemptStarted, AttemptSucceeded
-from palyra.events.base import Draft, Fact, Recorded
-from palyra.events.budgets import (
-    BudgetHardLimitReached,
-    BudgetPolicyCounted,
-    BudgetPolicyRetired,
-    BudgetPolicySet,
-    BudgetReleased,
-    BudgetReserved,
-    BudgetSoftLimitCrossed,
-    UsageBudgetPolicyRecord,
-)
+from palyra.events.base import Draft, Recorded
+from palyra.events.budgets import BudgetHardLimitReached, BudgetReleased, BudgetReserved, BudgetSoftLimitCrossed
 from palyra.events.cache import CacheHit
-from palyra.events.config import ConfigAdopted
-from palyra.events.discovery import DiscoveryCompleted
-from palyra.events.pricing import PriceEntry, PriceListAdopted
-from palyra.events.registry import Registry
-from palyra.events.routing import PlanStep, RoutingDecided
-from palyra.events.runs import RunAdmitted, RunCompleted, RunRefused
-from palyra.events.smart_routing import SmartRouting
+from palyra.events.routing import PlanStep, RoutingDecided, RoutingFailedOver
+from palyra.events.runs import RunAdmitted, RunCompleted, RunFailed, RunRefused
 from palyra.events.usage import UsageRecorded
-from palyra.events.vocabulary import VOCABULARY
-from palyra.projections import budgets, catalog, config, pricing, runs
 from palyra.projections.budgets import Where
 from palyra.projections.catalog import model_entry
 from palyra.projections.pricing import price_at
-from palyra.projections.runs import run_id_of
+from palyra.projections.runs import Run, run_id_of
 from palyra.projections.state import State, evolve
 
-Verdict = Literal["same", "rerouted", "newly_blocked", "newly_approval", "newly_admitted", "undecidable"]
-VERDICTS: tuple[Verdict, ...] = (
-    "same",
-    "rerouted",
-    "newly_blocked",
-    "newly_approval",
-    "newly_admitted",
-    "undecidable",
-)
+__all__ = ["OtherRules", "WhatIf", "WhatIfReport"]
+
 #: Refusals that a name causes; every other one without a plan was decided before the request got so far.
 _OF_A_NAME = ("model_not_found", "model_disabled", "model_role_mismatch", "model_not_permitted")
 #: The facts of one admission stand together.
 _COMMIT_EVENTS_COUNT = 64
-#: Runs that are listed with both reasons.
-LISTED_MAX_COUNT = 1_000
-#: Chapters that the other rules change, in the order in which they are folded.
-_CHAPTERS = (catalog, pricing, budgets, runs, config)
-#: Chapters in which the world stays as it was.
-_SHARED = ("circuits", "health", "usage", "outputs", "auth", "vault", "keys", "cache", "daemon")
-
-
-class OtherRules(msgspec.Struct, frozen=True, kw_only=True):
-    """What is otherwise; None leaves a part as it was recorded."""
-
-    registry: Registry | None = None
-    accounting: Accounting | None = None
-    routing: SmartRouting | None = None
-    prices: Sequence[PriceEntry] | None = None
-    #: In place of the rules that came from a file.
-    file_policies: Sequence[UsageBudgetPolicyRecord] | None = None
-    #: In place of all rules.
-    policies: Sequence[UsageBudgetPolicyRecord] | None = None
-    #: Beside the rules.
-    added: Sequence[UsageBudgetPolicyRecord] = ()
-
-
-class Differing(msgspec.Struct, frozen=True, kw_only=True):
-    """One run that would have gone another way."""
-
-    run_id: str
-    position: int
-    at_us: int
-    principal_id: str
-    model_requested: str
-    verdict: Verdict
-    #: `provider/model` that served, or the code of the refusal; and what led to it.
-    before: str
-    after: str
-    reasons_before: list[str]
-    reasons_after: list[str]
-    #: The rule that stops it now, or did.
-    policy_id: str = ""
-
-
-class Sums(msgspec.Struct, kw_only=True):
-    """What something cost then, and would have cost."""
-
-    runs: int = 0
-    before_nanousd: int = 0
-    after_nanousd: int = 0
-
-
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """A limit of the other rules that would have been passed."""
-
-    policy_id: str
-    subject: str
-    at_us: int
-    run_id: str
-    kind: Literal["soft", "hard"]
-    consumed: int
-    requested: int
-    limit: int
-
-
-class WhatIfReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the other rules would have made of a journal."""
-
-    runs: int
-    counts: dict[str, int]
-    #: Where deciding again under the recorded rules gave something else; such a report proves nothing.
-    unfaithful_count: int
-    unfaithful_positions: list[int]
-    cost_before_nanousd: int
-    cost_after_nanousd: int
-    #: The change, and how far it may lie off because of requests that were never made.
-    delta_nanousd: int
-    delta_lower_nanousd: int
-    delta_upper_nanousd: int
-    #: Rows whose cost is not known, then and now; they are in no sum.
-    unpriced_before: int
-    unpriced_after: int
-    by_model: dict[str, Sums]
-    by_policy: dict[str, Sums]
-    limits: list[Told]
-    differing: list[Differing]
-    omitted_count: int
 
 
 class _Fate(msgspec.Struct, kw_only=True):
-    """How a run goes under the other rules."""
+    """How a run goes, as it was recorded and under the other rules."""
 
+    #: It is under way there.
     is_open: bool
-    #: Served elsewhere than it was, at this candidate.
-    step: PlanStep | None = None
-    policy_id: str = ""
     is_compared: bool = True
+    verdict: Verdict = "same"
+    policy_id: str = ""
+    #: Provider and model at which it was, and its place in the plan that it has there.
+    place: tuple[str, str] = ("", "")
+    other_candidate: int | None = 0
+    #: The call that stands in for the recorded ones, by its number; 0 while both are at the same place.
+    standing_in: int = 0
+    has_answer: bool = False
+    #: It has left a candidate there, and come to the next one.
+    has_moved: bool = False
 
 
 class WhatIf:
@@ -171,23 +77,14 @@ class WhatIf:
         to_us: int = 1 << 62,
         listed_max_count: int = LISTED_MAX_COUNT,
     ) -> None:
-        self._listed_max_count = listed_max_count
-        self._other_rules = other
         self._from_us, self._to_us = from_us, to_us
-        self._true, self._other = State(), State()
+        self._true = State()
+        self._imagined = Imagined(other, self._true)
+        self._other = self._imagined.state
         self._ahead: deque[Recorded] = deque()
         self._fates: dict[str, _Fate] = {}
-        self._are_rules_set = False
-        self._counts = dict.fromkeys(VERDICTS, 0)
-        self._unfaithful: list[int] = []
-        self._differing: list[Differing] = []
-        self._omitted_count = 0
-        self._limits: list[Told] = []
-        self._by_model: dict[str, Sums] = {}
-        self._by_policy: dict[str, Sums] = {}
-        self._all = Sums()
-        self._spread_nanousd = [0, 0]
-        self._unpriced = [0, 0]
+        self._tally = Tally(listed_max_count)
+        self._proof = Proof(self._true, self._tally)
 
     def add(self, recorded: Recorded) -> None:
         """Take the next event."""
@@ -199,105 +96,26 @@ class WhatIf:
         """Return what came of all events."""
         while self._ahead:
             self._step()
-        lower, upper = self._spread_nanousd
-        delta = self._all.after_nanousd - self._all.before_nanousd
-        return WhatIfReport(
-            runs=sum(self._counts.values()),
-            counts={name: self._counts[name] for name in VERDICTS},
-            unfaithful_count=len(self._unfaithful),
-            unfaithful_positions=self._unfaithful[:20],
-            cost_before_nanousd=self._all.before_nanousd,
-            cost_after_nanousd=self._all.after_nanousd,
-            delta_nanousd=delta,
-            delta_lower_nanousd=delta + lower,
-            delta_upper_nanousd=delta + upper,
-            unpriced_before=self._unpriced[0],
-            unpriced_after=self._unpriced[1],
-            by_model=dict(sorted(self._by_model.items())),
-            by_policy=dict(sorted(self._by_policy.items())),
-            limits=self._limits,
-            differing=self._differing,
-            omitted_count=self._omitted_count,
-        )
-
-    # -- one event
+        return self._tally.report()
 
     def _step(self) -> None:
         head = self._ahead.popleft()
         body = head.body
-        if head.stream.startswith("run-"):
-            run_id = run_id_of(head.stream)
-            if run_id not in self._fates and isinstance(body, RunAdmitted | RoutingDecided | RunRefused):
-                self._begin(run_id, head)
+        if not head.stream.startswith("run-"):
             evolve(self._true, head)
-            self._follow(run_id, head)
-            if run_id not in self._true.runs.open and not isinstance(body, RoutingDecided):
-                self._fates.pop(run_id, None)
+            self._imagined.take(head)
             return
+        run_id = run_id_of(head.stream)
+        if run_id not in self._fates and isinstance(body, RunAdmitted | RoutingDecided | RunRefused):
+            self._begin(run_id, head)
+        fate = self._fates.get(run_id)
+        if fate is not None and fate.is_compared:
+            self._proof.step(head, self._ahead)
         evolve(self._true, head)
-        match body:
-            case ConfigAdopted():
-                self._adopt(head, body)
-            case PriceListAdopted() if self._other_rules.prices is None:
-                self._fold(head)
-            case BudgetPolicySet() if self._keeps(body.policy.managed_by):
-                self._fold(head)
-            case BudgetPolicyRetired() | BudgetPolicyCounted():
-                if head.stream.removeprefix("budget-") in self._kept_policies():
-                    self._fold(head)
-            case DiscoveryCompleted():
-                self._fold(head)
-
-    def _fold(self, recorded: Recorded) -> None:
-        """Fold an event into the other state, as far as the other rules reach."""
-        other = self._other
-        other.position, other.recorded_at_us = recorded.position, recorded.recorded_at_us
-        for chapter in _CHAPTERS:
-            handler = chapter.CHAPTER.handlers.get(type(recorded.body))
-            if handler is not None and not (chapter is catalog and recorded.stream.startswith("run-")):
-                handler(other, recorded, recorded.body)
-
-    def _imagine(self, like: Recorded, stream: str, body: Fact) -> None:
-        self._fold(msgspec.structs.replace(like, stream=stream, body=body))
-
-    def _share(self) -> None:
-        """Let the other state see how the world was."""
-        for name in _SHARED:
-            setattr(self._other, name, getattr(self._true, name))
-        self._other.catalog.standings = self._true.catalog.standings
-
-    # -- rules
-
-    def _adopt(self, head: Recorded, body: ConfigAdopted) -> None:
-        rules = self._other_rules
-        adopted = msgspec.structs.replace(
-            body,
-            registry=body.registry if rules.registry is None else rules.registry,
-            accounting=body.accounting if rules.accounting is None else rules.accounting,
-            routing=body.routing if rules.routing is None else rules.routing,
-        )
-        self._fold(msgspec.structs.replace(head, body=adopted))
-        if self._are_rules_set:
-            return
-        self._are_rules_set = True
-        if rules.prices is not None:
-            listed = PriceListAdopted(price_version=1, digest="", config_generation=1, entries=list(rules.prices))
-            self._imagine(head, "pricing", listed)
-        records = rules.policies if rules.policies is not None else rules.file_policies or ()
-        for record in (*records, *rules.added):
-            self._imagine(
-                head, f"budget-{record.policy_id}", BudgetPolicySet(revision=1, policy=record, by="what-if")
-            )
-
-    def _keeps(self, managed_by: str) -> bool:
-        if self._other_rules.policies is not None:
-            return False
-        return self._other_rules.file_policies is None or managed_by != "file"
-
-    def _kept_policies(self) -> list[str]:
-        own = self._other_rules
-        ours = [one.policy_id for one in (*(own.policies or ()), *(own.file_policies or ()), *own.added)]
-        return [name for name in self._other.budgets.policies if name not in ours]
+        if fate is not None:
+            self._follow(run_id, fate, head)
+        if run_id not in self._true.runs.open and not isinstance(body, RoutingDecided):
+            self._fates.pop(run_id, None)
 
     # -- admission
 
@@ -305,11 +123,10 @@ class WhatIf:
         """Decide a request again, under the recorded rules and under the others."""
         commit = [head]
         for one in self._ahead:
-            if one.stream == head.stream and one.recorded_at_us == head.recorded_at_us:
-                commit.append(one)
-            elif not one.stream.startswith("budget-"):
+            if one.recorded_at_us != head.recorded_at_us:
                 break
-        bodies = [one.body for one in commit]
+            commit.append(one)
+        bodies = [one.body for one in commit if one.stream == head.stream]
         asked = next((body for body in bodies if isinstance(body, RunAdmitted | RunRefused)), None)
         decided = next((body for body in bodies if isinstance(body, RoutingDecided)), None)
         fate = self._fates[run_id] = _Fate(is_open=isinstance(asked, RunAdmitted))
@@ -318,13 +135,11 @@ class WhatIf:
             is_given = True
         now_us = head.recorded_at_us
         fate.is_compared = not is_given and asked is not None and self._from_us <= now_us < self._to_us
-        self._share()
-        if asked is None or is_given or not self._from_us <= now_us < self._to_us:
+        self._imagined.share()
+        if asked is None or not fate.is_compared:
             return
         command = request_of(run_id, asked, decided, now_us)
-        again = admit(self._true, command, now_us)
-        if not _are_equal(again.drafts, commit):
-            self._unfaithful.append(head.position)
+        self._proof.admission(command, commit)
         other = admit(self._other, command, now_us)
         self._note_limits(other.drafts, now_us)
         self._judge(run_id, fate, head, command, asked, decided, other.drafts, other.refusal)
@@ -343,40 +158,24 @@ class WhatIf:
         then = next((draft.body for draft in drafts if isinstance(draft.body, RoutingDecided)), None)
         before = asked.code if isinstance(asked, RunRefused) else _served(decided)
         after = refusal.code if refusal is not None else _served(then)
+        if decided is not None and decided.plan:
+            fate.place = (decided.plan[0].provider_id, decided.plan[0].model_id)
         was_in, is_in = isinstance(asked, RunAdmitted), refusal is None
-        verdict: Verdict = "same"
         if was_in and not is_in:
-            verdict = "newly_approval" if after.startswith("budget_approval") else "newly_blocked"
+            fate.verdict = "newly_approval" if after.startswith("budget_approval") else "newly_blocked"
         elif is_in and not was_in:
-            verdict = "undecidable" if decided is None else "newly_admitted"
+            fate.verdict = "undecidable" if decided is None else "newly_admitted"
         elif was_in and before != after:
-            verdict = "rerouted"
+            fate.verdict = "rerouted"
         fate.is_open = is_in and was_in
         fate.policy_id = _policy_of(refusal)
-        if verdict == "rerouted" and then is not None:
-            fate.step = then.plan[0]
-        if verdict == "newly_admitted" and then is not None:
+        if is_in and fate.verdict != "undecidable":
             for draft in drafts:
-                self._imagine(head, draft.stream, draft.body)
-            self._imagine_served(run_id, head, command, then.plan[0])
-        self._count(verdict, run_id, head, command, before, after, decided, then, fate.policy_id)
-
-    def _count(
-        self,
-        verdict: Verdict,
-        run_id: str,
-        head: Recorded,
-        command: AdmitRun,
-        before: str,
-        after: str,
-        decided: RoutingDecided | None,
-        then: RoutingDecided | None,
-        policy_id: str,
-    ) -> None:
-        self._counts[verdict] += 1
-        if policy_id and verdict != "same":
-            self._by_policy.setdefault(policy_id, Sums()).runs += 1
-        if verdict == "same":
+                self._imagined.imagine(head, draft.stream, draft.body)
+        if fate.verdict == "newly_admitted" and then is not None:
+            self._serve(run_id, head, command, then.plan[0])
+        if fate.verdict == "same":
+            self._tally.count_same()
             return
         one = Differing(
             run_id=run_id,
@@ -384,62 +183,268 @@ class WhatIf:
             at_us=head.recorded_at_us,
             principal_id=command.principal_id,
             model_requested=command.model,
-            verdict=verdict,
+            verdict=fate.verdict,
             before=before,
             after=after,
             reasons_before=_reasons(decided),
             reasons_after=_reasons(then),
-            policy_id=policy_id,
+            policy_id=fate.policy_id,
+            action="" if refusal is not None or then is None else then.action,
         )
-        self._list(one)
+        is_downgraded = fate.verdict == "rerouted" and then is not None and then.budget_outcome == "downgraded"
+        self._tally.add(one, is_downgraded=is_downgraded)
 
-    def _list(self, one: Differing) -> None:
-        if len(self._differing) < self._listed_max_count:
-            self._differing.append(one)
-        else:
-            self._omitted_count += 1
+    # -- what comes after an admission, under the other rules
 
-    def _imagine_served(self, run_id: str, head: Recorded, command: AdmitRun, step: PlanStep) -> None:
-        """Let a request that was never made cost what it is expected to."""
+    def _follow(self, run_id: str, fate: _Fate, head: Recorded) -> None:
+        """Take a fact of a run into the other state, as it would have been there."""
+        body = head.body
+        if isinstance(body, AttemptStarted):
+            fate.place = (body.provider_id, body.model_id)
+        if not fate.is_compared:
+            if fate.is_open:
+                self._go_along(head)
+            return
+        if not fate.is_open:
+            if isinstance(body, UsageRecorded):
+                self._tally.sum(body, None, fate.policy_id)
+            return
+        match body:
+            case RunAdmitted() | RoutingDecided() | BudgetReserved() | BudgetReleased():
+                pass  # decided anew
+            case RoutingFailedOver():
+                self._leave(run_id, fate, head, body)
+            case AttemptStarted() if not fate.standing_in or fate.has_answer:
+                fate.standing_in, fate.has_answer, fate.has_moved = 0, False, False
+                self._start(run_id, fate, head, body)
+            case AttemptSucceeded():
+                fate.has_answer = True
+                self._end_attempt(fate, head, body)
+            case AttemptFailed() | AttemptAbandoned() if not fate.standing_in:
+                self._end_attempt(fate, head, body)
+                if isinstance(body, AttemptFailed) and body.wait_ms is None and not body.next_credential_ref:
+                    self._move_on(run_id, fate, body.failure_class, body.phase, head)
+            case UsageRecorded() if fate.standing_in and not fate.has_answer:
+                self._tally.sum(body, None)  # a call that would not have been made
+            case UsageRecorded():
+                row = self._row(fate, run_id, body)
+                self._tally.sum(body, row)
+                self._imagined.fold(msgspec.structs.replace(head, body=row))
+                self._let_go(head, row)
+            case RunFailed() if not fate.has_answer and (fate.standing_in or fate.has_moved):
+                self._answer(run_id, fate, head)
+            case AttemptStarted() | AttemptFailed() | AttemptAbandoned():
+                pass  # of a call that would not have been made
+            case _:
+                self._let_go(head, None)
+                self._imagined.fold(head)
+
+    def _go_along(self, head: Recorded) -> None:
+        """Take a fact of a run that is not compared as it was recorded."""
+        if isinstance(head.body, BudgetReserved | BudgetReleased):
+            return
+        if isinstance(head.body, AttemptStarted):
+            self._imagined.share()
+            run, where = (
+                self._other.runs.open[run_id_of(head.stream)],
+                Where(head.body.provider_id, head.body.model_id),
+            )
+            start = plan_start(self._other, run, where, head.body.upstream_model, head.recorded_at_us)
+            for draft in reserve(run, start, attempt=head.body.attempt):
+                self._imagined.imagine(head, draft.stream, draft.body)
+        row = head.body if isinstance(head.body, UsageRecorded) else None
+        self._imagined.fold(head)
+        if row is not None or (isinstance(head.body, AttemptFailed) and not self._has_row_ahead(head)):
+            self._let_go(head, row)
+
+    def _has_row_ahead(self, head: Recorded) -> bool:
+        following = next((one.body for one in self._ahead if one.stream == head.stream), None)
+        return isinstance(following, UsageRecorded)
+
+    def _start(self, run_id: str, fate: _Fate, head: Recorded, body: AttemptStarted) -> None:
+        """Ask the other rules again, as each start does; what does not fit any more is passed over, or stopped."""
         run = self._other.runs.open[run_id]
-        entry = model_entry(self._other, command.endpoint, step.provider_id, step.model_id)
-        assert entry is not None, "a plan holds only what there is"
-        where, now_us = Where(step.provider_id, step.model_id), head.recorded_at_us
-        start = plan_start(self._other, run, where, step.upstream_model, now_us)
-        for draft in reserve(run, start, attempt=1):
-            self._imagine(head, draft.stream, draft.body)
-        price = price_for(self._other, run, entry, now_us)
-        usage = expected_usage(self._other, run, entry, price)
-        cost = cost_of(usage, price)
-        row = UsageRecorded(
-            attempt=1,
+        self._imagined.share()
+        start: Start | None = None
+        while fate.other_candidate is not None:
+            step = run.plan[fate.other_candidate]
+            where = Where(step.provider_id, step.model_id)
+            start = plan_start(self._other, run, where, step.upstream_model, head.recorded_at_us)
+            is_ready = unready(self._other, *where, head.recorded_at_us) is None
+            if is_ready and not start.judgement.stops:
+                break
+            fate.other_candidate, _ = next_candidate(self._other, run, fate.other_candidate, head.recorded_at_us)
+        if fate.other_candidate is None or start is None:
+            self._stop(run, fate, head, body, start)
+            return
+        fate.standing_in = 0 if (body.provider_id, body.model_id) == where else body.attempt
+        self._note_limits(note_limits(self._other, run_id, start.judgement), head.recorded_at_us)
+        drafts = [*draw(self._other, run_id, start.judgement), *reserve(run, start, attempt=body.attempt)]
+        for draft in drafts:
+            self._imagined.imagine(head, draft.stream, draft.body)
+        price = start.size.price
+        started = msgspec.structs.replace(
+            body,
+            candidate=fate.other_candidate,
             provider_id=step.provider_id,
             model_id=step.model_id,
             upstream_model=step.upstream_model,
-            principal_id=command.principal_id,
-            key_id=command.key_id,
-            session_id=command.session_id,
-            agent_id=command.agent_id,
-            endpoint=command.endpoint,
-            origin=command.origin,
-            effective_at_us=now_us,
+            input_max_tokens=start.size.input_tokens,
+            output_max_tokens=start.size.output_tokens,
+            price_id="" if price is None else price.price_id,
+            variant=start.size.variant,
+        )
+        self._imagined.fold(msgspec.structs.replace(head, body=started))
+
+    def _stop(self, run: Run, fate: _Fate, head: Recorded, body: AttemptStarted, start: Start | None) -> None:
+        """End a run there that was let in and cannot start, or go on, any more."""
+        strictest = start.judgement.strictest if start is not None and start.judgement.stops else None
+        code = "upstream_failed"
+        if strictest is not None:
+            code = "budget_approval_required" if strictest.status == "approval_required" else "budget_blocked"
+        fate.is_open, fate.policy_id = False, "" if strictest is None else strictest.policy_id
+        self._imagined.imagine(head, head.stream, RunFailed(code=code))
+        if strictest is None:
+            return  # it fails there as it might have failed here
+        self._tally.take_back(fate.verdict)
+        fate.verdict = "newly_approval" if code == "budget_approval_required" else "newly_blocked"
+        one = Differing(
+            run_id=run.run_id,
+            position=head.position,
+            at_us=head.recorded_at_us,
+            principal_id=run.principal_id,
+            model_requested=run.model_requested,
+            verdict=fate.verdict,
+            before=f"{body.provider_id}/{body.model_id}",
+            after=code,
+            reasons_before=[],
+            reasons_after=[code],
+            policy_id=fate.policy_id,
+        )
+        self._tally.add(one)
+
+    def _leave(self, run_id: str, fate: _Fate, head: Recorded, body: RoutingFailedOver) -> None:
+        """Leave a candidate that no call was made at, where the run is at the same one there.
+
+        That a rule about usage stopped it here says nothing of the rules there.
+        """
+        run = self._other.runs.open[run_id]
+        at = None if fate.other_candidate is None else run.plan[fate.other_candidate]
+        is_there = at is not None and (at.provider_id, at.model_id) == fate.place
+        if is_there and not fate.has_moved and not fate.standing_in and body.trigger != "budget_excluded":
+            self._move_on(run_id, fate, body.trigger, "connect", head)
+        fate.place = (body.provider_id, body.model_id)
+
+    def _move_on(self, run_id: str, fate: _Fate, failure_class: str, phase: str, head: Recorded) -> None:
+        """Go to the next candidate of the plan that the run has there."""
+        run, rule = self._other.runs.open[run_id], FAILURES.get(failure_class)
+        at, fate.other_candidate = fate.other_candidate, None
+        is_over = phase == "content" or head.recorded_at_us >= run.deadline_us
+        if at is None or rule is None or rule.failover == "no" or is_over:
+            return
+        self._imagined.share()
+        fate.other_candidate, _ = next_candidate(
+            self._other, run, at, head.recorded_at_us, needs_larger_window=rule.failover == "larger"
+        )
+        fate.has_moved = fate.other_candidate is not None
+
+    def _end_attempt(
+        self, fate: _Fate, head: Recorded, body: AttemptSucceeded | AttemptFailed | AttemptAbandoned
+    ) -> None:
+        own = msgspec.structs.replace(body, attempt=fate.standing_in) if fate.standing_in else body
+        self._imagined.fold(msgspec.structs.replace(head, body=own))
+        if not self._has_row_ahead(head):
+            self._let_go(head, None)
+
+    def _let_go(self, head: Recorded, row: UsageRecorded | None) -> None:
+        """End what the other rules kept for the attempt that has ended."""
+        hold = self._other.budgets.holds.get(run_id_of(head.stream))
+        if hold is not None:
+            self._imagined.imagine(head, head.stream, release(hold, row, "settled"))
+
+    def _row(self, fate: _Fate, run_id: str, body: UsageRecorded) -> UsageRecorded:
+        """Return what the same tokens would have cost where the run is there."""
+        at: PlanStep | UsageRecorded = body
+        if fate.standing_in and fate.other_candidate is not None:
+            at = self._other.runs.open[run_id].plan[fate.other_candidate]
+        price = price_at(self._other, at.provider_id, at.model_id, body.effective_at_us, body.variant)
+        price_id = "" if price is None else price.price_id
+        if at is body and price_id == body.price_id:
+            return body
+        cost = cost_of(body.usage, price)
+        return msgspec.structs.replace(
+            body,
+            attempt=fate.standing_in or body.attempt,
+            provider_id=at.provider_id,
+            model_id=at.model_id,
+            upstream_model=at.upstream_model,
+            price_id=price_id,
+            cost_state=cost.state,
+            cost_nanousd=cost.nanousd,
+            known_nanousd=cost.known_nanousd,
+        )
+
+    # -- calls that were never made
+
+    def _serve(self, run_id: str, head: Recorded, command: AdmitRun, step: PlanStep) -> None:
+        """Let a request that was never made be answered by its first candidate."""
+        run = self._other.runs.open[run_id]
+        where, now_us = Where(step.provider_id, step.model_id), head.recorded_at_us
+        start = plan_start(self._other, run, where, step.upstream_model, now_us)
+        drafts = [*draw(self._other, run_id, start.judgement), *reserve(run, start, attempt=1)]
+        for draft in drafts:
+            self._imagined.imagine(head, draft.stream, draft.body)
+        self._answer_at(run, head, step)
+
+    def _answer(self, run_id: str, fate: _Fate, head: Recorded) -> None:
+        """Let the call be answered that stands in for those of a run that came to nothing, or that would follow."""
+        run = self._other.runs.open[run_id]
+        assert fate.other_candidate is not None, "it stands somewhere"
+        step = run.plan[fate.other_candidate]
+        if not fate.standing_in:
+            where = Where(step.provider_id, step.model_id)
+            start = plan_start(self._other, run, where, step.upstream_model, head.recorded_at_us)
+            if start.judgement.stops:
+                self._imagined.fold(head)
+                return
+        self._answer_at(run, head, step)
+
+    def _answer_at(self, run: Run, head: Recorded, step: PlanStep) -> None:
+        """Let a call cost what it is expected to, and end its run."""
+        entry = model_entry(self._other, run.endpoint, step.provider_id, step.model_id)
+        assert entry is not None, "a plan holds only what there is"
+        price = price_for(self._other, run, entry, run.admitted_us)
+        usage = expected_usage(self._other, run, entry, price)
+        cost = cost_of(usage, price)
+        row = UsageRecorded(
+            attempt=max(1, run.attempts_count),
+            provider_id=step.provider_id,
+            model_id=step.model_id,
+            upstream_model=step.upstream_model,
+            principal_id=run.principal_id,
+            key_id=run.key_id,
+            session_id=run.session_id,
+            agent_id=run.agent_id,
+            endpoint=run.endpoint,
+            origin=run.origin,
+            effective_at_us=run.admitted_us,
             usage=usage,
             source="estimated",
-            raw_input_tokens=command.raw_tokens,
+            raw_input_tokens=run.tokens.raw,
             price_id="" if price is None else price.price_id,
             cost_state=cost.state,
             cost_nanousd=cost.nanousd,
             known_nanousd=cost.known_nanousd,
         )
-        estimate = estimate_of(self._other, run, entry, now_us)
+        estimate = estimate_of(self._other, run, entry, run.admitted_us)
         if estimate.expected_nanousd is not None:
-            self._spread_nanousd[0] += (estimate.lower_nanousd or 0) - estimate.expected_nanousd
-            self._spread_nanousd[1] += (estimate.upper_nanousd or 0) - estimate.expected_nanousd
-        self._imagine(head, head.stream, row)
-        self._sum(None, row, "")
+            expected = estimate.expected_nanousd
+            self._tally.spread((estimate.lower_nanousd or 0) - expected, (estimate.upper_nanousd or 0) - expected)
+        self._imagined.imagine(head, head.stream, row)
+        self._tally.sum(None, row)
         self._let_go(head, row)
         completed = RunCompleted(stop="stop", provider_id=step.provider_id, model_id=step.model_id, duration_us=0)
-        self._imagine(head, head.stream, completed)
+        self._imagined.imagine(head, head.stream, completed)
 
     def _note_limits(self, drafts: Sequence[Draft], now_us: int) -> None:
         for draft in drafts:
@@ -455,138 +460,8 @@ class WhatIf:
                     requested=body.requested,
                     limit=body.limit,
                 )
-                if len(self._limits) < self._listed_max_count:
-                    self._limits.append(told)
-                self._imagine(Recorded(0, "", 0, now_us, "", "", 0, "", body), draft.stream, body)
-
-    # -- what comes after
-
-    def _follow(self, run_id: str, head: Recorded) -> None:
-        """Take a fact of a run into the other state, as it would have been there."""
-        fate, body = self._fates.get(run_id), head.body
-        if fate is None or not fate.is_open:
-            if isinstance(body, UsageRecorded) and fate is not None and fate.is_compared:
-                self._sum(body, None, fate.policy_id)
-            return
-        match body:
-            case BudgetReserved() | BudgetReleased():
-                pass  # the other rules keep for an attempt what they keep, from its start to its end
-            case AttemptStarted():
-                self._start(run_id, fate, head, body)
-            case AttemptSucceeded() | AttemptFailed() | AttemptAbandoned():
-                self._fold(head)
-                following = next((one.body for one in self._ahead if one.stream == head.stream), None)
-                if not isinstance(following, UsageRecorded):
-                    self._let_go(head, None)
-            case UsageRecorded():
-                row = self._row(fate, body)
-                if fate.is_compared:
-                    self._sum(body, row, "")
-                self._fold(msgspec.structs.replace(head, body=row))
-                self._let_go(head, row)
-            case _:
-                self._fold(head)
-
-    def _let_go(self, head: Recorded, row: UsageRecorded | None) -> None:
-        """End what the other rules kept for the attempt that has ended."""
-        hold = self._other.budgets.holds.get(run_id_of(head.stream))
-        if hold is not None:
-            self._imagine(head, head.stream, release(hold, row, "settled"))
-
-    def _start(self, run_id: str, fate: _Fate, head: Recorded, body: AttemptStarted) -> None:
-        """Ask the other rules again, as each start does; what does not fit any more is stopped here."""
-        run = self._other.runs.open[run_id]
-        step = fate.step or _step_of(body)
-        self._share()
-        where = Where(step.provider_id, step.model_id)
-        start = plan_start(self._other, run, where, step.upstream_model, head.recorded_at_us)
-        if fate.is_compared and start.judgement.stops:
-            strictest = start.judgement.strictest
-            fate.is_open, fate.policy_id = False, "" if strictest is None else strictest.policy_id
-            self._imagine(head, head.stream, RunRefused(code="budget_blocked", http_status=429))
-            self._counts["same" if fate.step is None else "rerouted"] -= 1
-            self._counts["newly_blocked"] += 1
-            self._by_policy.setdefault(fate.policy_id, Sums()).runs += 1
-            self._list(
-                Differing(
-                    run_id=run_id,
-                    position=head.position,
-                    at_us=head.recorded_at_us,
-                    principal_id=run.principal_id,
-                    model_requested=run.model_requested,
-                    verdict="newly_blocked",
-                    before=f"{step.provider_id}/{step.model_id}",
-                    after="budget_blocked",
-                    reasons_before=[],
-                    reasons_after=["budget_blocked"],
-                    policy_id=fate.policy_id,
-                )
-            )
-            return
-        self._note_limits(note_limits(self._other, run_id, start.judgement), head.recorded_at_us)
-        for draft in reserve(run, start, attempt=body.attempt):
-            self._imagine(head, draft.stream, draft.body)
-        price = start.size.price
-        started = msgspec.structs.replace(
-            body,
-            provider_id=step.provider_id,
-            model_id=step.model_id,
-            upstream_model=step.upstream_model,
-            input_max_tokens=start.size.input_tokens,
-            output_max_tokens=start.size.output_tokens,
-            price_id="" if price is None else price.price_id,
-            variant=start.size.variant,
-        )
-        self._fold(msgspec.structs.replace(head, body=started))
-
-    def _row(self, fate: _Fate, body: UsageRecorded) -> UsageRecorded:
-        """Return what the same tokens would have cost where the run goes now."""
-        at = body if fate.step is None else fate.step
-        price = price_at(self._other, at.provider_id, at.model_id, body.effective_at_us, body.variant)
-        price_id = "" if price is None else price.price_id
-        if fate.step is None and price_id == body.price_id:
-            return body
-        cost = cost_of(body.usage, price)
-        return msgspec.structs.replace(
-            body,
-            provider_id=at.provider_id,
-            model_id=at.model_id,
-            upstream_model=at.upstream_model,
-            price_id=price_id,
-            cost_state=cost.state,
-            cost_nanousd=cost.nanousd,
-            known_nanousd=cost.known_nanousd,
-        )
-
-    def _sum(self, before: UsageRecorded | None, after: UsageRecorded | None, policy_id: str) -> None:
-        """Add what a row cost and would have cost to every sum that it belongs to."""
-        for row, side in ((before, 0), (after, 1)):
-            if row is None:
-                continue
-            self._unpriced[side] += row.cost_nanousd is None
-            cost = row.known_nanousd if row.cost_nanousd is None else row.cost_nanousd
-            model = self._by_model.setdefault(f"{row.provider_id}/{row.model_id}", Sums())
-            sums = [self._all, model]
-            if policy_id:
-                sums.append(self._by_policy.setdefault(policy_id, Sums()))
-            for one in sums:
-                if side:
-                    one.after_nanousd += cost
-                else:
-                    one.before_nanousd += cost
-                    one.runs += one is model
-
-
-def _step_of(started: AttemptStarted) -> PlanStep:
-    return PlanStep(
-        provider_id=started.provider_id, model_id=started.model_id, upstream_model=started.upstream_model
-    )
-
-
-def _are_equal(drafts: Sequence[Draft], commit: Sequence[Recorded]) -> bool:
-    own = [draft for draft in drafts if draft.stream.startswith("run-")]
-    recorded = commit[: len(own)]
-    return [VOCABULARY.encode(draft.body) for draft in own] == [VOCABULARY.encode(one.body) for one in recorded]
+                self._tally.tell(told)
+                self._imagined.fold(Recorded(0, draft.stream, 0, now_us, "", "", 0, "", body))
 
 
 def _served(decided: RoutingDecided | None) -> str:
