@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from palyra.config.edit import Edit
     from palyra.engine.listing import Listing
     from palyra.events.registry import ProviderEntry
+    from palyra.redaction import Secret
 
 #: Providers that are asked without a key, on this machine unless somebody says otherwise.
 _KEYLESS = ("ollama", "localai")
 #: Providers with a key, and the kind of each.
 _KEYED = dict.fromkeys(("openai", "groq", "together"), "openai_compatible") | {"anthropic": "anthropic"}
 _SHOWN_COUNT = 8
+#: Stands for a key that is at hand while its entry is tried.
+_KEY = "KEY_AT_HAND"
 
 
 @click.command(
@@ -119,8 +122,8 @@ def connect_provider(
 ) -> Answer:
     """Check a provider, and write its entry into the configuration if the check passes.
 
-    Then its list of models is read; they serve as it lists them. Nothing is written where it cannot be reached or
-    refuses the key.
+    Then its list of models is read; they serve as it lists them. A key is checked where it will be sent, and
+    nowhere else. Nothing is written where that cannot be reached or refuses it.
     """
     from palyra.config.edit import Append
     from palyra.errors import PalyraError
@@ -139,11 +142,13 @@ def connect_provider(
         entry["base_url"] = base_url
     if provider in _KEYLESS:
         entry["allow_private_base_url"] = True
-        names = _check_keyless(entry)
+        names = _check(_resolved(entry))
     else:
         entry["discovery_mode"] = "serve"
-        names = []
-        _check_key(call, provider, read_key_input(f"Key for {provider}", key_env, is_key_stdin, stray).reveal())
+        if base_url and not _is_public(entry):
+            entry["allow_private_base_url"] = True
+        key = read_key_input(f"Key for {provider}", key_env, is_key_stdin, stray)
+        names = _connect_with_key(call, provider, entry, key)
     written = _write(call, [Append(path=("model_provider", "providers"), entry=entry)])
     is_live = reload_config(call)
     if is_live or (not call.url and call.paths.journal.exists()):
@@ -168,21 +173,62 @@ def _when(is_live: bool) -> str:
     return "" if is_live else ", from the next start on"
 
 
-def _check_keyless(entry: dict[str, Any]) -> list[str]:
-    """Ask a provider for its models before anything is written; raises `PalyraError`."""
-    from palyra.cli.model_changes import failure_of
+def _resolved(entry: dict[str, Any]) -> ProviderEntry:
+    """Return an entry with everything filled in; raises `ConfigProblems`."""
     from palyra.config.load import load_given
 
     given = {"version": 1, "model_provider": {"providers": [entry]}}
     (resolved,) = load_given(given, os.environ, {}).config.model_provider.registry.providers
-    listing = _ask_once(resolved)
-    failure = failure_of(resolved.provider_id, listing.result, listing.failure_class, listing.message)
+    return resolved
+
+
+def _is_public(entry: dict[str, Any]) -> bool:
+    """Return whether the address that was named needs no line that allows it; raises `ConfigProblems`."""
+    from palyra.config.problems import ConfigProblems
+
+    try:
+        _resolved({**entry, "api_key_env": _KEY})
+    except ConfigProblems as error:
+        if any(problem.code == "private_address_refused" for problem in error.problems):
+            return False
+        raise
+    return True
+
+
+def _connect_with_key(call: Call, provider: str, entry: dict[str, Any], key: Secret) -> list[str]:
+    """Have a key checked and kept, and let the entry lead to it; raises `PalyraError`.
+
+    At the provider's own place it becomes a profile, which `palyra auth` looks after; elsewhere, or under a name of
+    its own, it is the secret of this entry alone and bound to its address.
+    """
+    from palyra.cli.asking import change
+    from palyra.engine.console.auth import ConnectParams
+    from palyra.engine.console.table import AUTH_CONNECT, VAULT_SECRET_PUT
+    from palyra.engine.console.vault import PutSecretParams
+
+    if "base_url" not in entry and entry["provider_id"] == provider:
+        change(call, AUTH_CONNECT, ConnectParams(provider=provider, api_key=key.reveal()))
+        return []
+    resolved = _resolved({**entry, "api_key_env": _KEY})
+    names = _check(resolved, key)
+    ref = f"global/{resolved.provider_id}"
+    change(call, VAULT_SECRET_PUT, PutSecretParams(ref=ref, value=key.reveal(), audience=resolved.audience))
+    entry["api_key_vault_ref"] = ref
+    return names
+
+
+def _check(entry: ProviderEntry, key: Secret | None = None) -> list[str]:
+    """Ask a provider for its models before anything is written; raises `PalyraError`."""
+    from palyra.cli.model_changes import failure_of
+
+    listing = _ask_once(entry, key)
+    failure = failure_of(entry.provider_id, listing.result, listing.failure_class, listing.message)
     if failure is not None:
         raise failure
     return [one.upstream_model for one in listing.models]
 
 
-def _ask_once(entry: ProviderEntry) -> Listing:
+def _ask_once(entry: ProviderEntry, key: Secret | None) -> Listing:
     import asyncio
 
     from palyra.engine.clock import SystemClock
@@ -191,10 +237,9 @@ def _ask_once(entry: ProviderEntry) -> Listing:
     from palyra.projections.state import State
     from palyra.providers.port import Provider
     from palyra.providers.registry import build_provider
-    from palyra.redaction import Secret
 
     class Alone:
-        """The one provider, which needs no secret."""
+        """The one provider, and what it is asked with."""
 
         def __init__(self, provider: Provider) -> None:
             self._provider = provider
@@ -203,7 +248,7 @@ def _ask_once(entry: ProviderEntry) -> Listing:
             return self._provider
 
         def secret(self, provider_id: str, credential_ref: str, revision: int) -> Secret | None:
-            return None
+            return key
 
     async def ask() -> Listing:
         provider = build_provider(provider_settings(entry))
@@ -213,15 +258,6 @@ def _ask_once(entry: ProviderEntry) -> Listing:
             await provider.close()
 
     return asyncio.run(ask())
-
-
-def _check_key(call: Call, provider: str, key: str) -> None:
-    """Have the key checked at the provider and kept; raises `PalyraError`."""
-    from palyra.cli.asking import change
-    from palyra.engine.console.auth import ConnectParams
-    from palyra.engine.console.table import AUTH_CONNECT
-
-    change(call, AUTH_CONNECT, ConnectParams(provider=provider, api_key=key))
 
 
 def _write(call: Call, edits: list[Edit]) -> Any:

@@ -30,6 +30,7 @@ class _Ollama(BaseHTTPRequestHandler):
     status = 200
 
     def do_GET(self) -> None:
+        self.server.keys.append(self.headers.get("authorization"))  # type: ignore[attr-defined]
         body = json.dumps({"object": "list", "data": [{"id": "llama3.2:latest"}, {"id": "nomic-embed-text"}]})
         self.send_response(self.server.status if self.path == "/v1/models" else 500)  # type: ignore[attr-defined]
         self.send_header("content-type", "application/json")
@@ -44,7 +45,7 @@ class _Ollama(BaseHTTPRequestHandler):
 @pytest.fixture
 def ollama() -> Iterator[HTTPServer]:
     server = HTTPServer(("127.0.0.1", 0), _Ollama)
-    server.status = 200  # type: ignore[attr-defined]
+    server.status, server.keys = 200, []  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
@@ -98,6 +99,31 @@ def test_ollama_is_connected_by_one_command(write: Writer, ollama: HTTPServer) -
     assert (entry.discovery_mode, entry.auth_scheme) == ("serve", "none")
     again = write("connect", "ollama", "--base-url", url_of(ollama))
     assert (again.status, again.document["error"]["code"]) == (7, "conflict")
+
+
+def test_a_key_is_sent_where_its_entry_leads_and_nowhere_else(
+    write: Writer, ollama: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider elsewhere is asked there before its key is kept, which is bound to that place."""
+    monkeypatch.setenv("WORK_KEY", "sk-work-1234567890")
+    options = ("--id", "work", "--base-url", url_of(ollama), "--key-env", "WORK_KEY")
+    ollama.status = 401  # type: ignore[attr-defined]
+    refused = write("connect", "openai", *options)
+    assert (refused.status, refused.document["error"]["code"]) == (3, "credential_refused")
+    assert write.registry().providers[0].kind == "deterministic"
+    ollama.status = 200  # type: ignore[attr-defined]
+    ran = write("connect", "openai", *options)
+    assert (ran.status, ran.data["models"]) == (0, ["llama3.2:latest", "nomic-embed-text"])
+    (entry,) = write.registry().providers
+    assert (entry.flavor, entry.credential_ref, entry.allow_private_base_url) == (
+        "openai",
+        "vault:global/work",
+        True,
+    )
+    assert set(ollama.keys) == {"Bearer sk-work-1234567890"}  # type: ignore[attr-defined]
+    assert b"sk-work" not in write.file.read_bytes() + write.journal.read_bytes()
+    (tested,) = write("test").data["items"]
+    assert (tested["result"], tested["health"]) == ("ok", "healthy")
 
 
 def recorded(write: Writer, stream: str) -> list[Recorded]:
