@@ -282,11 +282,17 @@ def reload_config(call: Call) -> bool:
 
 
 def _discover(call: Call, provider_id: str) -> list[str]:
-    """Have the new provider's list read and recorded, and return it."""
-    from palyra.engine.console.models import ProviderParams
-    from palyra.engine.console.table import MODELS_DISCOVER
+    """Have the new provider's list read and recorded, and return what it serves.
 
-    return list(_change(call, MODELS_DISCOVER, ProviderParams(provider=provider_id)).items[0].added)
+    A daemon may have read it by itself as soon as it knew the provider, so what was added now says nothing.
+    """
+    from palyra.cli.asking import ask
+    from palyra.engine.console.models import ModelsParams, ProviderParams
+    from palyra.engine.console.table import MODELS, MODELS_DISCOVER
+
+    _change(call, MODELS_DISCOVER, ProviderParams(provider=provider_id))
+    found = ask(call, MODELS, ModelsParams()).found
+    return [one.model_id for one in found.models if one.provider_id == provider_id]
 
 
 def _change(call: Call, what: Any, params: Any) -> Any:
