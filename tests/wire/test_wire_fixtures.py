@@ -130,6 +130,7 @@ def test_a_line_comes_back() -> None:
         b"{}",
         b"[",
         write_line(recorded(format=2)),
+        write_line(recorded(status=0, outcome="completed")),
         b'{"run_id":"r","key":"k","surface":"s","api":"a","model":"m","chunks":[{"after_us":1,"base64":"?"}]}',
     ],
 )

@@ -25,6 +25,7 @@ from palyra.wire.openai_embeddings import (
     read_embeddings_reply,
 )
 from palyra.wire.request import decode_embeddings
+from palyra.wire.target import WAYS
 from palyra.wire.upstream_errors import UpstreamErrorInBody
 
 _FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -57,6 +58,17 @@ def test_a_batch_takes_items_as_they_are_spelled(inputs: bytes, items: slice | N
     prepared = prepare_embeddings(request, upstream_model="up", items=part)
     assert prepared.body == b'{"input" : ' + expected + b',"model":"up", "x":1.0}'
     assert prepared.edits == (("model",) if inputs == expected else ("model", "input"))
+
+
+@pytest.mark.parametrize(("asked", "sent"), [(b'"base64"', b'"float"'), (b'"float"', b'"float"')])
+def test_a_server_of_numbers_is_asked_for_numbers(asked: bytes, sent: bytes) -> None:
+    """Whatever its client wants, who gets it made of them; other servers are asked as they were."""
+    body = b'{"model":"up","input":"a","encoding_format": ' + asked + b"}"
+    request = decode_embeddings(body)
+    prepared = prepare_embeddings(request, upstream_model="up", ways=WAYS["localai"])
+    assert prepared.body == body.replace(asked, sent)
+    assert prepared.edits == (() if asked == sent else ("encoding_format",))
+    assert prepare_embeddings(request, upstream_model="up", ways=WAYS["generic"]).body == body
 
 
 def test_the_facts_of_an_answer() -> None:
