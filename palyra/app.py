@@ -10,16 +10,14 @@ import asyncio
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from palyra.adoption import Adoption, content_rules_of, limits_of, load_embedded, stall_bases_of
-from palyra.api import LiveJournal
 from palyra.auth.references import ReferenceSource
 from palyra.config.load import LoadedConfig
-from palyra.config.state import StatePaths
 from palyra.config.tree import Config
 from palyra.daemon.callbacks import CallbackListeners
 from palyra.daemon.console import Console
@@ -52,16 +50,15 @@ from palyra.engine.run import RunSettings
 from palyra.engine.runs import Runs
 from palyra.engine.sweeps import SweepChore
 from palyra.engine.tokens import TokenKeeper
-from palyra.engine.upgrade import Upgraded
 from palyra.engine.vault import VaultKeeper
 from palyra.engine.watching import DiscoveryChore, HealthChore, Watchers, watched
 from palyra.engine.webhook import AlertWebhook
 from palyra.errors import PalyraError, StateError
 from palyra.events.base import Draft
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStopped
+from palyra.face import Face
 from palyra.home import find_home, readable_state
 from palyra.outside import Outside
-from palyra.projections.state import State
 from palyra.redaction import KnownSecrets, hide_also
 from palyra.supervisor.adapters import CrossingChore, EngineLoopLog, EngineStallWatch
 from palyra.supervisor.bridge import CrossingClosed, TrioGuest
@@ -75,7 +72,7 @@ from palyra.watching import ConfigWatch
 _SETTLE_S = 4.0
 
 
-class Daemon:
+class Daemon(Face):
     """A gateway inside the running asyncio program: `async with Daemon(config) as daemon:`, or `start` and `stop`.
 
     `config` is what to serve with:
@@ -167,50 +164,9 @@ class Daemon:
         return self.loaded.config if self._adoption is None else self._adoption.config
 
     @property
-    def paths(self) -> StatePaths:
-        """Where the files are. Raises `ValueError` in memory, and before a temporary directory has been made."""
-        return self._home.paths
-
-    @property
-    def url(self) -> str:
-        """Where the API is served, without a path: `http://127.0.0.1:54321`."""
-        return self.server.url
-
-    @property
-    def base_url(self) -> str:
-        """What OpenAI's clients take as `base_url`."""
-        return f"{self.url}/v1"
-
-    @property
     def client_key(self) -> str:
         """What they take as `api_key`."""
         return self._client_key.reveal()
-
-    @property
-    def journal(self) -> LiveJournal:
-        """The journal, for reading: `async for recorded in daemon.journal`."""
-        return LiveJournal(self.core.journal)
-
-    async def state_at(self, position: int | None = None) -> State:
-        """Return everything that was true after a position of the journal, by default after its last event.
-
-        Raises `JournalError` (`position_not_found`).
-        """
-        return await self.journal.state_at(position)
-
-    @property
-    def upgraded(self) -> Upgraded | None:
-        """What the start did to a journal of an older release; None where it was as new as the program."""
-        return self._home.upgraded
-
-    @property
-    def finished(self) -> asyncio.Future[Any]:
-        """Done when the supervision tree has died, which must end the daemon."""
-        return self.guest.finished
-
-    def loop_stacks(self) -> Iterator[tuple[str, str]]:
-        """Yield name and stack of each supervised loop; none before they have started."""
-        return self.guest.stacks() if hasattr(self, "guest") else iter(())
 
     # -- start
 

@@ -23,7 +23,7 @@ FLOORS = {
     "engine": 3,
     **dict.fromkeys(["daemon", "supervisor", "doctor", "console"], 4),
     **dict.fromkeys(["adoption", "alone", "api", "app", "home", "outside", "readonly", "service", "telling"], 5),
-    **dict.fromkeys(["through", "watching", "cli", "__init__", "__main__"], 5),
+    **dict.fromkeys(["face", "through", "watching", "cli", "__init__", "__main__"], 5),
 }
 #: What a room may import of the rooms on its own floor. Rooms of floor 2 do not know each other.
 NEIGHBOURS = {
