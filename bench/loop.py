@@ -1,4 +1,4 @@
-"""How long one input can hold the loop: `python bench/loop.py [--only TEXT] [--sizes 1,8,32]`.
+"""How long one input can hold the loop: `python bench/loop.py [--only TEXT] [--sizes 1,8,32] [--keeps]`.
 
 A daemon runs in this process. Another process is its client and its provider, so that nothing but the daemon's own
 work keeps the loop from its turns. A heart beats in the loop all the while; its longest pause is printed for each
@@ -155,6 +155,18 @@ def requests(size_bytes: int) -> Iterator[tuple[str, Callable[[], Case]]]:
             f"{dialect}: an unknown model",
             lambda d=dialect, p=path: Case(p, asked(d, "m" * size_bytes, b'"x"')),
         )
+    counted = PATHS["messages"] + "/count_tokens"
+    for name, piece in {"words": b"word ", "escapes": b'\\n\\"', "beyond ASCII": "é你".encode()}.items():
+        for model in ("claude", "gpt"):
+            yield (
+                f"count for {model}: {name}",
+                lambda m=model, t=piece: Case(counted, asked("messages", m, b'"%s"' % repeated(t, size_bytes))),
+            )
+        for dialect, path in PATHS.items():
+            yield (
+                f"{dialect} to a script: {name}",
+                lambda d=dialect, p=path, t=piece: Case(p, asked(d, "det", b'"%s"' % repeated(t, size_bytes))),
+            )
     vectors = {
         "one text": lambda: b'"%s"' % repeated(b"word ", size_bytes),
         "2,048 texts": lambda: b"[%s]" % b",".join([b'"%s"' % repeated(b"word ", size_bytes // 2_048)] * 2_048),
@@ -289,6 +301,7 @@ def vectors(size_bytes: int) -> bytes:
 SHORT = {
     "/chat/completions": said("chat", b"hi"),
     "/messages": said("messages", b"hi"),
+    "/messages/count_tokens": b'{"input_tokens":9}',
     "/responses": said("responses", b"hi"),
     "/embeddings": b'{"data":[{"index":0,"embedding":[0.5]}]}',
     "/audio/transcriptions": b'{"text":"hi"}',
@@ -370,8 +383,8 @@ class Heart:
         self._loop.call_later(0.001, self._beat)
 
 
-def config(port: int) -> dict[str, object]:
-    providers = [
+def config(port: int, *, keeps: bool) -> dict[str, object]:
+    providers: list[dict[str, object]] = [
         {
             "provider_id": name,
             "kind": "anthropic" if name == "claude" else "openai_compatible",
@@ -390,14 +403,23 @@ def config(port: int) -> dict[str, object]:
         {"model_id": name, "provider_id": name, "upstream_model": "up", "upstream_apis": [api], **window}
         for api, name in MODELS.items()
     ]
+    providers.append({"provider_id": "det", "kind": "deterministic"})
     models += [
+        {"model_id": "det", "provider_id": "det", **window},
         {"model_id": "vec", "provider_id": "vec", "role": "embeddings", **window},
         {"model_id": "ear", "provider_id": "ear", "role": "audio_transcription"},
     ]
-    return {"model_provider": {"providers": providers, "models": models, "max_request_bytes": 40 * MIB}}
+    registry = {"providers": providers, "models": models, "max_request_bytes": 40 * MIB}
+    if not keeps:
+        return {"model_provider": registry}
+    # Everything that looks at a body once more.
+    registry |= {"response_cache_enabled": True, "response_cache_max_bytes": 64 * MIB}
+    return {"model_provider": registry, "privacy": {"capture_content": "on", "content_max_bytes": 64 * MIB}}
 
 
-async def beside(other: subprocess.Popen[str], sizes: list[int], only: str, state_dir: Path) -> bool:
+async def beside(
+    other: subprocess.Popen[str], sizes: list[int], only: str, state_dir: Path, *, keeps: bool
+) -> bool:
     """Send every input and print what it did to the loop; returns whether all stayed below the limit."""
     assert other.stdin is not None
     assert other.stdout is not None
@@ -405,7 +427,8 @@ async def beside(other: subprocess.Popen[str], sizes: list[int], only: str, stat
     loop = asyncio.get_running_loop()
     is_good = True
     try:
-        async with Daemon(config(port), state_dir=state_dir, environ={**os.environ, "LOOP_KEY": "k"}) as daemon:
+        environ = {**os.environ, "LOOP_KEY": "k"}
+        async with Daemon(config(port, keeps=keeps), state_dir=state_dir, environ=environ) as daemon:
             gc.collect()
             gc.freeze()
             other.stdin.write(f"{daemon.url.rpartition(':')[2]} {daemon.client_key}\n")
@@ -429,6 +452,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="")
     parser.add_argument("--sizes", default="1,8,32")
+    parser.add_argument("--keeps", action="store_true", help="with response cache and content capture on")
     parser.add_argument("--outside", action="store_true")
     given = parser.parse_args()
     sizes = [int(size) for size in given.sizes.split(",")]
@@ -442,7 +466,8 @@ def main() -> int:
     arguments = [sys.executable, __file__, "--outside", "--only", given.only, "--sizes", given.sizes]
     other = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with tempfile.TemporaryDirectory() as directory, asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return 0 if runner.run(beside(other, sizes, given.only, Path(directory) / "state")) else 1
+        state_dir = Path(directory) / "state"
+        return 0 if runner.run(beside(other, sizes, given.only, state_dir, keeps=given.keeps)) else 1
 
 
 if __name__ == "__main__":

@@ -251,7 +251,11 @@ class Daemon(Face):
         )
         self._stack.callback(self.runs.apart.close)
         self._contents = Contents(
-            self._home.content, self._clock, content_rules_of(config), on_trouble=self._tells.of_content
+            self._home.content,
+            self._clock,
+            content_rules_of(config),
+            on_trouble=self._tells.of_content,
+            apart=self.runs.apart,
         )
         self._stack.push_async_callback(self._contents.close)
         self.runs.contents = self._contents

@@ -51,6 +51,8 @@ MESSAGES_MAX_COUNT = 10_000
 TOOLS_MAX_COUNT = 1_024
 #: Items of one embeddings request.
 EMBEDDING_INPUTS_MAX_COUNT = 2_048
+#: What a script reads as a request, and says again: it is for tests, and does so on its own.
+SCRIPTED_CALL_MAX_BYTES = 8 << 20
 #: All headers of a request or a provider's answer together.
 HEADERS_MAX_BYTES = 32 * 1024
 UPSTREAM_HEADERS_MAX_BYTES = 64 * 1024

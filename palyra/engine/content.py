@@ -13,15 +13,18 @@ from pathlib import Path
 import msgspec
 
 from palyra.decisions.runs import AdmitRun
+from palyra.engine.apart import Apart
 from palyra.engine.client import Reply
 from palyra.engine.clock import Clock
 from palyra.engine.exchange import Ended
 from palyra.engine.surfaces import Part
 from palyra.events.registry import ModelEntry
+from palyra.limits import APART_BYTES, OFF_LOOP_BYTES
 from palyra.memory.content import PURGE_ROWS_COUNT, Content, ContentStore
 from palyra.providers.port import Answer, Call, Provider
 from palyra.redaction import Secret
 from palyra.units import US_PER_S
+from palyra.wire.apart import key_of_large
 from palyra.wire.fixtures import KEPT_HEADERS, canonical, request_key
 from palyra.wire.request import SurfaceRequest
 
@@ -86,10 +89,14 @@ class Taken:
         usage = ended.metered.reported
         self.usage = {} if usage is None else {name: n for name, n in msgspec.structs.asdict(usage).items() if n}
 
-    def content(self, outcome: str, reply: Reply) -> Content:
-        """Return what is written; called in a thread, for it reads the whole request."""
-        command, request = self.command, self.request
-        model_id = self.entry.model_id if self.entry is not None else request.model
+    @property
+    def model_id(self) -> str:
+        """The model that was asked last, else the one that was asked for."""
+        return self.entry.model_id if self.entry is not None else self.request.model
+
+    def content(self, outcome: str, reply: Reply, key: str) -> Content:
+        """Return what is written; called in a thread."""
+        command, request, model_id = self.command, self.request, self.model_id
         if request.surface in _WHOLE_SURFACES and reply.body is not None and reply.status == 200:
             self.headers = {"content-type": reply.headers["content-type"]}
             after_us = self.chunks[-1][0] if self.chunks else 0
@@ -103,7 +110,7 @@ class Taken:
             agent_id=command.agent_id,
             surface=request.surface,
             content_type=self.content_type,
-            key=request_key(canonical(request, model_id)),
+            key=key,
             request=request.body if len(request.body) <= self._max_bytes else b"",
             request_bytes=len(request.body),
             model_id=model_id,
@@ -168,9 +175,19 @@ class Contents:
     """Keeps the content of runs, and lets go of it."""
 
     def __init__(
-        self, path: Path | None, clock: Clock, rules: ContentRules, *, on_trouble: Callable[[Exception], None]
+        self,
+        path: Path | None,
+        clock: Clock,
+        rules: ContentRules,
+        *,
+        on_trouble: Callable[[Exception], None],
+        apart: Apart | None = None,
     ) -> None:
-        """`path` is None for a store in memory; `on_trouble` is told why something could not be kept."""
+        """`path` is None for a store in memory; `on_trouble` is told why something could not be kept.
+
+        What is large is read by `apart`.
+        """
+        self._apart = apart or Apart()
         self._rules = rules
         #: Runs that were not kept although they should have been.
         self.lost_count = 0
@@ -217,16 +234,26 @@ class Contents:
     async def _write(self, taken: Taken, outcome: str, reply: Reply, size_bytes: int) -> None:
         try:
             async with self._turn:
-                await asyncio.to_thread(self._put, taken, outcome, reply)
+                body = taken.request.body
+                key = await self._apart.do(max(len(body), OFF_LOOP_BYTES + 1), self._key, taken)
+                await asyncio.to_thread(self._put, taken, outcome, reply, key)
         except Exception as error:
             self.lost_count += 1
             self._on_trouble(error)
         finally:
             self._waiting_bytes -= size_bytes
 
-    def _put(self, taken: Taken, outcome: str, reply: Reply) -> None:
+    def _key(self, taken: Taken) -> str:
+        """Return by what a request like this one is known; reads all of it."""
+        request, model_id = taken.request, taken.model_id
+        if len(request.body) <= APART_BYTES or request.recording is not None:
+            return request_key(canonical(request, model_id))
+        small = msgspec.structs.replace(request, body=b"", neutral=None)
+        return self._apart.ask(key_of_large, request.body, small, model_id)
+
+    def _put(self, taken: Taken, outcome: str, reply: Reply, key: str) -> None:
         store = self._opened()
-        store.put(taken.content(outcome, reply), taken.at_us + self.rules.days_count * _DAY_US)
+        store.put(taken.content(outcome, reply, key), taken.at_us + self.rules.days_count * _DAY_US)
 
     def _opened(self) -> ContentStore:
         if self._store is None:

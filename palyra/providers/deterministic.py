@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from palyra.errors import CODES, TransportFailed
-from palyra.limits import OFF_LOOP_BYTES, SSE_LINE_MAX_BYTES, UPSTREAM_BODY_MAX_BYTES
+from palyra.limits import OFF_LOOP_BYTES, SCRIPTED_CALL_MAX_BYTES, SSE_LINE_MAX_BYTES, UPSTREAM_BODY_MAX_BYTES
 from palyra.providers.fixture_book import (
     TRANSLATED,
     FixtureBook,
@@ -48,6 +48,8 @@ from palyra.wire.transcripts import CONTENT_TYPES, write_transcript
 
 _FILLER = b"x" * (64 << 10)
 _HTML = b"<!doctype html><title>Not an API</title>"
+#: Read by their places, however large they are.
+_RECORDINGS = "/audio/transcriptions"
 #: What an accident looks like when it strikes before the head of the answer is whole.
 _CLASSES_IN_HEAD = {
     "reset": "network_unavailable",
@@ -82,6 +84,9 @@ class DeterministicProvider:
     async def send(self, call: Call, secret: Secret | None) -> Answer:
         """See `palyra.providers.port.Provider.send`; a secret is not used."""
         patience = Patience(call, self._sleep)
+        if len(call.body) > SCRIPTED_CALL_MAX_BYTES and call.path != _RECORDINGS:
+            message = f"A script takes no request of more than {SCRIPTED_CALL_MAX_BYTES} bytes."
+            return _error_answer(413, "body_too_large", message, patience)
         if self._settings.fixtures:
             replayed = await self._replay(call, patience)
             if replayed is not None:
@@ -90,14 +95,14 @@ class DeterministicProvider:
 
     async def _obey(self, call: Call, patience: Patience) -> Answer:
         """Answer by the rules."""
+        is_large = len(call.body) > OFF_LOOP_BYTES
         try:
-            is_large = len(call.body) > OFF_LOOP_BYTES
             asked = await asyncio.to_thread(Asked, call) if is_large else Asked(call)
         except WireError as exc:
             status = CODES[exc.code].http_status
             return _error_answer(status, exc.code, exc.message, patience)
         rule = self._book.take(asked) or Rule()
-        return await _perform(asked, rule, patience)
+        return await _perform(asked, rule, patience, is_large=is_large)
 
     async def _replay(self, call: Call, patience: Patience) -> Answer | None:
         """Answer as it was recorded; None for what the rules are to answer."""
@@ -105,8 +110,7 @@ class DeterministicProvider:
         try:
             if self._fixtures is None:
                 self._fixtures = await asyncio.to_thread(FixtureBook.read, settings.fixtures)
-            request = await asyncio.to_thread(read_call, call)
-            plain = canonical(request, request.model)
+            request, plain = await asyncio.to_thread(_read, call)
         except (OSError, BadFixture) as exc:
             raise TransportFailed("fixture_missing", "headers", f"the recorded exchanges: {exc}") from exc
         except WireError as exc:
@@ -140,7 +144,12 @@ class DeterministicProvider:
         """Hold nothing, so there is nothing to close."""
 
 
-async def _perform(asked: Asked, rule: Rule, patience: Patience) -> Answer:
+def _read(call: Call) -> tuple[SurfaceRequest, dict[str, Any]]:
+    request = read_call(call)
+    return request, canonical(request, request.model)
+
+
+async def _perform(asked: Asked, rule: Rule, patience: Patience, *, is_large: bool) -> Answer:
     pace, fault = rule.pace or Pace(), rule.error
     if fault is not None and (rule.at == "connect" or fault.refuse_connect):
         await _fail_to_connect(fault, patience)
@@ -155,6 +164,8 @@ async def _perform(asked: Asked, rule: Rule, patience: Patience) -> Answer:
         return ScriptedAnswer(200, {"content-type": "text/html"}, [_HTML], patience)
     content_type = "text/event-stream" if asked.view.stream else _content_type(asked)
     steps = _stream(asked, rule, pace) if asked.view.stream else _unary(asked, rule, pace)
+    if is_large:  # an echo is as long as what it answers
+        steps = iter(await asyncio.to_thread(list, steps))
     return ScriptedAnswer(200, {"content-type": content_type}, steps, patience)
 
 

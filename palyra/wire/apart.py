@@ -13,6 +13,7 @@ from itertools import accumulate
 import msgspec
 
 from palyra.wire.dialects import DIALECT_ROWS, Channel, ReadAnswer, neutral_of, pass_through
+from palyra.wire.fixtures import canonical, request_key
 from palyra.wire.keywords import TEXT_MAX_CHARS
 from palyra.wire.neutral import Call, NeutralRequest, Outline, Reasoning
 from palyra.wire.openai_embeddings import items_of, join_embeddings, prepare_embeddings
@@ -70,3 +71,8 @@ def join_large(body: bytes, sizes: Sequence[int]) -> bytes:
     """Return answers to a split request as one; they lie one behind the other in `body`."""
     ends = list(accumulate(sizes))
     return join_embeddings([body[end - size : end] for end, size in zip(ends, sizes, strict=True)])
+
+
+def key_of_large(body: bytes, request: SurfaceRequest, model_id: str) -> str:
+    """Return by what a request is known among those that were recorded; see `fixtures.request_key`."""
+    return request_key(canonical(msgspec.structs.replace(request, body=body), model_id))

@@ -19,7 +19,7 @@ from provider_calls import FOREVER_MS
 from recordings import CONTENT_TYPE, transcription
 
 from palyra.errors import TransportFailed
-from palyra.limits import SSE_LINE_MAX_BYTES
+from palyra.limits import OFF_LOOP_BYTES, SCRIPTED_CALL_MAX_BYTES, SSE_LINE_MAX_BYTES
 from palyra.providers.deterministic import DeterministicProvider, DeterministicSettings
 from palyra.providers.hash_embedding import hash_embedding
 from palyra.providers.port import Answer, Call
@@ -638,3 +638,13 @@ async def test_a_streamed_transcript() -> None:
     broken = [{"reply": {"transcript": SPOKEN}, "error": {"reset": True}, "at": {"after_chunks": 1}}]
     with pytest.raises(TransportFailed):
         await said(broken, heard("true"))
+
+
+async def test_what_is_too_large_for_a_script_is_refused() -> None:
+    """As a provider does with a request that is longer than it reads; a recording may be as long as it is."""
+    large = [{"role": "user", "content": "x" * SCRIPTED_CALL_MAX_BYTES}]
+    answer = await scripted().send(ask(messages=large), None)
+    assert answer.status == 413
+    assert json.loads(await answer.body(1_000))["error"]["code"] == "body_too_large"
+    text = "word " * (OFF_LOOP_BYTES // 4)
+    assert await text_of(scripted(), messages=[{"role": "user", "content": text}]) == text

@@ -11,6 +11,7 @@ from dialect_cases import CASES, DIALECTS, channel, upstream_reply
 
 from palyra.wire.apart import (
     join_large,
+    key_of_large,
     prepare_large,
     prepare_large_embeddings,
     read_large_answer,
@@ -18,6 +19,7 @@ from palyra.wire.apart import (
 )
 from palyra.wire.dialects import DIALECT_ROWS, neutral_of, pass_through
 from palyra.wire.errors import Malformed, WireError
+from palyra.wire.fixtures import canonical, request_key
 from palyra.wire.keywords import TEXT_MAX_CHARS
 from palyra.wire.messages_surface import decode_messages
 from palyra.wire.neutral import Dialect, Reasoning
@@ -106,6 +108,15 @@ def test_an_answer_is_read_alike(client: Dialect, upstream: Dialect, name: str) 
     body, way = upstream_reply(upstream, CASES[name]), channel(client, upstream)
     read = pickle.loads(pickle.dumps(read_large_answer(body, pickle.loads(pickle.dumps(way)))))
     assert read == way.read_whole(body)
+
+
+@pytest.mark.parametrize("client", DIALECTS)
+def test_a_request_is_known_by_the_same_key(client: Dialect) -> None:
+    """Whether it was read here or elsewhere."""
+    body = json.dumps(BODIES[client]).encode()
+    request = DECODERS[client](body)
+    small = read_large_request(body, DECODERS[client])[0]
+    assert key_of_large(body, small, "m") == request_key(canonical(request, "m"))
 
 
 def test_vectors_are_asked_for_and_joined_alike() -> None:
