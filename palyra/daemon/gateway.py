@@ -8,52 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 from aiohttp import web
 
 import palyra
 from palyra.daemon.answers import EVERY_ANSWER, JSON, STRICT, refusal_answer
-from palyra.daemon.bodies import FORM, Bodies, Body, decode_body
-from palyra.daemon.caching import with_cache
+from palyra.daemon.bodies import Bodies
 from palyra.daemon.console import PREFIX, Console
 from palyra.daemon.health import ALIVE, readiness
 from palyra.daemon.models import find_model, list_models
 from palyra.daemon.request_lines import RequestLine
-from palyra.daemon.requests import NOWHERE, Entrance, GatewayLimits, Route, Visit
-from palyra.daemon.stream import StreamClient, write_watched
-from palyra.decisions.arrivals import session_of
+from palyra.daemon.requests import NOWHERE, Entrance, GatewayLimits, Handler, Route, Visit
+from palyra.daemon.spending import Spending, dialect_of, role_of
+from palyra.daemon.stream import write_watched
 from palyra.decisions.keys import Caller
-from palyra.decisions.naming import resolve
-from palyra.decisions.pricing import variant_of
-from palyra.decisions.repeats import command_name
 from palyra.decisions.runs import AdmitRun
 from palyra.engine.access import Access
 from palyra.engine.client import Reply
 from palyra.engine.core import Core
-from palyra.engine.counting import count_upstream
 from palyra.engine.exchange import ClientGone
 from palyra.engine.runs import Runs
-from palyra.engine.surfaces import Around, EmbeddingsSurface
-from palyra.engine.text_surface import ChatSurface, MessagesSurface, ResponsesSurface, TextSurface
-from palyra.engine.throttle import Passage
-from palyra.engine.transcription_surface import TranscriptionSurface
 from palyra.errors import EngineStopped, JournalUnwritable, Refusal, Refused
-from palyra.events.registry import Registry
-from palyra.events.routing import Features
-from palyra.projections.runs import summary_of
-from palyra.redaction import hide_keys
-from palyra.units import US_PER_S, ms_to_s, us_to_ms
-from palyra.wire.dialects import DIALECT_ROWS, read_in_full
+from palyra.units import ms_to_s, us_to_ms
 from palyra.wire.errors import WireError
-from palyra.wire.keywords import count_keywords
-from palyra.wire.messages_surface import decode_messages
-from palyra.wire.request import SurfaceRequest, decode_chat, decode_embeddings
-from palyra.wire.responses_surface import decode_responses
-from palyra.wire.target import WAYS
-from palyra.wire.transcription import decode_transcription
 
 _MODEL = "/v1/models/"
 _MESSAGES = "/v1/messages"
@@ -89,26 +68,25 @@ class Gateway:
         self._pause = pause
         self._more = STRICT if limits.is_strict else {}
         self.entrance = Entrance(core, access, limits)
-        #: The registry of which it was last asked what its chat models need.
-        self._registry_seen: Registry | None = None
-        self._chat_is_translated = False
         self.bodies = Bodies(
             max_request_bytes=limits.max_request_bytes,
             max_inflight_bytes=limits.max_inflight_bytes,
             max_audio_bytes=limits.max_audio_bytes,
             read_ms=limits.body_read_ms,
         )
+        self._spending = spending = Spending(core, runs, self.bodies, stall_ms=limits.client_stall_ms)
+        spends = self._spends
         places = [
-            Route("/v1/chat/completions", "chat", "v1:chat", {"POST": self._chat}),
-            Route("/v1/messages", "messages", "v1:messages", {"POST": self._messages}),
+            Route("/v1/chat/completions", "chat", "v1:chat", {"POST": spends(spending.chat)}),
+            Route("/v1/messages", "messages", "v1:messages", {"POST": spends(spending.messages)}),
             Route("/v1/messages/count_tokens", "count_tokens", "v1:messages", {"POST": self._count_tokens}),
-            Route("/v1/responses", "responses", "v1:responses", {"POST": self._responses}),
-            Route("/v1/embeddings", "embeddings", "v1:embeddings", {"POST": self._embeddings}),
+            Route("/v1/responses", "responses", "v1:responses", {"POST": spends(spending.responses)}),
+            Route("/v1/embeddings", "embeddings", "v1:embeddings", {"POST": spends(spending.embeddings)}),
             Route(
                 "/v1/audio/transcriptions",
                 "audio_transcription",
                 "v1:audio",
-                {"POST": self._transcribe},
+                {"POST": spends(spending.transcribe)},
             ),
             Route("/v1/models", "models", "v1:models", {"GET": self._list_models}),
             Route("/v1/openapi.json", "openapi", "", {"GET": self._openapi}),
@@ -231,131 +209,21 @@ class Gateway:
 
     # -- the places
 
-    async def _chat(self, visit: Visit) -> web.StreamResponse:
-        if not self._translates_chat():
-            return await self._run(visit, decode_chat, ChatSurface)
-        return await self._run_text(visit, decode_chat, ChatSurface)
+    # -- the places
 
-    async def _messages(self, visit: Visit) -> web.StreamResponse:
-        return await self._run_text(visit, decode_messages, MessagesSurface)
+    def _spends(self, ask: Callable[[Visit], Awaitable[Reply]]) -> Handler:
+        """Return what answers at a place that can spend."""
 
-    def _continued(self, command: AdmitRun, request: SurfaceRequest) -> AdmitRun:
-        """Return a request that goes on from a response, asked of whoever made that one."""
-        previous = request.previous_response_id
-        if not previous:
-            return command
-        resolution = resolve(self._core.state, command.endpoint, command.model)
-        if isinstance(resolution, Refusal) or "responses" not in resolution.entries[0].upstream_apis:
-            return command  # refused for another reason
-        provider_id = self._runs.memory.provider_of(command.principal_id, previous)
-        if provider_id is None:
-            message = "This response is not known here, or not any more; send the whole input instead."
-            refusal = Refusal(code="previous_response_unknown", message=message, param="previous_response_id")
-            raise Refused(refusal)
-        return msgspec.structs.replace(command, model=f"{provider_id}/{resolution.model_id}", may_pin=True)
+        async def handle(visit: Visit) -> web.StreamResponse:
+            return await self._deliver(visit, await ask(visit))
+
+        return handle
 
     async def _count_tokens(self, visit: Visit) -> web.StreamResponse:
-        """Tell how long a message is: by its provider where that can tell for free, else by our estimate."""
-        body = await self.bodies.read(visit.request, visit.headers)
-        try:
-            request, digest = await decode_body(decode_messages, body.data, self._runs.apart)
-            command = _admission(visit, request, body, digest)
-            count = await count_upstream(self._runs, command, request, visit.headers)
-        finally:
-            body.release()
+        tokens, is_told = await self._spending.count_tokens(visit)
         self._note_served(visit, 200)
-        headers = {**JSON, **_named(visit.run_id), **({"x-palyra-estimated": "true"} if count is None else {})}
-        counted = {"input_tokens": request.raw_tokens if count is None else count}
-        return await self._send(visit, 200, headers, msgspec.json.encode(counted))
-
-    async def _responses(self, visit: Visit) -> web.StreamResponse:
-        return await self._run_text(visit, decode_responses, ResponsesSurface)
-
-    async def _embeddings(self, visit: Visit) -> web.StreamResponse:
-        return await self._run(visit, decode_embeddings, EmbeddingsSurface)
-
-    async def _transcribe(self, visit: Visit) -> web.StreamResponse:
-        decode = functools.partial(decode_transcription, visit.headers.get("content-type", ""))
-        return await self._run(visit, decode, TranscriptionSurface, media_type=FORM)
-
-    def _translates_chat(self) -> bool:
-        """Return whether a chat request may have to be read in full: some model is asked otherwise, or is picky."""
-        registry = self._core.state.catalog.registry
-        if registry is not self._registry_seen:
-            self._registry_seen = registry
-            picky = {one.provider_id for one in registry.providers if WAYS[one.flavor].is_picky}
-            models = [model for model in registry.models if model.role == "chat"]
-            self._chat_is_translated = any(
-                model.api_for("chat") != "chat" or model.provider_id in picky for model in models
-            )
-        return self._chat_is_translated
-
-    async def _run_text(
-        self, visit: Visit, decode: Callable[[bytes], SurfaceRequest], surface: type[TextSurface]
-    ) -> web.StreamResponse:
-        policy = visit.attribution.unsupported
-        return await self._run(visit, functools.partial(read_in_full, decode, policy), surface)
-
-    async def _run(
-        self,
-        visit: Visit,
-        decode: Callable[[bytes], SurfaceRequest],
-        surface: type[TextSurface] | type[EmbeddingsSurface] | type[TranscriptionSurface],
-        *,
-        media_type: str = JSON["content-type"],
-    ) -> web.StreamResponse:
-        """Start a run and wait for its end; the run goes on if its client does not wait."""
-        body = await self.bodies.read(visit.request, visit.headers, media_type)
-        try:
-            request, digest = await decode_body(decode, body.data, self._runs.apart, media_type)
-            if request.stream:
-                visit.client = StreamClient(visit.request, stall_ms=self._stall_ms, headers=visit.more)
-            self._charge(visit, request)
-            keywords = self._core.state.config.routing.keywords
-            command = self._continued(_admission(visit, request, body, digest, keywords), request)
-            registry = self._core.state.catalog.registry
-            if registry.response_cache_enabled and request.recording is None:
-                wish = (visit.attribution, request, visit.headers, registry)
-                command = await with_cache(command, *wish, self._runs.apart)
-            around = Around(
-                run_id=visit.run_id,
-                principal_id=command.principal_id,
-                now_s=self._core.clock.now_us() // US_PER_S,
-                default_output_tokens=self._core.state.config.accounting.default_output_cap_tokens,
-                memory=self._runs.memory,
-                apart=self._runs.apart,
-            )
-            run = self._runs.start(command, surface(request, visit.headers, around), visit.client)
-        except BaseException:
-            body.release()
-            raise
-        visit.is_recorded = True
-        run.task.add_done_callback(body.release)
-        if visit.passage is not None:
-            run.task.add_done_callback(functools.partial(self._settle, visit.passage, visit.run_id))
-            visit.passage = None
-        try:
-            reply = await asyncio.shield(run.task)
-        except asyncio.CancelledError:
-            run.leave()
-            raise
-        return await self._deliver(visit, reply)
-
-    def _charge(self, visit: Visit, request: SurfaceRequest) -> None:
-        """Count a request's tokens against the limit of its key; raises `Refused`."""
-        if visit.passage is not None:
-            tokens = request.raw_tokens + (request.output_max_tokens or 0)
-            refusal = visit.passage.charge(tokens, self._core.clock.now_us())
-            if refusal is not None:
-                raise Refused(refusal)
-
-    def _settle(self, passage: Passage, run_id: str, _ended: object) -> None:
-        """Correct what an ended run was charged by what it used; one that left no line of its own used nothing."""
-        passage.end()
-        if passage.counts_tokens:
-            summary = summary_of(self._core.state, run_id)
-            used = 0 if summary is None else summary.input_tokens + summary.output_tokens
-            passage.settle(used, self._core.clock.now_us())
+        headers = {**JSON, **_named(visit.run_id), **({} if is_told else {"x-palyra-estimated": "true"})}
+        return await self._send(visit, 200, headers, msgspec.json.encode({"input_tokens": tokens}))
 
     async def _deliver(self, visit: Visit, reply: Reply) -> web.StreamResponse:
         if visit.client is None or visit.client.response is None:
@@ -441,8 +309,8 @@ class Gateway:
             run_id=visit.run_id,
             principal_id=caller.principal_id,
             key_id=caller.key_id,
-            endpoint=_role_of(visit.route),
-            dialect=_dialect_of(visit.route),
+            endpoint=role_of(visit.route),
+            dialect=dialect_of(visit.route),
             raw_tokens=0,
             body_digest="",
             body_bytes=0,
@@ -469,54 +337,6 @@ class Gateway:
         return response
 
 
-def _admission(
-    visit: Visit, request: SurfaceRequest, body: Body, digest: str, keywords: Sequence[str] = ()
-) -> AdmitRun:
-    caller, attribution = visit.caller, visit.attribution
-    assert caller is not None
-    return AdmitRun(
-        run_id=visit.run_id,
-        principal_id=caller.principal_id,
-        key_id=caller.key_id,
-        session_id=hide_keys(attribution.session_id) or session_of(caller, request.prompt_cache_key),
-        agent_id=hide_keys(attribution.agent_id),
-        tags={hide_keys(name): hide_keys(tag) for name, tag in attribution.tags.items()},
-        endpoint=_role_of(visit.route),
-        dialect=_dialect_of(visit.route),
-        losses=request.losses,
-        model=hide_keys(request.model),
-        stream=request.stream,
-        needs=request.needs,
-        raw_tokens=request.raw_tokens,
-        output_max_tokens=request.output_max_tokens,
-        choices_count=request.choices_count,
-        dimensions=request.dimensions,
-        body_digest=digest,
-        body_bytes=len(body.data),
-        audio_ms=0 if request.recording is None else request.recording.length_ms,
-        variant=variant_of(request.service_tier),
-        timeout_ms=attribution.timeout_ms,
-        failover=attribution.failover,
-        routing_mode=attribution.routing_mode,
-        task_class=attribution.task_class,
-        may_pin=attribution.may_pin,
-        features=_features(request, keywords),
-        max_cost_nanousd=attribution.max_cost_nanousd,
-        wait_approval_ms=attribution.wait_approval_ms,
-        command_name=command_name(caller.principal_id, visit.route.template, attribution.idempotency_key)
-        if attribution.idempotency_key
-        else "",
-        models=() if "*" in caller.models else caller.models,
-    )
-
-
-def _features(request: SurfaceRequest, keywords: Sequence[str]) -> Features:
-    """Return what the score of a request is made of; its text goes no further than this."""
-    form = 2 if "json_schema" in request.needs else 1 if "json_mode" in request.needs else 0
-    hits = count_keywords(request.last_text, keywords)
-    return Features(tools=request.tools_count, images=request.images_count, json=form, keywords=hits)
-
-
 def _preflight(route: Route) -> dict[str, str]:
     """Return what lets a named page ask; what it may ask for, the request itself is judged by."""
     return {
@@ -529,15 +349,6 @@ def _preflight(route: Route) -> dict[str, str]:
 def _speaks_anthropic(request: web.BaseRequest) -> bool:
     """Return whether a client expects Anthropic's envelopes: by the place, or by what it says of itself."""
     return request.path.startswith(_MESSAGES) or "anthropic-version" in request.headers
-
-
-def _role_of(route: Route) -> str:
-    """Return the role of the models that a place needs; another place is counted under its own name."""
-    return "chat" if route.surface in DIALECT_ROWS else route.surface
-
-
-def _dialect_of(route: Route) -> str:
-    return route.surface if route.surface in DIALECT_ROWS else ""
 
 
 def _named(run_id: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -36,57 +36,13 @@ from palyra.events.runs import CancelReason
 from palyra.limits import FOREIGN_MESSAGE_MAX_CHARS, REPEAT_MAX_BYTES
 from palyra.projections.budgets import Where
 from palyra.projections.runs import Run
-from palyra.providers.port import Provider
-from palyra.redaction import Secret
 from palyra.units import ms_to_s, ms_to_us, us_to_ms
 
 if TYPE_CHECKING:
     from palyra.engine.content import Taken
     from palyra.engine.runs import Runs
 
-__all__ = ["Outward", "Reply", "RunSettings", "RunTask", "refusal_headers"]
-
-
-class Outward(Protocol):
-    """What a run needs of the outside: providers by id, and secrets by credential and revision."""
-
-    def provider(self, provider_id: str) -> Provider: ...
-
-    @property
-    def absent(self) -> Sequence[str]:
-        """Credentials whose secret is not there, as far as that is known without trying."""
-        ...
-
-    def secret(self, provider_id: str, credential_ref: str, revision: int) -> Secret | None:
-        """Return a credential's secret, for this provider; raises `PalyraError` where it cannot be had."""
-        ...
-
-
-class Renewals(Protocol):
-    """Who renews access tokens that end."""
-
-    def is_about_to_end(self, credential_ref: str) -> bool:
-        """Return whether a request with this credential has to wait for a new token."""
-        ...
-
-    async def renew_in_time(self, credential_refs: Sequence[str]) -> None:
-        """Renew what is about to end, if that takes no longer than a request may wait."""
-        ...
-
-    async def renew_after_401(self, credential_ref: str, seen_revision: int) -> None:
-        """Renew a token that its provider did not take, unless it is another one by now."""
-        ...
-
-
-class NoRenewals:
-    """For an engine whose credentials are all keys."""
-
-    def is_about_to_end(self, credential_ref: str) -> bool:
-        return False
-
-    async def renew_in_time(self, credential_refs: Sequence[str]) -> None: ...
-
-    async def renew_after_401(self, credential_ref: str, seen_revision: int) -> None: ...
+__all__ = ["Reply", "RunSettings", "RunTask", "refusal_headers"]
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,8 +12,9 @@ from palyra.engine.cache import ResponseCache
 from palyra.engine.content import Contents
 from palyra.engine.core import Core
 from palyra.engine.exchange import Client
+from palyra.engine.outward import NoRenewals, Outward, Renewals
 from palyra.engine.repeats import Repeats
-from palyra.engine.run import NoRenewals, Outward, Renewals, RunSettings, RunTask
+from palyra.engine.run import RunSettings, RunTask
 from palyra.engine.slots import Slots
 from palyra.engine.surfaces import Surface
 from palyra.engine.wire_memory import WireMemory
