@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from palyra.wire.cargo import fit_id
-from palyra.wire.decoding import read_or_none
+from palyra.wire.decoding import MEMBERS, read_or_none
 from palyra.wire.effort import effort_of
+from palyra.wire.losses import changes_for
 from palyra.wire.neutral import (
     Audio,
     Call,
@@ -30,24 +31,16 @@ from palyra.wire.neutral import (
     Thinking,
     Tool,
 )
-from palyra.wire.parameters import losses
 from palyra.wire.target import Changes, Prepared, Target
 from palyra.wire.turns import Turn, strict_turns
 
-_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_EMPTY_SCHEMA = msgspec.Raw(b'{"type":"object","properties":{}}')
-#: A freeform tool takes its text as the one argument of a function.
-FREEFORM_SCHEMA = msgspec.Raw(b'{"type":"object","properties":{"input":{"type":"string"}},"required":["input"]}')
 #: The highest effort that this dialect has a word for.
 _HIGHEST = "xhigh"
 
 
 def write_chat_call(request: NeutralRequest, target: Target) -> Prepared:
     """Return the body of a request."""
-    changes = Changes()
-    lost = losses(request, "chat")
-    for name in (*lost.refused, *lost.dropped):
-        changes.drop(name)
+    changes = changes_for(request, "chat")
     body: dict[str, Any] = {"model": target.model, "messages": _messages(request, target, changes)}
     cap_tokens = target.output_cap_tokens or request.output_max_tokens
     if cap_tokens is not None:
@@ -160,7 +153,7 @@ def _assistant(turn: Turn, target: Target, changes: Changes) -> dict[str, Any]:
 
 
 def _members(raw: bytes) -> dict[str, msgspec.Raw]:
-    return read_or_none(_OBJECT, raw) or {}
+    return read_or_none(MEMBERS, raw) or {}
 
 
 def _call(call: Call, target: Target) -> dict[str, Any]:
@@ -182,8 +175,7 @@ def _tool(tool: Tool, target: Target, changes: Changes) -> dict[str, Any]:
         return {"type": "custom", "custom": named}
     if tool.grammar:
         changes.drop(f"tools.{tool.name}.format")
-    schema = FREEFORM_SCHEMA if tool.is_freeform else msgspec.Raw(tool.schema) if tool.schema else _EMPTY_SCHEMA
-    function: dict[str, Any] = {**named, "parameters": schema}
+    function: dict[str, Any] = {**named, "parameters": tool.parameters}
     if tool.strict is not None:
         function["strict"] = tool.strict
     return {"type": "function", "function": function}

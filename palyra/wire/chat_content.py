@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from palyra.wire.decoding import NULL, read_or_none
+from palyra.wire.decoding import ITEMS, NULL, read_or_none
 from palyra.wire.media import estimate_audio_tokens, estimate_document_tokens, estimate_image_tokens
 from palyra.wire.tokens import estimate_token_count
 
@@ -95,7 +95,6 @@ class _Format(msgspec.Struct):
 _PART = msgspec.json.Decoder(_Part)
 _FUNCTION = msgspec.json.Decoder(_Function)
 _TOOL_CALL = msgspec.json.Decoder(_ToolCall)
-_RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _FORMAT = msgspec.json.Decoder(_Format)
 
 
@@ -112,7 +111,7 @@ def tally_message(tally: Tally, message: Message) -> None:
     else:
         for raw in tally.take(message.content or []):
             _tally_part(tally, raw)
-    for raw in tally.take(read_or_none(_RAW_LIST, message.tool_calls) or []):
+    for raw in tally.take(read_or_none(ITEMS, message.tool_calls) or []):
         call = read_or_none(_TOOL_CALL, raw)
         tally.tokens += _call_tokens(call.function if call else None, raw)
     if bytes(message.function_call) != b"null":

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from palyra.wire.cargo import OPAQUE, unpack
-from palyra.wire.decoding import NULL, decode, read_or_none
+from palyra.wire.decoding import MEMBERS, NULL, decode, read_or_none
 from palyra.wire.neutral import (
     Audio,
     Blob,
@@ -157,7 +157,6 @@ class _Format(msgspec.Struct):
 
 
 _REQUEST = msgspec.json.Decoder(_Chat)
-_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _PART = msgspec.json.Decoder(_Part)
 _DETAILS = msgspec.json.Decoder(list[_Detail])
 _TOOL = msgspec.json.Decoder(_Tool)
@@ -205,7 +204,7 @@ def read_chat_request(body: bytes) -> NeutralRequest:
 
 def _params(body: bytes) -> dict[str, bytes]:
     found = {}
-    for name, value in _MEMBERS.decode(body).items():
+    for name, value in MEMBERS.decode(body).items():
         raw = bytes(value)
         if name in _KNOWN or raw in _NOTHING:
             continue

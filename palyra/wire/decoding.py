@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 #: The value of an absent member that is decoded lazily.
 NULL = msgspec.Raw(b"null")
+#: One level of JSON: what lies deeper keeps its bytes.
+MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 
 _PLACE = re.compile(r"(.*) - at `\$([^`]*)`", re.DOTALL)
 _TYPES = re.compile(r"Expected `([^`]*)`, got `([^`]*)`")
@@ -48,6 +51,18 @@ def read_or_none(decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw) ->
         return decoder.decode(text)
     except (ValueError, RecursionError):
         return None
+
+
+def check_count(place: str, count: int, max_count: int) -> None:
+    """Raise `WireError` for more items at a place than are allowed."""
+    if count > max_count:
+        raise WireError("invalid_request", f"{place} holds {count} items; {max_count} are allowed.", place)
+
+
+def check_positive(place: str, value: int | None) -> None:
+    """Raise `WireError` for a number at a place that is 0 or less."""
+    if value is not None and value < 1:
+        raise WireError("invalid_request", f"{place} must be 1 or more.", place)
 
 
 def model_asked(name: str | None) -> str:

@@ -6,14 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
-from palyra.wire.decoding import read_or_none
-from palyra.wire.neutral import DIALECTS, Call, NeutralRequest
+from palyra.wire.decoding import MEMBERS, read_or_none
+from palyra.wire.neutral import DIALECTS, Call, Dialect, NeutralRequest
 from palyra.wire.parameters import Policy, losses, row_of
-from palyra.wire.target import WAYS
-
-_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+from palyra.wire.target import WAYS, Changes
 
 
 def losses_by_target(request: NeutralRequest, policy: Policy = "rule") -> dict[str, tuple[str, ...]]:
@@ -30,9 +26,17 @@ def losses_by_target(request: NeutralRequest, policy: Policy = "rule") -> dict[s
     return {target: names for target, names in found.items() if names}
 
 
+def changes_for(request: NeutralRequest, target: Dialect) -> Changes:
+    """Return what a writer begins with: everything that its dialect has no place for is dropped."""
+    changes, lost = Changes(), losses(request, target)
+    for name in (*lost.refused, *lost.dropped):
+        changes.drop(name)
+    return changes
+
+
 def _has_bad_arguments(request: NeutralRequest) -> bool:
     return any(
-        call.arguments.strip() and read_or_none(_OBJECT, call.arguments.encode()) is None
+        call.arguments.strip() and read_or_none(MEMBERS, call.arguments.encode()) is None
         for call in _calls(request)
     )
 

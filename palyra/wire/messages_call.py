@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 
 from palyra.wire.cargo import fit_id
-from palyra.wire.decoding import read_or_none
+from palyra.wire.decoding import MEMBERS, read_or_none
 from palyra.wire.effort import budget_of, effort_of
 from palyra.wire.errors import WireError
+from palyra.wire.losses import changes_for
 from palyra.wire.messages_request import VENDOR
 from palyra.wire.neutral import (
     Audio,
@@ -33,15 +34,10 @@ from palyra.wire.neutral import (
     Text,
     Tool,
 )
-from palyra.wire.parameters import losses
 from palyra.wire.target import Changes, Prepared, Target
 from palyra.wire.turns import Turn, strict_turns
 
-_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _JSON_LINE = "Answer with one JSON object and nothing else."
-_EMPTY_SCHEMA = msgspec.Raw(b'{"type":"object","properties":{}}')
-#: A freeform tool takes its text as the one argument of a function.
-FREEFORM_SCHEMA = msgspec.Raw(b'{"type":"object","properties":{"input":{"type":"string"}},"required":["input"]}')
 #: Room for the answer itself, above what may be thought.
 _ANSWER_TOKENS = 1_024
 _MODES = {"auto": "auto", "none": "none", "required": "any", "named": "tool"}
@@ -50,10 +46,7 @@ _NAMES = {"metadata.user_id": "metadata"}
 
 def write_messages_call(request: NeutralRequest, target: Target) -> Prepared:
     """Return the body of a request; raises `WireError` for arguments of a call that are no JSON object."""
-    changes = Changes()
-    lost = losses(request, "messages")
-    for name in (*lost.refused, *lost.dropped):
-        changes.drop(name)
+    changes = changes_for(request, "messages")
     body: dict[str, Any] = {"model": target.model}
     turns = strict_turns([_kept(message, changes) for message in request.messages])
     thinking = _thinking(request, target, turns, changes)
@@ -204,7 +197,7 @@ def _arguments(call: Call) -> Any:
         return {"input": call.arguments}
     if not call.arguments.strip():
         return {}
-    arguments = read_or_none(_OBJECT, call.arguments.encode())
+    arguments = read_or_none(MEMBERS, call.arguments.encode())
     if arguments is None:
         message = f"The arguments of the call {call.name[:64]!r} are not a JSON object."
         raise WireError("tool_arguments_not_json", message, "messages")
@@ -223,11 +216,10 @@ def _result(part: Result) -> dict[str, Any]:
 def _tool(tool: Tool, changes: Changes) -> dict[str, Any]:
     if tool.grammar:
         changes.drop(f"tools.{tool.name}.format")
-    schema = FREEFORM_SCHEMA if tool.is_freeform else msgspec.Raw(tool.schema) if tool.schema else _EMPTY_SCHEMA
     written: dict[str, Any] = {"name": tool.name}
     if tool.description:
         written["description"] = tool.description
-    written["input_schema"] = schema
+    written["input_schema"] = tool.parameters
     if tool.strict:
         written["strict"] = True
     return written

@@ -14,7 +14,7 @@ from palyra.limits import SSE_LINE_MAX_BYTES
 from palyra.usage import TokenUsage
 from palyra.wire.answer_writer import Reply
 from palyra.wire.cargo import fit_id, seal
-from palyra.wire.decoding import read_or_none
+from palyra.wire.decoding import MEMBERS, read_or_none
 from palyra.wire.errors import Malformed
 from palyra.wire.messages_request import VENDOR
 from palyra.wire.neutral import Call, Foreign, Part, Reasoning, Refused, Text
@@ -23,7 +23,6 @@ from palyra.wire.sse import encode_event
 from palyra.wire.usage_written import messages_usage
 
 PING = encode_event(b'{"type":"ping"}', "ping")
-_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STOP_REASONS = {
     "stop_sequence": "stop_sequence",
     "max_tokens": "max_tokens",
@@ -78,7 +77,7 @@ def _input(arguments: str) -> Any:
     """Return arguments as the object that they must be here; a text that is none, cut off perhaps, is kept."""
     if not arguments.strip():
         return {}
-    members = read_or_none(_OBJECT, arguments.encode())
+    members = read_or_none(MEMBERS, arguments.encode())
     return {"input": arguments} if members is None else members
 
 

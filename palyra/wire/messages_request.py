@@ -12,7 +12,7 @@ import msgspec
 
 from palyra.limits import MESSAGES_MAX_COUNT, TOOLS_MAX_COUNT
 from palyra.wire.cargo import unseal
-from palyra.wire.decoding import NULL, decode, model_asked, read_or_none
+from palyra.wire.decoding import MEMBERS, NULL, check_count, check_positive, decode, model_asked, read_or_none
 from palyra.wire.errors import WireError
 from palyra.wire.neutral import (
     Blob,
@@ -121,7 +121,6 @@ class _OutputConfig(msgspec.Struct):
 
 
 _REQUEST = msgspec.json.Decoder(MessagesBody)
-_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _BLOCK = msgspec.json.Decoder(_Block)
 _TOOL = msgspec.json.Decoder(_Tool)
 _CHOICE = msgspec.json.Decoder(_Choice)
@@ -181,22 +180,17 @@ class _Notes:
 def _check(asked: MessagesBody) -> None:
     if not asked.messages:
         raise WireError("invalid_request", "messages must hold at least one message.", "messages")
-    for place, items, bound in (
-        ("messages", asked.messages, MESSAGES_MAX_COUNT),
-        ("tools", asked.tools or [], TOOLS_MAX_COUNT),
-    ):
-        if len(items) > bound:
-            raise WireError("invalid_request", f"{place} holds {len(items)} items; {bound} are allowed.", place)
+    check_count("messages", len(asked.messages), MESSAGES_MAX_COUNT)
+    check_count("tools", len(asked.tools or ()), TOOLS_MAX_COUNT)
     for index, message in enumerate(asked.messages):
         if message.role not in ("user", "assistant"):
             place = f"messages[{index}].role"
             raise WireError("invalid_request", f"{place} must be user or assistant.", place)
-    if asked.max_tokens is not None and asked.max_tokens < 1:
-        raise WireError("invalid_request", "max_tokens must be 1 or more.", "max_tokens")
+    check_positive("max_tokens", asked.max_tokens)
 
 
 def _params(body: bytes) -> dict[str, bytes]:
-    members = _MEMBERS.decode(body)
+    members = MEMBERS.decode(body)
     return {
         _NAMES.get(name, name): bytes(value)
         for name, value in members.items()

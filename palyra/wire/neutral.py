@@ -110,6 +110,10 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[Part, ...]
 
 
+_OF_NOTHING = b'{"type":"object","properties":{}}'
+_OF_A_TEXT = b'{"type":"object","properties":{"input":{"type":"string"}},"required":["input"]}'
+
+
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
     """A tool that the model may call."""
 
@@ -122,6 +126,11 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     is_freeform: bool = False
     #: What its text must look like, as the client wrote it; b"" for any text.
     grammar: bytes = b""
+
+    @property
+    def parameters(self) -> msgspec.Raw:
+        """The schema of what it takes as a function: of a freeform tool its text, as the one argument."""
+        return msgspec.Raw((_OF_A_TEXT if self.is_freeform else self.schema) or _OF_NOTHING)
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from palyra.usage import TokenUsage
-from palyra.wire.decoding import NULL, read_or_none
+from palyra.wire.decoding import ITEMS, MEMBERS, NULL, read_or_none
 from palyra.wire.errors import Malformed
 from palyra.wire.openai_edits import Edits, rename_model
 from palyra.wire.request import SurfaceRequest
@@ -51,9 +51,7 @@ class _Reply(msgspec.Struct):
 
 
 _REPLY = msgspec.json.Decoder(_Reply)
-_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OBJECTS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
-_RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _VECTOR = msgspec.json.Decoder(list[float] | str)
 _FLOAT_BYTES = 4
 _NO_WAYS = Ways()
@@ -79,7 +77,7 @@ def prepare_embeddings(
 def items_of(request: SurfaceRequest) -> list[msgspec.Raw]:
     """Return the items of an input that has more than one, as they are spelled."""
     span = request.spans["input"]
-    return _RAW_LIST.decode(request.body[span.start : span.end])
+    return ITEMS.decode(request.body[span.start : span.end])
 
 
 def read_embeddings_reply(body: bytes, *, expected_count: int, dimensions: int | None) -> EmbeddingsFacts:
@@ -144,14 +142,14 @@ def join_embeddings(parts: Sequence[bytes]) -> bytes:
     data: list[dict[str, Any]] = []
     tokens = 0
     for part in parts:
-        reply = _OBJECT.decode(part)
+        reply = MEMBERS.decode(part)
         offset = len(data)
         for position, item in enumerate(_OBJECTS.decode(reply["data"])):
             index = read_or_none(_INDEX, item.get("index", NULL))
             data.append({**item, "index": offset + (position if index is None else index)})
         usage, _ = read_openai_usage(decode_usage(reply.get("usage", NULL)), expects_output=False)
         tokens += usage.input_tokens if usage else 0
-    first = _OBJECT.decode(parts[0])
+    first = MEMBERS.decode(parts[0])
     usage_sum = {"prompt_tokens": tokens, "total_tokens": tokens}
     return msgspec.json.encode({**first, "data": data, "usage": usage_sum})
 
@@ -161,7 +159,7 @@ _INDEX = msgspec.json.Decoder(int)
 
 def convert_encoding(body: bytes, encoding_format: str) -> bytes:
     """Return a checked answer with its vectors as "float" or "base64"; the same bytes if they are."""
-    reply = _OBJECT.decode(body)
+    reply = MEMBERS.decode(body)
     items = _OBJECTS.decode(reply["data"])
     wants_text = encoding_format == "base64"
     if all(bytes(item["embedding"]).startswith(b'"') == wants_text for item in items):

@@ -11,13 +11,11 @@ from collections.abc import Callable
 import msgspec
 
 from palyra.wire.cargo import MARK, OPAQUE, unpack, unseal
-from palyra.wire.decoding import NULL, read_or_none
+from palyra.wire.decoding import ITEMS, MEMBERS, NULL, read_or_none
 from palyra.wire.openai_edits import Edits
 from palyra.wire.request import SurfaceRequest
 from palyra.wire.target import Target
 
-_LIST = msgspec.json.Decoder(list[msgspec.Raw])
-_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OPAQUE = OPAQUE.encode()
 _DEVELOPER = msgspec.Raw(b'"developer"')
 _SYSTEM = msgspec.Raw(b'"system"')
@@ -74,14 +72,14 @@ class Passage:
         raw = self._request.body[span.start : span.end]
         if not any(mark in raw for mark in marks):
             return
-        before = read_or_none(_LIST, raw) or []
+        before = read_or_none(ITEMS, raw) or []
         after = [change(one) if any(mark in bytes(one) for mark in marks) else one for one in before]
         kept = [one for one in after if one is not None]
         if [bytes(one) for one in kept] != [bytes(one) for one in before]:
             self._edits.set(member, b"[" + b",".join(map(bytes, kept)) + b"]")
 
     def _chat_message(self, raw: msgspec.Raw) -> msgspec.Raw | None:
-        message = _MEMBERS.decode(raw)
+        message = MEMBERS.decode(raw)
         ways, before = self._target.ways, dict(message)
         if not ways.takes_developer and bytes(message.get("role", NULL)) == bytes(_DEVELOPER):
             message["role"] = _SYSTEM
@@ -93,7 +91,7 @@ class Passage:
             del message["reasoning_details"]
             own = [unpack(one.data) for one in details if one.vendor == self._target.vendor]
             for cargo in own:
-                members: dict[str, msgspec.Raw] | None = read_or_none(_MEMBERS, cargo or b"")
+                members: dict[str, msgspec.Raw] | None = read_or_none(MEMBERS, cargo or b"")
                 message.update(members or {})
             if not own:
                 message.pop("reasoning_content", None)
@@ -101,8 +99,8 @@ class Passage:
         return raw if message == before else msgspec.Raw(msgspec.json.encode(message))
 
     def _message(self, raw: msgspec.Raw) -> msgspec.Raw | None:
-        message = _MEMBERS.decode(raw)
-        blocks = read_or_none(_LIST, message.get("content", NULL))
+        message = MEMBERS.decode(raw)
+        blocks = read_or_none(ITEMS, message.get("content", NULL))
         if blocks is None:
             return raw
         kept = [one for block in blocks if (one := self._sealed(block)) is not None]

@@ -13,7 +13,7 @@ import msgspec
 
 from palyra.limits import EMBEDDING_INPUTS_MAX_COUNT, MESSAGES_MAX_COUNT, TOOLS_MAX_COUNT
 from palyra.wire.chat_content import Message, Tally, last_text, tally_format, tally_message, tally_tools
-from palyra.wire.decoding import NULL, decode, model_asked, read_or_none
+from palyra.wire.decoding import ITEMS, NULL, check_count, check_positive, decode, model_asked, read_or_none
 from palyra.wire.errors import WireError
 from palyra.wire.jsonscan import Span, check_depth, scan_object
 from palyra.wire.multipart import Form
@@ -115,7 +115,6 @@ class ChatBody(msgspec.Struct):
 _CHAT = msgspec.json.Decoder(ChatBody)
 _STREAM_OPTIONS = msgspec.json.Decoder(_StreamOptions)
 TEXT = msgspec.json.Decoder(str)
-_RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 
 #: Choices that leave it to the model, so any model will do.
 _FREE_CHOICES = (b"null", b'"auto"', b'"none"')
@@ -128,9 +127,9 @@ def decode_chat(body: bytes) -> SurfaceRequest:
     check_depth(body)
     chat = decode(_CHAT, body)
     _check_chat(chat)
-    functions = read_or_none(_RAW_LIST, chat.functions) or []
+    functions = read_or_none(ITEMS, chat.functions) or []
     tools = [*(chat.tools or ()), *functions]
-    _check_count("functions" if functions else "tools", len(tools), TOOLS_MAX_COUNT)
+    check_count("functions" if functions else "tools", len(tools), TOOLS_MAX_COUNT)
     tally = Tally(tokens=_REQUEST_TOKENS)
     for message in chat.messages:
         tally_message(tally, message)
@@ -170,25 +169,15 @@ def decode_chat(body: bytes) -> SurfaceRequest:
 def _check_chat(chat: ChatBody) -> None:
     if not chat.messages:
         raise WireError("invalid_request", "messages must hold at least one message.", "messages")
-    _check_count("messages", len(chat.messages), MESSAGES_MAX_COUNT)
+    check_count("messages", len(chat.messages), MESSAGES_MAX_COUNT)
     for index, message in enumerate(chat.messages):
         if message.role not in CHAT_ROLES:
             place = f"messages[{index}].role"
             raise WireError("invalid_request", f"{place} must be one of {', '.join(CHAT_ROLES)}.", place)
     if chat.n is not None and not 1 <= chat.n <= CHOICES_MAX_COUNT:
         raise WireError("invalid_request", f"n must be from 1 to {CHOICES_MAX_COUNT}.", "n")
-    _check_positive("max_tokens", chat.max_tokens)
-    _check_positive("max_completion_tokens", chat.max_completion_tokens)
-
-
-def _check_count(place: str, count: int, max_count: int) -> None:
-    if count > max_count:
-        raise WireError("invalid_request", f"{place} holds {count} items; {max_count} are allowed.", place)
-
-
-def _check_positive(place: str, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise WireError("invalid_request", f"{place} must be 1 or more.", place)
+    check_positive("max_tokens", chat.max_tokens)
+    check_positive("max_completion_tokens", chat.max_completion_tokens)
 
 
 def _output_max_tokens(chat: ChatBody) -> int | None:
@@ -232,7 +221,7 @@ def decode_embeddings(body: bytes) -> SurfaceRequest:
     spans = scan_object(body)
     check_depth(body)
     wanted = decode(_EMBEDDINGS, body)
-    _check_positive("dimensions", wanted.dimensions)
+    check_positive("dimensions", wanted.dimensions)
     encoding_format = wanted.encoding_format or "float"
     if encoding_format not in ("float", "base64"):
         raise WireError("invalid_request", "encoding_format must be float or base64.", "encoding_format")
@@ -269,7 +258,7 @@ def _input_tokens(raw: bytes) -> list[int]:
         return [len(decode(_TOKENS, raw, "input"))]
     items: list[str] | list[list[int]]
     items = decode(_TEXTS, raw, "input") if first == b'"' else decode(_TOKEN_LISTS, raw, "input")
-    _check_count("input", len(items), EMBEDDING_INPUTS_MAX_COUNT)
+    check_count("input", len(items), EMBEDDING_INPUTS_MAX_COUNT)
     for index, item in enumerate(items):
         if not item:
             raise WireError("invalid_request", f"input[{index}] is empty.", f"input[{index}]")

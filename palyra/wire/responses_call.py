@@ -12,6 +12,7 @@ import msgspec
 
 from palyra.wire.cargo import fit_id
 from palyra.wire.effort import effort_of
+from palyra.wire.losses import changes_for
 from palyra.wire.neutral import (
     Audio,
     Call,
@@ -27,21 +28,16 @@ from palyra.wire.neutral import (
     Text,
     Tool,
 )
-from palyra.wire.parameters import losses
 from palyra.wire.responses_request import CARGO
 from palyra.wire.target import Changes, Prepared, Target
 from palyra.wire.turns import strict_turns
 
-_EMPTY_SCHEMA = msgspec.Raw(b'{"type":"object","properties":{}}')
 _HIGHEST = "xhigh"
 
 
 def write_responses_call(request: NeutralRequest, target: Target) -> Prepared:
     """Return the body of a request."""
-    changes = Changes()
-    lost = losses(request, "responses")
-    for name in (*lost.refused, *lost.dropped):
-        changes.drop(name)
+    changes = changes_for(request, "responses")
     body: dict[str, Any] = {"model": target.model}
     if request.instructions:
         body["instructions"] = "\n\n".join(request.instructions)
@@ -149,9 +145,8 @@ def _tool(tool: Tool) -> dict[str, Any]:
     named: dict[str, Any] = {"name": tool.name, **({"description": tool.description} if tool.description else {})}
     if tool.is_freeform:
         return {"type": "custom", **named, **({"format": msgspec.Raw(tool.grammar)} if tool.grammar else {})}
-    schema = msgspec.Raw(tool.schema) if tool.schema else _EMPTY_SCHEMA
     # What is not said means strict here, and the contrary elsewhere.
-    return {"type": "function", **named, "parameters": schema, "strict": bool(tool.strict)}
+    return {"type": "function", **named, "parameters": tool.parameters, "strict": bool(tool.strict)}
 
 
 def _choice(request: NeutralRequest) -> dict[str, Any]:

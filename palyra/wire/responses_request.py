@@ -13,8 +13,7 @@ import msgspec
 from palyra.limits import MESSAGES_MAX_COUNT, TOOLS_MAX_COUNT
 from palyra.wire.cargo import unseal
 from palyra.wire.chat_request import blob_of_url
-from palyra.wire.decoding import NULL, decode, model_asked, read_or_none
-from palyra.wire.errors import WireError
+from palyra.wire.decoding import MEMBERS, NULL, check_count, check_positive, decode, model_asked, read_or_none
 from palyra.wire.neutral import (
     Blob,
     Call,
@@ -134,7 +133,6 @@ class ResponsesBody(msgspec.Struct):
 
 
 _REQUEST = msgspec.json.Decoder(ResponsesBody)
-_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _CONTENT = msgspec.json.Decoder(_Content)
 _ITEM = msgspec.json.Decoder(_Item)
 _TOOL = msgspec.json.Decoder(_Tool)
@@ -178,19 +176,14 @@ def read_responses_request(body: bytes) -> NeutralRequest:
 
 
 def _check(asked: ResponsesBody) -> None:
-    for place, items, bound in (
-        ("input", asked.input if isinstance(asked.input, list) else [], MESSAGES_MAX_COUNT),
-        ("tools", asked.tools or [], TOOLS_MAX_COUNT),
-    ):
-        if len(items) > bound:
-            raise WireError("invalid_request", f"{place} holds {len(items)} items; {bound} are allowed.", place)
-    if asked.max_output_tokens is not None and asked.max_output_tokens < 1:
-        raise WireError("invalid_request", "max_output_tokens must be 1 or more.", "max_output_tokens")
+    check_count("input", len(asked.input) if isinstance(asked.input, list) else 0, MESSAGES_MAX_COUNT)
+    check_count("tools", len(asked.tools or ()), TOOLS_MAX_COUNT)
+    check_positive("max_output_tokens", asked.max_output_tokens)
 
 
 def _params(body: bytes, text: _Text, include: list[str]) -> dict[str, bytes]:
     found = {}
-    for name, value in _MEMBERS.decode(body).items():
+    for name, value in MEMBERS.decode(body).items():
         raw = bytes(value)
         if name not in _KNOWN and raw not in _NOTHING and (name, raw) not in _USUAL:
             found[name] = raw
