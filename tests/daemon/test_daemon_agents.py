@@ -6,10 +6,13 @@ thought itself where it gave that out.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
+import anthropic
+import openai
 import pytest
 from anthropic import beta_async_tool
 from daemon_house import House, open_house
@@ -22,6 +25,7 @@ from upstream_responses import ENCRYPTED
 
 from palyra.events.runs import RunCompleted
 from palyra.providers.deterministic import DeterministicProvider, DeterministicSettings
+from palyra.wire.script import Match, Reply, Rule, ToolCall
 
 TURNS = 5
 
@@ -187,40 +191,79 @@ async def test_structured_answers_are_parsed(tmp_path: Path, name: str) -> None:
             assert '"people"' in request.body.decode()
 
 
-def test_the_synchronous_clients_work_as_well(tmp_path: Path) -> None:
-    """In a thread of their own, since the gateway lives in this one's loop."""
-    import asyncio
+FRESH = registry(
+    provider("det", kind="deterministic", flavor="", base_url="", credential_ref="", auth_scheme="none"),
+    model("det", "det", upstream_model="det"),
+    default_chat_model_id="det",
+)
+#: What a script says to a client with tools: a call, and an answer once it has the result.
+CALLS = (
+    Rule(
+        match=Match(has_tools=True, has_tool_result=False),
+        reply=Reply(tool_calls=[ToolCall(name="add", arguments={"a": 1, "b": 1})]),
+    ),
+    Rule(match=Match(has_tool_result=True), reply=Reply(text="Done.")),
+)
 
-    import anthropic
-    import openai
 
-    def ask(url: str, key: str) -> list[str]:
-        with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as sdk:
-            chat = sdk.chat.completions.create(model="claude", messages=[{"role": "user", "content": "x"}])
-            response = sdk.responses.create(model="claude", input="x")
-        with anthropic.Anthropic(base_url=url, api_key=key, max_retries=0) as ant:
-            with ant.messages.stream(
-                model="gpt", max_tokens=5, messages=[{"role": "user", "content": "x"}]
-            ) as stream:
-                streamed = "".join(stream.text_stream)
-        return [chat.choices[0].message.content or "", response.output_text, streamed]
+def ask_with_every_helper(url: str, key: str, name: str) -> list[Any]:
+    """Return what the helpers of both synchronous clients make of ten answers, in order."""
 
-    async def main() -> list[str]:
-        async with open_house(tmp_path, offer=DIALECTS) as house:
-            return await asyncio.to_thread(ask, house.server.url, house.client_key)
+    @anthropic.beta_tool
+    def add(a: int, b: int) -> str:
+        """Add two numbers.
 
-    assert asyncio.run(main()) == ["Hello from upstream."] * 3
+        Args:
+            a: One.
+            b: The other.
+        """
+        return str(a + b)
+
+    turns: Any = [{"role": "user", "content": "x"}]
+    said: list[Any] = []
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as sdk:
+        said.append(sdk.chat.completions.create(model=name, messages=turns).choices[0].message.content)
+        with sdk.chat.completions.stream(model=name, messages=turns) as chat:
+            said.append(chat.get_final_completion().choices[0].message.content)
+        said.append(sdk.responses.create(model=name, input="x").output_text)
+        with sdk.responses.stream(model=name, input="x") as response:
+            said.append(response.get_final_response().output_text)
+        parsed = sdk.chat.completions.parse(model=name, messages=turns, response_format=City)
+        said.append(parsed.choices[0].message.parsed)
+        said.append(sdk.responses.parse(model=name, input="x", text_format=City).output_parsed)
+    with anthropic.Anthropic(base_url=url, api_key=key, max_retries=0) as ant:
+        said.append(ant.messages.create(model=name, max_tokens=50, messages=turns).content[0].text)  # type: ignore[union-attr]
+        with ant.messages.stream(model=name, max_tokens=50, messages=turns) as stream:
+            said.append("".join(stream.text_stream))
+        message = ant.messages.parse(model=name, max_tokens=50, messages=turns, output_format=City)
+        said.append(message.parsed_output)
+        runner = ant.beta.messages.tool_runner(model=name, max_tokens=100, tools=[add], messages=turns)
+        said.append(runner.until_done().content[-1].text)  # type: ignore[union-attr]
+    return said
+
+
+@pytest.mark.parametrize("name", [*MODELS, "det"])
+async def test_the_synchronous_clients_work_as_well(tmp_path: Path, name: str) -> None:
+    """In a thread of their own, with every helper that they have, whoever answers."""
+    async with open_house(tmp_path, offer=FRESH if name == "det" else DIALECTS) as house:
+        house._providers["det"] = DeterministicProvider(DeterministicSettings(rules=CALLS))
+        told, city = Behaviour(), Behaviour(text=CITY)
+        call = Behaviour(text="", tool_calls=(("call_1", "add", '{"a": 1, "b": 1}'),))
+        house.upstream.reply_with(*[told] * 4, city, city, told, told, city)
+        if name == "claude":  # it keeps no histories; the client sends the whole one then
+            refusal = Behaviour.anthropic_error(400, "invalid_request_error", code="thread_unsupported_request")
+            house.upstream.reply_with(refusal)
+        house.upstream.reply_with(call, Behaviour(text="Done."))
+        said = await asyncio.to_thread(ask_with_every_helper, house.server.url, house.client_key, name)
+        text = "x" if name == "det" else "Hello from upstream."
+        paris = City(name="", people=0) if name == "det" else City(name="Paris", people=2_000_000)
+        assert said == [text, text, text, text, paris, paris, text, text, paris, "Done."]
 
 
 async def test_the_provider_without_a_network_answers_every_client(tmp_path: Path) -> None:
     """A fresh install serves all three dialects, tools and streams included."""
-    fresh = registry(
-        provider("det", kind="deterministic", flavor="", base_url="", credential_ref="", auth_scheme="none"),
-        model("det", "det", upstream_model="det"),
-        default_chat_model_id="det",
-    )
     tool: Any = {"name": "add", "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
-    async with open_house(tmp_path, offer=fresh) as house, house.sdk() as sdk, anthropic_of(house) as ant:
+    async with open_house(tmp_path, offer=FRESH) as house, house.sdk() as sdk, anthropic_of(house) as ant:
         house._providers["det"] = DeterministicProvider(DeterministicSettings())
         asked: Any = {
             "model": "palyra/default",
