@@ -22,12 +22,21 @@ from palyra.wire.errors import Malformed, WireError
 from palyra.wire.fixtures import canonical, request_key
 from palyra.wire.keywords import TEXT_MAX_CHARS
 from palyra.wire.messages_surface import decode_messages
+from palyra.wire.multipart import NO_FORM
 from palyra.wire.neutral import Dialect, Reasoning
-from palyra.wire.openai_embeddings import join_embeddings, prepare_embeddings
+from palyra.wire.openai_embeddings import (
+    AskedVectors,
+    join_embeddings,
+    pack_vector,
+    prepare_embeddings,
+    read_embeddings,
+    read_embeddings_reply,
+)
 from palyra.wire.recall import with_recalled
-from palyra.wire.request import decode_chat, decode_embeddings
+from palyra.wire.request import Recording, decode_chat, decode_embeddings
 from palyra.wire.responses_surface import decode_responses
 from palyra.wire.target import Target, Ways
+from palyra.wire.transcription_answer import read_reply, read_transcription
 from palyra.wire.upstream_errors import UpstreamError, UpstreamErrorInBody
 
 DECODERS = {"chat": decode_chat, "messages": decode_messages, "responses": decode_responses}
@@ -128,6 +137,28 @@ def test_vectors_are_asked_for_and_joined_alike() -> None:
     assert json.loads(prepare_large_embeddings(body, request, "up", Ways(), (1, 3)).body)["input"] == ["b", "c"]
     answers = [b'{"data":[{"index":0,"embedding":[%d]}]}' % number for number in range(3)]
     assert join_large(b"".join(answers), [len(one) for one in answers]) == join_embeddings(answers)
+
+
+def test_vectors_are_read_alike() -> None:
+    """Facts, and the answer with its public name, in the encoding that was asked for."""
+    body = b'{"model":"up","data":[{"index":0,"embedding":[0.5,-1]}],"usage":{"prompt_tokens":3}}'
+    asked = AskedVectors(
+        vectors_count=1, dimensions=2, encoding_format="base64", upstream_model="up", public_model="e"
+    )
+    facts, answer = read_embeddings(body, asked)
+    assert facts == read_embeddings_reply(body, expected_count=1, dimensions=2)
+    assert json.loads(answer)["model"] == "e"
+    assert json.loads(answer)["data"][0]["embedding"] == pack_vector([0.5, -1])
+
+
+def test_a_transcript_is_read_alike() -> None:
+    """Facts, and the answer in the format that was asked for; a stream is made of it elsewhere."""
+    recording = Recording(form=NO_FORM, response_format="srt", length_ms=2_000, is_guessed=False)
+    body = b'{"text":"Hi.","segments":[{"start":0,"end":1.5,"text":"Hi."}]}'
+    facts, answer = read_transcription(body, "verbose_json", recording, "srt")
+    assert facts == read_reply(body, "verbose_json", recording)
+    assert b"00:00:01,500" in answer
+    assert read_transcription(body, "verbose_json", recording, None) == (facts, b"")
 
 
 @pytest.mark.parametrize(
