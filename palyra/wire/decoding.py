@@ -6,7 +6,7 @@ The text of msgspec's messages is read here and nowhere else; a test holds every
 from __future__ import annotations
 
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -51,6 +51,19 @@ def read_or_none(decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw) ->
         return decoder.decode(text)
     except (ValueError, RecursionError):
         return None
+
+
+class _Kind(msgspec.Struct):
+    type: Any = None
+
+
+_KIND = msgspec.json.Decoder(_Kind)
+
+
+def kind_of(text: msgspec.Raw) -> str:
+    """Return the `type` of an object, and no more of it; "unknown" where it has none."""
+    kind = (read_or_none(_KIND, text) or _Kind()).type
+    return kind if isinstance(kind, str) else "unknown"
 
 
 def check_count(place: str, count: int, max_count: int) -> None:

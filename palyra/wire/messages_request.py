@@ -6,13 +6,20 @@ gets the client's bytes anyway, and is the one to refuse what is wrong with them
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from palyra.limits import MESSAGES_MAX_COUNT, TOOLS_MAX_COUNT
 from palyra.wire.cargo import unseal
-from palyra.wire.decoding import MEMBERS, NULL, check_count, check_positive, decode, model_asked, read_or_none
+from palyra.wire.decoding import (
+    MEMBERS,
+    NULL,
+    check_count,
+    check_positive,
+    decode,
+    kind_of,
+    model_asked,
+    read_or_none,
+)
 from palyra.wire.errors import WireError
 from palyra.wire.neutral import (
     Blob,
@@ -127,7 +134,6 @@ _CHOICE = msgspec.json.Decoder(_Choice)
 _THINKING = msgspec.json.Decoder(_Thinking)
 _FORMAT = msgspec.json.Decoder(_Format)
 _OUTPUT_CONFIG = msgspec.json.Decoder(_OutputConfig)
-_ANY = msgspec.json.Decoder(dict[str, Any])
 _MODES = {"auto": "auto", "any": "required", "none": "none", "tool": "named"}
 
 
@@ -265,8 +271,7 @@ def _tools(raws: list[msgspec.Raw], notes: _Notes) -> tuple[tuple[Tool, ...], tu
     for raw in raws:
         tool = read_or_none(_TOOL, raw)
         if tool is None or tool.type not in (None, "custom"):
-            kind = (read_or_none(_ANY, raw) or {}).get("type")
-            foreign.append(kind if isinstance(kind, str) else "unknown")
+            foreign.append(kind_of(raw))
             continue
         notes.see(tool.cache_control)
         schema = bytes(tool.input_schema)

@@ -6,14 +6,21 @@ together again. Tools that the provider would run itself are kept by name; nobod
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from palyra.limits import MESSAGES_MAX_COUNT, TOOLS_MAX_COUNT
 from palyra.wire.cargo import unseal
 from palyra.wire.chat_request import blob_of_url
-from palyra.wire.decoding import MEMBERS, NULL, check_count, check_positive, decode, model_asked, read_or_none
+from palyra.wire.decoding import (
+    MEMBERS,
+    NULL,
+    check_count,
+    check_positive,
+    decode,
+    kind_of,
+    model_asked,
+    read_or_none,
+)
 from palyra.wire.neutral import (
     Blob,
     Call,
@@ -138,7 +145,6 @@ _ITEM = msgspec.json.Decoder(_Item)
 _TOOL = msgspec.json.Decoder(_Tool)
 _WORD = msgspec.json.Decoder(str)
 _CHOICE = msgspec.json.Decoder(_Choice)
-_KIND = msgspec.json.Decoder(dict[str, Any])
 
 
 def read_responses_request(body: bytes) -> NeutralRequest:
@@ -276,8 +282,7 @@ class _Reader:
         """Add one tool; those of a group get its name in front of theirs."""
         tool = read_or_none(_TOOL, raw)
         if tool is None or tool.type not in ("function", "custom", "namespace"):
-            kind = (read_or_none(_KIND, raw) or {}).get("type")
-            self.foreign_tools[kind if isinstance(kind, str) else "unknown"] = None
+            self.foreign_tools[kind_of(raw)] = None
             return
         if tool.type == "namespace":
             for inner in tool.tools or ():
