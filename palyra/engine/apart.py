@@ -32,12 +32,16 @@ _REST_S, _WORK_S = 30.0, 60.0
 ASKED, ANSWERED = struct.Struct(">QQ"), struct.Struct(">Q")
 
 
-async def aside(work: Callable[..., T], *arguments: Any) -> T:
-    """Do work in a thread; whoever is cancelled meanwhile waits for its end, so that it never goes on unseen."""
+async def aside(work: Callable[..., T], *arguments: Any, on_cancel: Callable[[], None] = lambda: None) -> T:
+    """Do work in a thread; whoever is cancelled meanwhile waits for its end, so that it never goes on unseen.
+
+    `on_cancel` may make that end come soon.
+    """
     doing = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
     try:
         return await asyncio.shield(doing)
     except asyncio.CancelledError:
+        on_cancel()
         await asyncio.wait([doing])
         doing.exception()
         raise
@@ -52,6 +56,8 @@ class Apart:
         self._turn = asyncio.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._rest: asyncio.TimerHandle | None = None
+        #: Nobody waits any more for what the child is at.
+        self._is_given_up = False
 
     @property
     def pid(self) -> int | None:
@@ -67,8 +73,9 @@ class Apart:
         async with self._turn:
             if self._rest is not None:
                 self._rest.cancel()
+            self._is_given_up = False
             try:
-                return await aside(work, *arguments)
+                return await aside(work, *arguments, on_cancel=self._give_up)
             finally:
                 self._rest = asyncio.get_running_loop().call_later(self._rest_s, self.close)
 
@@ -83,6 +90,8 @@ class Apart:
                 answered = self._exchange(asked, body)
                 break
             self.close()
+            if self._is_given_up:
+                raise PalyraError("Nobody waits for this large body any more.")
         else:
             raise PalyraError("The process that reads large bodies has died twice over this one.")
         value, error = pickle.loads(answered)
@@ -104,6 +113,11 @@ class Apart:
             return _read(child.stdout.read(size_bytes), size_bytes)
         finally:
             alarm.cancel()
+
+    def _give_up(self) -> None:
+        self._is_given_up = True
+        if self._child is not None:
+            self._child.kill()
 
     def close(self) -> None:
         """End the child; what is asked next starts another one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import select
 import signal
 import threading
 from collections.abc import Iterator
@@ -111,3 +112,23 @@ async def test_who_is_cancelled_waits_for_the_thread() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert ended.is_set()
+
+
+async def test_what_nobody_waits_for_is_not_finished(apart: Apart) -> None:
+    """A client that has gone does not keep the child busy, nor the next one waiting."""
+    begun = threading.Event()
+
+    def work() -> None:
+        begun.set()
+        apart.ask(select.select, b"", [], [])  # does not come back
+
+    await apart.do(APART_BYTES + 1, read_in, apart)
+    first = apart.pid
+    waiting = asyncio.ensure_future(apart.do(APART_BYTES + 1, work))
+    await asyncio.to_thread(begun.wait)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    request, _ = await apart.do(APART_BYTES + 1, read_in, apart)
+    assert request.raw_tokens == 8
+    assert apart.pid not in (None, first)
