@@ -17,6 +17,7 @@ from palyra.events.budgets import (
     BudgetPolicySet,
     CountedSubject,
     IntervalKind,
+    Matched,
     MetricKind,
     ScopeKind,
     UsageBudgetPolicyRecord,
@@ -28,9 +29,7 @@ from palyra.projections.state import State
 
 _ID_CHARS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-")
 _ID_MAX_CHARS = 64
-_MATCHES = (
-    "principal_id", "key_id", "session_id", "agent_id", "provider_id", "model_id", "endpoint", "origin",
-)  # fmt: skip
+_MATCHES = get_args(Matched)
 _TEXT_MAX_CHARS = 512
 _TOKENS_MAX_COUNT = 1 << 53
 #: Subjects of one fact about what history holds.

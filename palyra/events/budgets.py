@@ -13,6 +13,10 @@ MetricKind = Literal["tokens", "usd_cost"]
 IntervalKind = Literal["daily", "weekly", "monthly", "rolling", "per_run"]
 #: What a hold counts in: nano-USD, or tokens of one of three kinds.
 Meter = Literal["usd_cost", "all", "uncached", "output"]
+#: What a rule may ask of a request beside its scope.
+Matched = Literal[
+    "principal_id", "key_id", "session_id", "agent_id", "provider_id", "model_id", "endpoint", "origin"
+]  # fmt: skip
 
 
 class UsageBudgetPolicyRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -23,7 +27,7 @@ class UsageBudgetPolicyRecord(msgspec.Struct, frozen=True, kw_only=True, omit_de
     #: The exact id, or `*`: one counter for each id. "" for global.
     scope_id: str = ""
     #: More that must hold, by name and exact value.
-    match: dict[str, str] = {}
+    match: dict[Matched, str] = {}
     metric_kind: MetricKind
     token_count: Literal["all", "uncached", "output"] = "all"
     interval_kind: IntervalKind

@@ -149,7 +149,7 @@ def subject_of(record: UsageBudgetPolicyRecord, who: Scoped, where: Where) -> st
     return None if record.match and not _matches(record.match, who, where) else subject
 
 
-def _matches(wanted: dict[str, str], who: Scoped, where: Where) -> bool:
+def _matches(wanted: dict[budgets.Matched, str], who: Scoped, where: Where) -> bool:
     for name, value in wanted.items():
         holder = where if name in ("provider_id", "model_id") else who
         if getattr(holder, name) != value:

@@ -99,7 +99,7 @@ def _recorded(state: State, recorded: Recorded, body: usage.UsageRecorded) -> No
     if body.source != "provider":
         return
     model = f"{body.provider_id}/{body.model_id}"
-    bucket = bucket_of(body.usage.output_tokens)
+    bucket = bucket_of(max(0, body.usage.output_tokens))
     _teach(state.outputs.by_model, model, bucket)
     if body.agent_id:
         _teach(state.outputs.by_agent, agent_key(body.agent_id, model), bucket)

@@ -86,6 +86,13 @@ model_id = "flaky"
 provider_id = "broken"
 max_output_tokens = 1000
 fallbacks = ["gpt"]
+
+[[budgets.policies]]
+policy_id = "watched"  # so that every attempt is held and released
+scope_kind = "global"
+metric_kind = "tokens"
+interval_kind = "monthly"
+hard_limit = 1_000_000_000_000
 """
 
 
@@ -227,7 +234,7 @@ class Torture:
         """The ready line says what was closed, and the facts of this boot are exactly that."""
         assert daemon.ready["recovered"] == left, (daemon.ready["recovered"], left)
         new = Counter(type(fact.body) for fact in read_on(daemon.state_dir, books))
-        assert new[AttemptAbandoned] == new[UsageRecorded] == left.get("attempts", 0)
+        assert new[AttemptAbandoned] == new[BudgetReleased] == new[UsageRecorded] == left.get("attempts", 0)
         assert new[RunFailed] == left.get("runs", 0)
         if not left and books.boots > 1:
             assert set(new) == {DaemonStarted, DaemonReady}, new

@@ -101,6 +101,11 @@ def test_only_providers_teach(source: str) -> None:
     assert taught(row(5, source=source)).state.outputs.by_model == {}
 
 
+def test_a_length_below_nothing_is_nothing() -> None:
+    """No row says so; a fold takes whatever a journal holds."""
+    assert taught(row(-5)).state.outputs.by_model == taught(row(0)).state.outputs.by_model
+
+
 def test_counts_are_halved_at_2_048() -> None:
     """What was seen once is forgotten, the rest weighs half."""
     world = taught(row(3), *(row(7) for _ in range(2_046)))
