@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import os
@@ -37,6 +38,7 @@ def serve_read_only(loaded: LoadedConfig, announce: Callable[[ReadOnlyDaemon], N
 
 def _run(loaded: LoadedConfig, make: Callable[..., AnyDaemon], announce: Callable[[AnyDaemon], None]) -> int:
     _fill_standard_descriptors()
+    _dump_no_core()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(loaded, make, announce))
 
@@ -47,6 +49,15 @@ def _fill_standard_descriptors() -> None:
     while descriptor <= 2:
         descriptor = os.open(os.devnull, os.O_RDWR)
     os.close(descriptor)
+
+
+def _dump_no_core() -> None:
+    """Let a crash write no picture of the memory, where the system can: the secrets in use are in it."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, highest = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, highest))
 
 
 async def _serve(

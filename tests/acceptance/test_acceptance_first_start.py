@@ -6,9 +6,11 @@ import ast
 import asyncio
 import ipaddress
 import json
+import resource
 import stat
 from pathlib import Path
 
+import pytest
 from acceptance_kit import chat, history, serving, spawn
 from openai import AsyncOpenAI
 
@@ -105,6 +107,14 @@ def _is_local(address: object) -> bool:
         return True  # a socket of the file system
     host = address[0]
     return host is None or ipaddress.ip_address(host).is_loopback
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="the system does not tell limits of other processes")
+async def test_a_crash_leaves_no_picture_of_the_memory(tmp_path: Path) -> None:
+    """Whatever the shell allows: secrets in use are in it."""
+    async with serving(tmp_path) as daemon:
+        soft, _ = resource.prlimit(daemon.process.pid, resource.RLIMIT_CORE)
+        assert soft == 0
 
 
 async def test_a_second_start_finds_everything(tmp_path: Path) -> None:
