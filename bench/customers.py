@@ -1,6 +1,6 @@
 """Customers with a cap of $0.05 a day, twenty requests at once for each, kill -9 and restart in the middle.
 
-    python bench/customers.py [--customers 50]
+    python bench/customers.py [--customers 25]
 
 Prints how many passed the cap and how many acknowledged answers are without their usage; both must be 0. It is
 `tests/acceptance/test_acceptance_customers.py` at another size, with the same books.
@@ -23,7 +23,7 @@ def main() -> None:
     import test_acceptance_customers as stress
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--customers", type=int, default=50)
+    parser.add_argument("--customers", type=int, default=25)
     stress.CUSTOMERS_COUNT = parser.parse_args().customers
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as home:

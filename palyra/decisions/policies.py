@@ -286,32 +286,51 @@ def needs_history(state: State, records: Sequence[UsageBudgetPolicyRecord]) -> b
     return any(known.get(record.policy_id) != counting_of(record) for record in records)
 
 
+class HistoryCount:
+    """What was used in the window that is open now, by subject: what a rule would have counted, row by row."""
+
+    def __init__(self, record: UsageBudgetPolicyRecord, now_us: int) -> None:
+        self._record = record
+        self._window = window = counted_window(record, now_us)
+        since_us = rolling_start_us(record, now_us) if record.interval_kind == "rolling" else window.start_us
+        self._since_us = max(since_us, record.effective_from_us)
+        self._sums: dict[str, CountedSubject] = {}
+        self._cells: dict[str, dict[int, int]] = {}
+
+    def add(self, row: UsageRecorded | UsageCorrected) -> None:
+        """Count a row, if it is one of the rule's and of the window."""
+        record, window = self._record, self._window
+        if record.interval_kind == "per_run" or not self._since_us <= row.effective_at_us < window.end_us:
+            return
+        subject = subject_of(record, row, Where(row.provider_id, row.model_id))
+        if subject is None:
+            return
+        amount = amount_of(record.meter, row)
+        before = self._sums.get(subject) or CountedSubject(
+            subject=subject, window_start_us=window.start_us, window_end_us=window.end_us
+        )
+        is_unpriced = isinstance(row, UsageRecorded) and row.cost_nanousd is None
+        self._sums[subject] = msgspec.structs.replace(
+            before, amount=before.amount + amount, unpriced_runs=before.unpriced_runs + is_unpriced
+        )
+        if record.interval_kind == "rolling":
+            own = self._cells.setdefault(subject, {})
+            at_us = row.effective_at_us - row.effective_at_us % CELL_US
+            own[at_us] = own.get(at_us, 0) + amount
+
+    @property
+    def found(self) -> list[CountedSubject]:
+        """Every subject that was counted."""
+        return [
+            msgspec.structs.replace(one, cells=self._cells.get(subject, {})) for subject, one in self._sums.items()
+        ]
+
+
 def count_history(
     record: UsageBudgetPolicyRecord, history: Iterable[UsageRecorded | UsageCorrected], now_us: int
 ) -> list[CountedSubject]:
     """Return what was used in the window that is open now, by subject: what the rule would have counted."""
-    if record.interval_kind == "per_run":
-        return []
-    window = counted_window(record, now_us)
-    since_us = max(window.start_us, record.effective_from_us)
-    if record.interval_kind == "rolling":
-        since_us = max(rolling_start_us(record, now_us), record.effective_from_us)
-    sums: dict[str, CountedSubject] = {}
-    cells: dict[str, dict[int, int]] = {}
+    counted = HistoryCount(record, now_us)
     for row in history:
-        subject = subject_of(record, row, Where(row.provider_id, row.model_id))
-        if subject is None or not since_us <= row.effective_at_us < window.end_us:
-            continue
-        amount = amount_of(record.meter, row)
-        before = sums.get(subject) or CountedSubject(
-            subject=subject, window_start_us=window.start_us, window_end_us=window.end_us
-        )
-        is_unpriced = isinstance(row, UsageRecorded) and row.cost_nanousd is None
-        sums[subject] = msgspec.structs.replace(
-            before, amount=before.amount + amount, unpriced_runs=before.unpriced_runs + is_unpriced
-        )
-        if record.interval_kind == "rolling":
-            own = cells.setdefault(subject, {})
-            at_us = row.effective_at_us - row.effective_at_us % CELL_US
-            own[at_us] = own.get(at_us, 0) + amount
-    return [msgspec.structs.replace(one, cells=cells.get(subject, {})) for subject, one in sums.items()]
+        counted.add(row)
+    return counted.found

@@ -6,7 +6,7 @@ come to. The first difference is named.
 
 from __future__ import annotations
 
-from palyra.decisions.policies import count_history
+from palyra.decisions.policies import HistoryCount
 from palyra.decisions.pricing import cost_of
 from palyra.engine.budget_questions import budgets_answer
 from palyra.engine.codec import to_known
@@ -43,8 +43,9 @@ class UsageVerified(Answer, frozen=True, kw_only=True):
 
 def verify_usage(rows: Reader, state: State, now_us: int, progress: Progress | None = None) -> UsageVerified:
     """Check every row and every open window of a journal against `state`, its fold."""
-    history: list[UsageRecorded | UsageCorrected] = []
-    recorded_count = cost = tokens = 0
+    answers = budgets_answer(state, now_us).items
+    counts = [HistoryCount(answer.policy, now_us) for answer in answers]
+    recorded_count = corrections_count = cost = tokens = 0
     finding: UsageFinding | None = None
     head = rows.head().position
     for batch in rows.rows(0, head, _NAMES):
@@ -56,11 +57,13 @@ def verify_usage(rows: Reader, state: State, now_us: int, progress: Progress | N
                 tokens += body.usage.total_tokens
                 finding = finding or _check(state, row.position, body)
             elif isinstance(body, UsageCorrected):
+                corrections_count += 1
                 cost += body.change_nanousd
                 tokens += body.deltas.total_tokens
             else:
                 continue
-            history.append(body)
+            for counted in counts:
+                counted.add(body)
         if progress is not None:
             progress(batch[-1].position, head)
     total = state.usage.total
@@ -74,8 +77,8 @@ def verify_usage(rows: Reader, state: State, now_us: int, progress: Progress | N
                 code="total_differs", position=None, subject=subject, expected=expected, found=found
             )
     windows_count = 0
-    for answer in budgets_answer(state, now_us).items:
-        sums = {one.subject: one.amount for one in count_history(answer.policy, history, now_us)}
+    for answer, counted in zip(answers, counts, strict=True):
+        sums = {one.subject: one.amount for one in counted.found}
         for status in answer.status if answer.policy.interval_kind != "per_run" else []:
             windows_count += 1
             expected = sums.get(status.subject, 0)
@@ -89,7 +92,7 @@ def verify_usage(rows: Reader, state: State, now_us: int, progress: Progress | N
                 )
     return UsageVerified(
         rows_count=recorded_count,
-        corrections_count=len(history) - recorded_count,
+        corrections_count=corrections_count,
         windows_count=windows_count,
         finding=finding,
     )
