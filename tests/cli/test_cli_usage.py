@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+from decimal import Decimal
 from pathlib import Path
 
 import polars
@@ -62,7 +63,7 @@ def test_a_view_of_the_past(day: Cli) -> None:
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_a_dataset_says_the_same_in_every_form(day: Cli, tmp_path: Path, dataset: str) -> None:
-    """csv, json and parquet have the same columns and rows; the table is one for people."""
+    """csv, json and parquet have the same columns and rows; what people read has amounts in USD too."""
     asked = ["usage", "report", "--dataset", dataset]
     document = json.loads(day(*asked, "--format", "json").out)
     assert document == json.loads(day(*asked, "--json").out)
@@ -73,7 +74,13 @@ def test_a_dataset_says_the_same_in_every_form(day: Cli, tmp_path: Path, dataset
     assert len(rows) == len(document["rows"])
     assert day(*asked, "--format", "parquet", "--out", str(out)).status == 0
     frame = polars.read_parquet(out)
-    assert frame.columns == header
+    assert frame.columns == [name for name in header if not name.endswith("_usd")]
+    amounts = [name for name in frame.columns if name.endswith("_nanousd")]
+    assert [header[header.index(name) + 1] for name in amounts] == [f"{name[:-7]}usd" for name in amounts]
+    for row in document["rows"]:
+        for name in amounts:
+            in_usd = row[f"{name[:-7]}usd"]
+            assert in_usd is None if row[name] is None else Decimal(in_usd) * 10**9 == row[name]
     assert frame.height == len(rows)
     if document["rows"]:
         assert sorted(header) == sorted(document["rows"][0])

@@ -48,7 +48,12 @@ async def offline(ask: Operator, *arguments: str) -> Any:
         environ = {**os.environ, "PALYRA_STATE_DIR": str(ask.daemon.paths.directory)}
         return subprocess.run(command, env=environ, check=True, capture_output=True).stdout
 
-    return json.loads(await asyncio.to_thread(run))
+    document = json.loads(await asyncio.to_thread(run))
+    # Amounts in USD stand beside those in nano-USD for people alone.
+    document["rows"] = [
+        {name: cell for name, cell in row.items() if not name.endswith("_usd")} for row in document["rows"]
+    ]
+    return document
 
 
 def cells(totals: dict[str, Any]) -> dict[str, Any]:

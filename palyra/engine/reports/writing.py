@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from palyra.engine.reports.tables import Column, Table
 from palyra.errors import PalyraError
+from palyra.units import NANOUSD_PER_USD
 
 if TYPE_CHECKING:
     import polars
@@ -42,6 +43,7 @@ def csv_of(table: Table) -> Iterator[bytes]:
     """Yield a table as RFC 4180 has it: a header, CRLF, UTF-8; nothing for a missing value."""
     text = io.StringIO()
     writer = csv.writer(text)
+    table = _with_usd(table)
     writer.writerow([column.name for column in table.columns])
     for number, row in enumerate(table.rows):
         writer.writerow([_cell(value) for value in row])
@@ -50,10 +52,38 @@ def csv_of(table: Table) -> Iterator[bytes]:
     yield _taken(text)
 
 
+class _Usd(str):
+    """An amount of USD as a decimal: exact, and a number for whoever reads one."""
+
+
+def usd_of(nanousd: int) -> str:
+    """Return an amount in USD, exactly: `0.0213`."""
+    whole, rest = divmod(abs(nanousd), NANOUSD_PER_USD)
+    digits = f"{rest:09}".rstrip("0").ljust(2, "0")
+    return f"{'-' if nanousd < 0 else ''}{whole}.{digits}"
+
+
+def _with_usd(table: Table) -> Table:
+    """Return a table that has each amount in nano-USD, which programs add up, in USD too, which people read."""
+    places = [place for place, column in enumerate(table.columns) if column.name.endswith("_nanousd")]
+    columns = list(table.columns)
+    for place in reversed(places):
+        columns.insert(place + 1, Column(columns[place].name.removesuffix("nanousd") + "usd", "text"))
+
+    def widened() -> Iterator[tuple[Any, ...]]:
+        for row in table.rows:
+            cells = list(row)
+            for place in reversed(places):
+                cells.insert(place + 1, None if row[place] is None else _Usd(usd_of(row[place])))
+            yield tuple(cells)
+
+    return Table(columns, widened())
+
+
 def _cell(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, str) and value.startswith(_FORMULA):
+    if isinstance(value, str) and value.startswith(_FORMULA) and not isinstance(value, _Usd):
         return f"'{value}"
     return value
 
@@ -71,6 +101,7 @@ def json_of(table: Table, head: Head) -> Iterator[bytes]:
     about = {"dataset": head.dataset, "journal_id": head.journal_id, "position": head.position}
     # `rows` sorts between `position` and `schema`.
     yield json.dumps(about, sort_keys=True)[:-1].encode() + b', "rows": ['
+    table = _with_usd(table)
     names = [column.name for column in table.columns]
     for number, row in enumerate(table.rows):
         line = json.dumps(dict(zip(names, row, strict=True)), sort_keys=True)
