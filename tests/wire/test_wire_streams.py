@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 
+import msgspec
 import pytest
 from dialect_cases import (
     CASES,
@@ -25,7 +27,7 @@ from palyra.wire.answer_writer import written
 from palyra.wire.dialects import DIALECT_ROWS
 from palyra.wire.errors import Malformed, WireError
 from palyra.wire.neutral import Dialect
-from palyra.wire.neutral_answer import Answer, Fold, events_of
+from palyra.wire.neutral_answer import Answer, Delta, Event, Fold, PartEnd, PartStart, events_of
 from palyra.wire.target import Target
 from palyra.wire.upstream_errors import UpstreamErrorInBody
 
@@ -76,6 +78,48 @@ def test_any_mixture_folds_to_the_unary_answer(
 ) -> None:
     """Thoughts, text and calls in any mixture, with any characters."""
     check(client, upstream, said, places)
+
+
+def interleaved(said: Answer, order: random.Random) -> list[Event]:
+    """Return the events of an answer whose parts are said piece by piece, one beside the other."""
+    starts, ends, rest = [], [], []
+    pieces: dict[int, list[Event]] = {}
+    for event in events_of(said):
+        match event:
+            case PartStart():
+                starts.append(event)
+            case PartEnd():
+                ends.append(event)
+            case Delta(index=index, text=text):
+                pieces.setdefault(index, []).extend(msgspec.structs.replace(event, text=char) for char in text)
+            case _:
+                rest.append(event)
+    deltas = []
+    while pieces:
+        index = order.choice(sorted(pieces))
+        deltas.append(pieces[index].pop(0))
+        if not pieces[index]:
+            del pieces[index]
+    head, *tail = rest
+    return [head, *starts, *deltas, *ends, *tail]
+
+
+@pytest.mark.parametrize("client", DIALECTS)
+@pytest.mark.parametrize("upstream", ["chat", "responses"])
+@settings(max_examples=20, deadline=None)
+@given(order=st.randoms(use_true_random=False), places=cuts)
+def test_interleaved_calls_fold_to_the_unary_answer(
+    client: Dialect, upstream: Dialect, order: random.Random, places: list[int]
+) -> None:
+    """Two dialects may say the arguments of several calls at once; each client gets them in its own way."""
+    said = CASES["parallel_tools"]
+    stream = written(DIALECT_ROWS[upstream].writer(reply(model="up-model")), interleaved(said, order))
+    meter = channel(client, upstream).meter(None)
+    streamed = client_fold(client, through(meter, stream, places))
+    assert streamed == client_read(
+        client, channel(client, upstream).read_whole(upstream_reply(upstream, said)).body
+    )
+    assert (meter.finished, meter.unparsed_count) == (True, 0)
 
 
 @given(said=answers)
