@@ -51,7 +51,7 @@ async def test_short_run_gives_no_sign() -> None:
         run = world.start_chat()
         await run.task
         assert world.names(run.run_id) == HAPPY
-        watch = world.runs._watch
+        watch = world.runs.watch
         while watch._timer is not None:
             await asyncio.sleep(0)
         assert watch._marks == {}
@@ -185,7 +185,7 @@ async def test_comment_that_nobody_takes_is_not_repeated() -> None:
         taker = Stuck()
         run = world.start_chat(client=taker, stream=True)
         await until(lambda: taker.sends)
-        looks = world.runs._watch
+        looks = world.runs.watch
         mark = looks._marks[run.run_id]
         since_us = mark.silent_since_us
         await until(lambda: mark.silent_since_us > since_us)
@@ -231,9 +231,9 @@ async def test_run_that_stands_still_beats_once() -> None:
         run = world.start_chat()
         await until(lambda: fake.calls)
         for _ in range(5):
-            world.runs._watch._look()
+            world.runs.watch._look()
             clock.pass_ms(10_000)
-        assert world.runs._watch._marks[run.run_id].beats_count == 1
+        assert world.runs.watch._marks[run.run_id].beats_count == 1
         gate.set()
         await run.task
         assert len(world.facts(HeartbeatRecorded)) == len(world.facts(HeartbeatCleared)) == 1
@@ -257,7 +257,7 @@ async def test_no_beat_while_nothing_can_be_recorded() -> None:
     async with house(one(), journal=journal, extra={"a": fake}, settings=beats(NEVER_MS)) as world:
         run = world.start_chat()
         await until(lambda: fake.calls)
-        watch = world.runs._watch
+        watch = world.runs.watch
         watch._look()
         mark = watch._marks[run.run_id]
         world.core._failed = True
