@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _KEYLESS = ("ollama", "localai")
 #: Providers with a key, and the kind of each.
 _KEYED = dict.fromkeys(("openai", "groq", "together"), "openai_compatible") | {"anthropic": "anthropic"}
+#: Any other server of OpenAI's dialect, with a key or without one.
+_OTHER = "generic"
 _SHOWN_COUNT = 8
 #: Stands for a key that is at hand while its entry is tried.
 _KEY = "KEY_AT_HAND"
@@ -101,11 +103,12 @@ def _names(call: Call, role: str) -> dict[str, bool]:
         ("palyra models connect ollama --base-url http://10.0.0.7:11434/v1 --id lab", "one elsewhere"),
         ("palyra models connect openai", "ask for the key, check it, keep it in the vault"),
         ("palyra models connect groq --key-env GROQ_KEY", "take the key from a variable"),
+        ("palyra models connect generic --id vllm --base-url http://10.0.0.8:8000/v1", "any other such server"),
     ],
     exits=(0, 2, 3, 4, 5, 6, 7, 8),
     is_change=True,
 )
-@click.argument("provider", type=click.Choice([*_KEYLESS, *_KEYED]))
+@click.argument("provider", type=click.Choice([*_KEYLESS, *_KEYED, _OTHER]))
 @click.option(
     "--id", "provider_id", metavar="NAME", default="", help="Name of the entry; the provider's by default."
 )
@@ -140,13 +143,17 @@ def connect_provider(
         entry["flavor"] = provider
     if base_url:
         entry["base_url"] = base_url
-    if provider in _KEYLESS:
+    elif provider == _OTHER:
+        raise click.UsageError("Such a server is found by --base-url alone.")
+    if provider not in _KEYLESS:
+        entry["discovery_mode"] = "serve"
+    if provider in _KEYLESS or (base_url and not _is_public(entry)):
         entry["allow_private_base_url"] = True
+    if provider == _OTHER and not key_env and not is_key_stdin:
+        entry["auth_scheme"] = "none"
+    if provider in _KEYLESS or "auth_scheme" in entry:
         names = _check(_resolved(entry))
     else:
-        entry["discovery_mode"] = "serve"
-        if base_url and not _is_public(entry):
-            entry["allow_private_base_url"] = True
         key = read_key_input(f"Key for {provider}", key_env, is_key_stdin, stray)
         names = _connect_with_key(call, provider, entry, key)
     written = _write(call, [Append(path=("model_provider", "providers"), entry=entry)])

@@ -126,6 +126,22 @@ def test_a_key_is_sent_where_its_entry_leads_and_nowhere_else(
     assert (tested["result"], tested["health"]) == ("ok", "healthy")
 
 
+def test_any_other_server_is_connected_by_its_address(
+    write: Writer, ollama: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a key where none is given, and never without an address."""
+    assert write("connect", "generic").status == 2
+    assert write("connect", "generic", "--id", "vllm", "--base-url", url_of(ollama)).status == 0
+    monkeypatch.setenv("THEIR_KEY", "sk-their-1234567890")
+    options = ("--id", "theirs", "--base-url", url_of(ollama), "--key-env", "THEIR_KEY")
+    assert write("connect", "generic", *options).status == 0
+    bare, keyed = write.registry().providers
+    assert (bare.flavor, bare.auth_scheme, bare.discovery_mode) == ("generic", "none", "serve")
+    assert (keyed.credential_ref, keyed.auth_scheme) == ("vault:global/theirs", "bearer")
+    assert {one["result"] for one in write("test").data["items"]} == {"ok"}
+    assert set(ollama.keys) == {None, "Bearer sk-their-1234567890"}  # type: ignore[attr-defined]
+
+
 def recorded(write: Writer, stream: str) -> list[Recorded]:
     with JournalReader(write.journal) as reader:
         return [to_recorded(row) for rows in reader.stream(stream) for row in rows]
