@@ -245,10 +245,8 @@ class WhatIf:
             return
         if isinstance(head.body, AttemptStarted):
             self._imagined.share()
-            run, where = (
-                self._other.runs.open[run_id_of(head.stream)],
-                Where(head.body.provider_id, head.body.model_id),
-            )
+            run = self._other.runs.open[run_id_of(head.stream)]
+            where = Where(head.body.provider_id, head.body.model_id)
             start = plan_start(self._other, run, where, head.body.upstream_model, head.recorded_at_us)
             for draft in reserve(run, start, attempt=head.body.attempt):
                 self._imagined.imagine(head, draft.stream, draft.body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from palyra.decisions.windows import counted_window, rolling_start_us
 from palyra.engine.questions import Answer
 from palyra.events.budgets import UsageBudgetPolicyRecord
+from palyra.projections.approvals import approvals_of, status_of
 from palyra.projections.budgets import PER_RUN_END_US, Counter, Policy, consumed_in, late_amount
 from palyra.projections.state import State
 from palyra.units import BP_PER_UNIT
@@ -18,10 +19,14 @@ class BudgetStatus(Answer, frozen=True, kw_only=True):
     window_end_us: int
     consumed: int
     reserved: int
+    #: What grants that are in force still let pass beyond the limit.
+    allowance: int
     #: What is left under the hard limit, and what is used of it; null where there is none.
     headroom: int | None
     used_bp: int | None
     unpriced_runs: int
+    #: Requests that the rule stopped at their admission.
+    refused_count: int
     holds_count: int
     #: ok, soft_limit or hard_limit.
     status: str
@@ -84,10 +89,11 @@ def budget_answer(state: State, policy: Policy, now_us: int) -> BudgetAnswer:
             used = late_amount(policy, subject, since_us, window.end_us)
             if counter is not None:
                 used = consumed_in(counter, since_us)
-            status.append(_status(record, subject, since_us, until_us, used, counter))
+            allowance = _allowance(state, record.policy_id, subject, window.start_us, now_us)
+            status.append(_status(record, subject, since_us, until_us, used, counter, allowance))
     elif record.interval_kind == "per_run":
         status = [
-            _status(record, one.subject, 0, 0, one.settled, one)
+            _status(record, one.subject, 0, 0, one.settled, one, 0)
             for one in state.budgets.counters.values()
             if one.policy_id == record.policy_id and one.window_end_us == PER_RUN_END_US
         ]
@@ -95,8 +101,20 @@ def budget_answer(state: State, policy: Policy, now_us: int) -> BudgetAnswer:
     return BudgetAnswer(policy=record, revision=policy.revision, set_us=policy.set_us, status=status)
 
 
+def _allowance(state: State, policy_id: str, subject: str, window_start_us: int, now_us: int) -> int:
+    granted = approvals_of(state, policy_id, subject, window_start_us)
+    usable = (one for one in granted if status_of(one, now_us) == "granted" and one.uses_left)
+    return sum(one.amount_left for one in usable)
+
+
 def _status(
-    record: UsageBudgetPolicyRecord, subject: str, start_us: int, end_us: int, used: int, counter: Counter | None
+    record: UsageBudgetPolicyRecord,
+    subject: str,
+    start_us: int,
+    end_us: int,
+    used: int,
+    counter: Counter | None,
+    allowance: int,
 ) -> BudgetStatus:
     held = 0 if counter is None else counter.reserved
     hard, soft = record.hard_limit, record.soft_limit
@@ -108,9 +126,11 @@ def _status(
         window_end_us=end_us,
         consumed=used,
         reserved=held,
+        allowance=allowance,
         headroom=None if hard is None else hard - used - held,
         used_bp=(used + held) * BP_PER_UNIT // hard if hard else None,
         unpriced_runs=0 if counter is None else counter.unpriced_runs,
+        refused_count=0 if counter is None else counter.refused_count,
         holds_count=0 if counter is None else counter.shares_count,
         status="hard_limit" if is_hard else "soft_limit" if is_soft else "ok",
     )

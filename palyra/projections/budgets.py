@@ -15,6 +15,7 @@ import msgspec
 from palyra.events import budgets, runs, usage
 from palyra.events.base import Recorded
 from palyra.events.budgets import BudgetShare, CountedSubject, Meter, UsageBudgetPolicyRecord
+from palyra.events.routing import RoutingDecided
 from palyra.projections.base import Chapter
 from palyra.usage import TokenUsage
 
@@ -65,6 +66,7 @@ class Counter(msgspec.Struct, kw_only=True, omit_defaults=True):
     shares_count: int = 0
     #: Rows without a price.
     unpriced_runs: int = 0
+    #: Requests that this rule stopped at their admission.
     refused_count: int = 0
     #: The limit was told to be passed, by revision.
     soft_told: int = 0
@@ -411,6 +413,25 @@ def _run_ended(state: State, recorded: Recorded, body: object) -> None:
         run_id = recorded.stream[4:]
         for policy_id in (*state.budgets.policies, MAX_COST):
             counters.pop(counter_key(policy_id, run_id, 0), None)
+
+
+#: What a rule says to a request that it stops.
+_STOPPING = ("blocked", "unpriced", "approval_required")
+
+
+@CHAPTER.on(RoutingDecided)
+def _decided(state: State, recorded: Recorded, body: RoutingDecided) -> None:
+    """Count whom a rule has stopped; a request without a plan went no further."""
+    if body.plan:
+        return
+    for one in body.evaluations:
+        policy = state.budgets.policies.get(one.policy_id)
+        if policy is None or policy.record.interval_kind == "per_run" or one.status not in _STOPPING:
+            continue
+        start_us, end_us = one.window_start_us, one.window_end_us
+        if policy.record.interval_kind == "rolling":
+            start_us, end_us = 0, ROLLING_END_US
+        _open(state, one.policy_id, one.subject, start_us, end_us).refused_count += 1
 
 
 @CHAPTER.on(budgets.BudgetSoftLimitCrossed, budgets.BudgetHardLimitReached)

@@ -42,9 +42,10 @@ class UsageVerified(Answer, frozen=True, kw_only=True):
 
 
 def verify_usage(rows: Reader, state: State, now_us: int, progress: Progress | None = None) -> UsageVerified:
-    """Check every row and every open window of a journal against `state`, its fold."""
+    """Check every row and every window that is known of a journal against `state`, its fold."""
     answers = budgets_answer(state, now_us).items
     counts = [HistoryCount(answer.policy, now_us) for answer in answers]
+    past = _past_windows(state, now_us)
     recorded_count = corrections_count = cost = tokens = 0
     finding: UsageFinding | None = None
     head = rows.head().position
@@ -62,7 +63,7 @@ def verify_usage(rows: Reader, state: State, now_us: int, progress: Progress | N
                 tokens += body.deltas.total_tokens
             else:
                 continue
-            for counted in counts:
+            for counted in (*counts, *past.values()):
                 counted.add(body)
         if progress is not None:
             progress(batch[-1].position, head)
@@ -76,7 +77,8 @@ def verify_usage(rows: Reader, state: State, now_us: int, progress: Progress | N
             finding = finding or UsageFinding(
                 code="total_differs", position=None, subject=subject, expected=expected, found=found
             )
-    windows_count = 0
+    windows_count, differing = _check_past(state, past)
+    finding = finding or differing
     for answer, counted in zip(answers, counts, strict=True):
         sums = {one.subject: one.amount for one in counted.found}
         for status in answer.status if answer.policy.interval_kind != "per_run" else []:
@@ -96,6 +98,40 @@ def verify_usage(rows: Reader, state: State, now_us: int, progress: Progress | N
         windows_count=windows_count,
         finding=finding,
     )
+
+
+#: A rule's name and the start of one of its windows.
+_Window = tuple[str, int]
+
+
+def _past_windows(state: State, now_us: int) -> dict[_Window, HistoryCount]:
+    """Return a count for each window that is over and still known, by rule and start."""
+    policies = state.budgets.policies
+    return {
+        (one.policy_id, one.window_start_us): HistoryCount(policies[one.policy_id].record, one.window_start_us)
+        for one in state.budgets.counters.values()
+        if one.policy_id in policies and one.window_end_us <= now_us
+    }
+
+
+def _check_past(state: State, past: dict[_Window, HistoryCount]) -> tuple[int, UsageFinding | None]:
+    """Return how many windows are over and known, of all subjects, and the first that differs from its rows."""
+    count, finding = 0, None
+    for counter in state.budgets.counters.values():
+        counted = past.get((counter.policy_id, counter.window_start_us))
+        if counted is None:
+            continue
+        count += 1
+        expected = next((one.amount for one in counted.found if one.subject == counter.subject), 0)
+        if expected != counter.settled and finding is None:
+            finding = UsageFinding(
+                code="window_differs",
+                position=None,
+                subject=f"{counter.policy_id}:{counter.subject}:{counter.window_start_us}",
+                expected=expected,
+                found=counter.settled,
+            )
+    return count, finding
 
 
 def _check(state: State, position: int, row: UsageRecorded) -> UsageFinding | None:
