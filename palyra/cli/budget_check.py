@@ -26,10 +26,11 @@ _BASIS = {"agent": "of the agent here", "model": "of the model"}
     examples=[
         ("palyra budgets check --tokens 4000", "a request that names no model"),
         ("palyra budgets check --model gpt --tokens 90000 --max-output 500", "a long one with a short answer"),
+        ("palyra budgets check --tokens 4000 --as-of -2h", "what would have been said two hours ago"),
         ("palyra budgets check --principal key:0123456789AB --tokens 4000", "the same request of somebody else"),
     ],
     exits=(0, 2, 4, 5, 7, 8),
-    is_change=True,
+    takes_as_of=True,
 )
 @click.option("--model", metavar="NAME", default="", help="The name that the request gives; none by default.")
 @click.option("--tokens", type=_TOKENS, default=0, help="Size of its input, before it is calibrated.")
@@ -59,7 +60,7 @@ def check(
     Nothing is held, recorded or sent. What is asked for is the bound that would be held: the input at its upper
     figure, the answer at its maximum.
     """
-    from palyra.cli.asking import change
+    from palyra.cli.asking import ask
     from palyra.engine.console.budgets import CheckParams
     from palyra.engine.console.table import BUDGET_CHECK
 
@@ -75,7 +76,7 @@ def check(
         session=session,
         agent=agent,
     )
-    asked = change(call, BUDGET_CHECK, params)
+    asked = ask(call, BUDGET_CHECK, params)
     return asked.answer(lambda page: _show(page, asked.found))
 
 

@@ -148,7 +148,7 @@ def show_report(page: Page, report: WhatIfReport) -> None:
         page.table(_COLUMNS, [_row(one, page) for one in report.differing[:_SHOWN_COUNT]], indent=2)
         left = len(report.differing) + report.omitted_count - _SHOWN_COUNT
         if left > 0:
-            page.line(Styled(f"and {counted(left, 'more')}; --json lists them", "dim"), indent=2)
+            page.line(Styled(f"and {count(left)} more; --json lists them", "dim"), indent=2)
 
 
 def _show_sums(page: Page, report: WhatIfReport) -> None:

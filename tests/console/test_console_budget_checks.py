@@ -91,7 +91,13 @@ async def test_a_name_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
 
 
 async def test_the_asker_is_who_pays_where_nobody_is_named(tmp_path: Path) -> None:
-    """By the key that the question came with."""
+    """The operator; of a program's question, the program, and it may ask for nobody else."""
     async with open_console(tmp_path, MODELS) as ask:
         (model,) = (await checked(ask, model="gpt", max_output=1))["models"]
-        assert model["evaluations"][0]["subject"].startswith("key:")
+        assert model["evaluations"][0]["subject"] == "operator:local"
+        made = (await ask.post("keys", {"name": "app", "scopes": ["v1:chat", "usage:read"]})).json
+        own = await ask.post("budgets/check", {"model": "gpt"}, key=made["secret"])
+        (model,) = own.json["models"]
+        assert model["evaluations"][0]["subject"] == made["key"]["principal"]
+        foreign = await ask.post("budgets/check", {"principal": "key:other"}, key=made["secret"])
+        assert (foreign.status, foreign.code) == (403, "binding_violation")

@@ -26,6 +26,7 @@ from palyra.events.registry import ModelRole
 from palyra.projections.budgets import Policy
 from palyra.projections.state import State
 
+_ASKER = "operator:local"
 _Name = Annotated[str, msgspec.Meta(max_length=512)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
@@ -71,7 +72,7 @@ class CheckParams(Params, frozen=True, kw_only=True):
     choices: Annotated[int, msgspec.Meta(ge=1, le=128)] = 1
     #: What it allows itself to cost.
     max_cost_nanousd: _Count | None = None
-    #: Who pays, "" for whoever asks; with which key, in which session, for which agent.
+    #: Who pays, "" for the operator; with which key, in which session, for which agent.
     principal: _Name = ""
     key: _Name = ""
     session: _Name = ""
@@ -119,11 +120,11 @@ def _of_one(one: BudgetAnswer, principal_id: str) -> BudgetAnswer:
     return msgspec.structs.replace(one, status=own)
 
 
-async def check(order: Order, params: CheckParams) -> BudgetCheckAnswer:
+def check(sight: Sight, params: CheckParams) -> BudgetCheckAnswer:
     """Return what such a request would meet; nothing is held, and nothing recorded."""
     command = AdmitRun(
         run_id="check",
-        principal_id=params.principal or order.actor,
+        principal_id=params.principal or _ASKER,
         key_id=params.key,
         session_id=params.session,
         agent_id=params.agent,
@@ -136,7 +137,7 @@ async def check(order: Order, params: CheckParams) -> BudgetCheckAnswer:
         body_digest="",
         body_bytes=params.body_bytes,
     )
-    return check_budgets(order.core.state, command, order.core.clock.now_us())
+    return check_budgets(sight.state, command, sight.now_us)
 
 
 async def set_budget(order: Order, params: SetParams) -> BudgetAnswer:

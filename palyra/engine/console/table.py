@@ -114,6 +114,15 @@ BUDGET = frame.Question(
     scope="usage:read",
     own="principal_id",
 )
+BUDGET_CHECK = frame.Question(
+    "budgets/check",
+    budgets.CheckParams,
+    BudgetCheckAnswer,
+    budgets.check,
+    scope="usage:read",
+    own="principal",
+    method="POST",
+)
 BUDGET_HOLDS = frame.Question(
     "budgets/{policy}/holds",
     budgets.OneBudgetParams,
@@ -271,6 +280,7 @@ QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     AUTH_PROVIDER,
     AUTH_EXPLAIN,
     BUDGETS,
+    BUDGET_CHECK,
     BUDGET,
     BUDGET_HOLDS,
     CONFIG,
@@ -338,9 +348,6 @@ BUDGET_OVERRIDE = changes.Change(
     approvals.ApprovalView,
     approvals.override_request,
     scope="usage:write",
-)
-BUDGET_CHECK = changes.Change(
-    "POST", "budgets/check", budgets.CheckParams, BudgetCheckAnswer, budgets.check, scope="usage:read"
 )
 BUDGET_RETIRE = changes.Change(
     "DELETE", "budgets/{policy}", budgets.RetireParams, BudgetAnswer, budgets.retire_budget, scope="usage:write"
@@ -524,7 +531,6 @@ CHANGES: tuple[changes.Change[Any, Any], ...] = (
     APPROVAL_DECIDE,
     CONFIG_RELOAD,
     BUDGET_OVERRIDE,
-    BUDGET_CHECK,
     BUDGET_RETIRE,
     BUDGET_SET,
     JOURNAL_VERDICT,
