@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -41,7 +42,9 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def start_palyra(upstream: str, folder: Path, core: int | None) -> tuple[subprocess.Popen[str], int, str]:
+def start_palyra(
+    upstream: str, folder: Path, core: int | None, start: Callable[..., subprocess.Popen[str]] = start
+) -> tuple[subprocess.Popen[str], int, str]:
     config = folder / "palyra.toml"
     config.write_text(
         f"""version = 1
