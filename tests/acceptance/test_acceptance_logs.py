@@ -98,7 +98,7 @@ async def test_an_error_keeps_its_secrets(tmp_path: Path) -> None:
     assert (line["level"], line["run_id"], line["error_type"]) == ("error", run_id, "RuntimeError")
     assert line["error_text"] == "upstream refused Bearer <redacted>, 13\n\\x1b[31m"
     assert line["error_trace"].startswith(f"{Path(__file__).name}:")
-    assert " burst < gateway.py:" in line["error_trace"]
+    assert " burst < spending.py:" in line["error_trace"]
     assert "a local value" not in (tmp_path / "log").read_text()
 
 
