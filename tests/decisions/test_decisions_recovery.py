@@ -6,7 +6,8 @@ from budget_kit import put, rule
 from registries import THREE
 from story import World, admit, boot, complete, fail, given, like, record, recover, serve, start, succeed, wait
 
-from palyra.decisions.recovery import recover_run
+from palyra.decisions.budgets import GRACE_US
+from palyra.decisions.recovery import orphans, recover_run
 from palyra.events.attempts import AttemptAbandoned
 from palyra.events.base import Draft
 from palyra.events.budgets import BudgetReleased
@@ -139,3 +140,13 @@ def test_each_recovery_is_a_command_of_its_own() -> None:
     drafts = recover_run(world.state, world.run("r1"), boot_id="boot-2", now_us=world.now_us)
     assert [draft.command_key != "" for draft in drafts] == [True, False, False]
     assert drafts[0] == Draft("run-r1", AttemptAbandoned(attempt=1, boot_id="boot-2"), command_key="recover|r1|1")
+
+
+def test_an_orphan_is_past_its_time_with_nobody_at_work_on_it() -> None:
+    """A run may take its time and a minute; whoever is at work on it closes it, however late."""
+    world = given(THREE, admit("r1"), start("r1"))
+    run = world.state.runs.open["r1"]
+    late_us = run.deadline_us + GRACE_US
+    assert orphans(world.state, (), late_us) == []
+    assert orphans(world.state, (), late_us + 1) == [run]
+    assert orphans(world.state, ("r1",), late_us + 1) == []

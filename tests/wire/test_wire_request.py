@@ -36,6 +36,14 @@ def embeddings(**members: Any) -> SurfaceRequest:
     return decode_embeddings(json.dumps(members).encode())
 
 
+@pytest.mark.parametrize(
+    ("members", "tier"), [({}, ""), ({"service_tier": "flex"}, "flex"), ({"service_tier": 7}, "")]
+)
+def test_the_tier_that_is_asked_for(members: dict[str, Any], tier: str) -> None:
+    """It is what the body says in words; what is no word is left for the provider to refuse."""
+    assert chat(**members).service_tier == tier
+
+
 def test_a_plain_chat_request() -> None:
     """The view holds figures and the body as it came."""
     body = b' {"model" : "gpt-4o","messages":[{"role":"user","content":"one two three four"}]}\n'
