@@ -47,8 +47,8 @@ class Said(msgspec.Struct):
         return bool(self.tool_calls) or self.function_call is not None
 
     def texts(self) -> list[str]:
-        """Return every non-empty piece of what was said; audio is the one thing without a text."""
-        pieces = [self.content, self.reasoning_content, self.reasoning, self.refusal]
+        """Return every non-empty piece of what was said, in the order of a stream; audio alone has no text."""
+        pieces = [self.reasoning_content, self.reasoning, self.content, self.refusal]
         if isinstance(self.content, list):
             pieces += [part.get("text") for part in self.content if isinstance(part, dict)]
         if self.has_call:

@@ -10,7 +10,9 @@ import pytest
 from dialect_cases import (
     CASES,
     DIALECTS,
+    answer,
     answers,
+    call,
     channel,
     client_fold,
     client_read,
@@ -19,14 +21,14 @@ from dialect_cases import (
     upstream_reply,
 )
 from golden_streams import ENDS, path_of, stream_of
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from palyra.errors import CODES
 from palyra.wire.answer_writer import written
 from palyra.wire.dialects import DIALECT_ROWS
 from palyra.wire.errors import Malformed, WireError
-from palyra.wire.neutral import Dialect
+from palyra.wire.neutral import Dialect, Reasoning, Text
 from palyra.wire.neutral_answer import Answer, Delta, Event, Fold, PartEnd, PartStart, events_of
 from palyra.wire.target import Target
 from palyra.wire.upstream_errors import UpstreamErrorInBody
@@ -73,6 +75,7 @@ def test_a_stream_folds_to_the_unary_answer(
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
 @settings(max_examples=40, deadline=None)
 @given(said=answers, places=cuts)
+@example(said=answer(Reasoning(text="0", vendor="other", raw=b'{"x":1}'), Text(text=" "), call()), places=[])
 def test_any_mixture_folds_to_the_unary_answer(
     client: Dialect, upstream: Dialect, said: Answer, places: list[int]
 ) -> None:
