@@ -145,6 +145,18 @@ def test_every_dataset_tells_the_same_money(told: list[Told]) -> None:
     assert sum(row["runs"] for row in rows("timeline")) == whole["runs"]
 
 
+@settings(max_examples=60, deadline=None)
+@given(histories, st.sampled_from(["gpt", "tiny"]))
+def test_calls_of_a_model_are_its_own(told: list[Told], model_id: str) -> None:
+    """Also those after which the request went on to another model."""
+    reader, scope = RowsReader(history_of(told)), scope_for(model_id=model_id)
+    table = table_of(reader, Asked("attempts", scope, []), State, TO_US)
+    place = [column.name for column in table.columns].index("model_id")
+    found = [row[place] for row in table.rows]
+    inside = (one for one in told if FROM_US <= one.at_us < TO_US)
+    assert found == [model_id] * sum(one.model_ids.count(model_id) for one in inside)
+
+
 @settings(max_examples=40, deadline=None)
 @given(histories, st.integers(1, 3))
 def test_the_top_and_the_others_are_all(told: list[Told], top: int) -> None:

@@ -12,7 +12,7 @@ from palyra.engine.reports.calendar import BUCKETS
 from palyra.engine.reports.figures import Sums, Totals, flat_totals, merged
 from palyra.engine.reports.fold import Grouping, Key, Progress, fold, recorded_since
 from palyra.engine.reports.runs import UsageEnrichedRun, enriched_runs
-from palyra.engine.reports.scope import BUCKETS_MAX_COUNT, Scope, where_of
+from palyra.engine.reports.scope import BUCKETS_MAX_COUNT, Filters, Scope, where_of
 from palyra.errors import Refusal, Refused
 from palyra.events.usage import UsageCorrected, UsageRecorded
 from palyra.journal.port import Reader
@@ -67,7 +67,9 @@ def table_of(
         case "runs":
             return Table(_RUN_COLUMNS, map(_run_row, enriched_runs(rows, scope, progress)))
         case "attempts":
-            return Table(_ATTEMPT_COLUMNS, _attempt_rows(enriched_runs(rows, scope, progress)))
+            filters = scope.filters._replace(provider_id="", model_id="")
+            found = enriched_runs(rows, scope._replace(filters=filters), progress)
+            return Table(_ATTEMPT_COLUMNS, _attempt_rows(found, scope.filters))
         case "usage":
             return Table(_USAGE_COLUMNS, _usage_rows(rows, scope, progress))
         case "refusals":
@@ -201,9 +203,12 @@ _ATTEMPT_COLUMNS = [
 ]
 
 
-def _attempt_rows(found: Iterable[UsageEnrichedRun]) -> Iterator[tuple[Any, ...]]:
+def _attempt_rows(found: Iterable[UsageEnrichedRun], filters: Filters) -> Iterator[tuple[Any, ...]]:
+    """Yield calls; a provider or model that is asked for is the call's own, not where its request ended."""
     for run in found:
         for one in run.attempts:
+            if filters.provider_id not in ("", one.provider_id) or filters.model_id not in ("", one.model_id):
+                continue
             tokens = dict.fromkeys(TokenUsage.__struct_fields__)
             if one.usage is not None:
                 tokens = msgspec.structs.asdict(one.usage)
