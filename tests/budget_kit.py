@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from story import Outcome, Step, World
 
@@ -99,21 +101,39 @@ def consumed(world: World, policy_id: str, subject: str, at_us: int) -> int:
 
 
 def counted_by_hand(world: World, record: UsageBudgetPolicyRecord, subject: str, at_us: int) -> int:
-    """Return the same by brute force: every row that the rule is about, in the window, since it counts."""
-    window = counted_window(record, at_us)
-    since_us = max(window.start_us, record.effective_from_us)
-    if record.interval_kind == "rolling":
-        since_us = max(rolling_start_us(record, at_us), record.effective_from_us)
+    """Return the same by brute force: every row that the rule is about, in the window, since it counts.
+
+    The window is told by the calendar on the wall of its zone, and not by any instant at which one begins.
+    """
     total = 0
     for row in rows_of(world.history):
         is_meant = subject_of(record, row, Where(row.provider_id, row.model_id)) == subject
-        if not is_meant or not since_us <= row.effective_at_us < window.end_us:
+        is_late_enough = row.effective_at_us >= record.effective_from_us
+        if not is_meant or not is_late_enough or not _is_of_one_window(record, row.effective_at_us, at_us):
             continue
         if isinstance(row, UsageRecorded):
             total += amount_of(record.meter, row)
         elif record.meter == "usd_cost":
             total += (row.cost_after_nanousd or 0) - (row.cost_before_nanousd or 0)
     return total
+
+
+def _is_of_one_window(record: UsageBudgetPolicyRecord, then_us: int, now_us: int) -> bool:
+    """Return whether two instants are of one day, week or month there, or near enough for a rolling window."""
+    if record.interval_kind == "rolling":
+        since_us = now_us - (record.rolling_hours or 0) * 3_600_000_000
+        return since_us - since_us % 900_000_000 <= then_us
+    return _page_of(record, then_us) == _page_of(record, now_us)
+
+
+def _page_of(record: UsageBudgetPolicyRecord, at_us: int) -> date:
+    """Return the day on which the window began."""
+    day = datetime.fromtimestamp(at_us / 1_000_000, ZoneInfo(record.timezone)).date()
+    while record.interval_kind == "weekly" and day.strftime("%A").lower() != record.week_start:
+        day -= timedelta(days=1)
+    while record.interval_kind == "monthly" and day.day != record.month_day:
+        day -= timedelta(days=1)
+    return day
 
 
 class Audit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -540,8 +541,10 @@ def test_counters_are_the_sum_of_the_rows(seed: int) -> None:
     chance = random.Random(seed)
     world = given(THREE, price())
     zones = ["UTC", "Europe/Prague", "America/New_York", "Asia/Kathmandu", "Africa/Cairo"]
-    # The night in which clocks go back in Prague is among them.
-    world.now_us = 1_792_800_000_000_000 + chance.randrange(10**9) * 900
+    # Days before the nights in which clocks go on and back, in Prague, in New York and in Cairo.
+    edges = ["2026-03-28", "2026-10-24", "2026-03-07", "2026-10-31", "2026-04-23", "2026-10-29"]
+    noon_us = int(datetime.fromisoformat(f"{edges[seed % len(edges)]}T12:00+00:00").timestamp()) * 1_000_000
+    world.now_us = noon_us + chance.randrange(36_000) * 1_000_000
     for serial in range(120):
         what = chance.randrange(10)
         who = {"principal_id": chance.choice(["key:x", "key:y"]), "session_id": chance.choice(["", "s1"])}

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from budget_kit import rule
 from engine_fakes import ManualClock, ScriptedProvider, error, stream, unary
 from engine_world import Taker, World, house, model, one, provider, registry, two
 
 from palyra.decisions.pricing import adopt_prices, with_id
 from palyra.decisions.redecide import redecide
 from palyra.decisions.runs import CacheAsk
+from palyra.engine.budgets import adopt_file_policies
 from palyra.engine.capture import capture
 from palyra.engine.history import run_report
 from palyra.engine.run import Reply
+from palyra.events.budgets import BudgetReserved
 from palyra.events.cache import CacheHit, CacheStored
 from palyra.events.pricing import PriceEntry
 from palyra.events.usage import UsageRecorded
@@ -138,6 +141,19 @@ async def test_a_kept_answer_serves_through_an_open_circuit() -> None:
         assert (await ask(world)).status == 200
         assert (await ask(world, "other")).status == 503
         assert len(fake.calls) == 2
+
+
+async def test_a_kept_answer_is_free_where_nothing_may_be_spent() -> None:
+    """No rule about usage is asked about it, and nothing is held or counted; another question is stopped."""
+    async with house(on(), extra={"a": ScriptedProvider()}) as world:
+        await ask(world)
+        used = world.state.usage.total.rows_count
+        await adopt_file_policies(world.core, [rule("none", scope_kind="global", hard_limit=0, managed_by="file")])
+        hit = await ask(world)
+        assert (hit.status, word(hit)) == (200, "hit")
+        assert (await ask(world, "other")).status == 402
+        assert world.state.usage.total.rows_count == used
+        assert world.facts(BudgetReserved) == []
 
 
 async def test_an_answer_is_kept_for_its_time() -> None:
