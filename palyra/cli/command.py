@@ -7,6 +7,7 @@ answer is imported where it answers.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -133,11 +134,16 @@ class Command(Helped):
         takes_as_of: bool = False,
         is_change: bool = False,
         is_followed: bool = False,
+        destroys: str = "",
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
         self.examples = examples
         self.exits = exits
+        #: What it does that nobody can take back; whoever calls it is asked first.
+        self.destroys = destroys
+        if destroys:
+            self.params.append(click.Option(["--yes", "is_sure"], is_flag=True, help="Do not ask."))
         if takes_as_of:
             help_ = "Answer as it was then: a position, an instant, -2h; palyra help as-of."
             self.params.append(click.Option(["--as-of"], metavar="WHEN", help=help_))
@@ -155,6 +161,8 @@ class Command(Helped):
         options = dict(ctx.params)
         call = Call(ctx.command_path.partition(" ")[2], options)
         try:
+            if self.destroys and not options.pop("is_sure"):
+                make_sure(self.destroys)
             result: Answer | int = ctx.invoke(self.callback, call, **options)
             if isinstance(result, int):
                 return result
@@ -164,6 +172,18 @@ class Command(Helped):
             raise
         except Exception as error:
             return fail(error, command=call.command, as_json=call.as_json, is_verbose=call.is_verbose)
+
+
+def make_sure(consequence: str) -> None:
+    """Have somebody say that this is meant; raises `PalyraError` where nobody does."""
+    from palyra.errors import PalyraError
+
+    hint = "--yes says that it is meant"
+    if not sys.stdin.isatty():
+        raise PalyraError(consequence, hint=hint, code="usage_error")
+    click.echo(consequence, err=True)
+    if not click.confirm("Is it meant?", err=True):
+        raise PalyraError("Nothing was done.", hint=hint, code="usage_error")
 
 
 def _source_options() -> Iterable[click.Option]:

@@ -267,6 +267,7 @@ def rotate(call: Call, key: str, grace: int, out: str | None, is_sk_form: bool) 
     ],
     exits=(0, 2, 4, 6, 7, 8),
     is_change=True,
+    destroys="The key opens nothing from now on, and cannot be given back.",
 )
 @click.argument("key", metavar="KEY")
 @click.option("--now", "is_now", is_flag=True, help="End its open requests too.")

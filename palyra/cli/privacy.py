@@ -29,6 +29,7 @@ def privacy() -> None:
     ],
     exits=(0, 2, 4, 6, 7),
     is_change=True,
+    destroys="The prompts and answers that are kept of this subject are deleted.",
 )
 @click.option("--principal", metavar="ID", help="A principal, as palyra runs list shows it.")
 @click.option("--session", metavar="ID", help="A session.")

@@ -213,6 +213,7 @@ def enable(call: Call, profile: str) -> Answer:
     ],
     exits=_EXITS,
     is_change=True,
+    destroys="The profile is used no more, and its secret is deleted.",
 )
 @click.argument("profile", metavar="ID")
 @click.option("--local-only", "is_local", is_flag=True, help="Ask nothing of the provider.")

@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from palyra.cli.command import Call
+from palyra.cli.command import Call, make_sure
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled
 from palyra.cli.render import clean, count, counted, instant, usd
@@ -175,7 +173,6 @@ def correct_row(call: Call, *, usage_id: str, cost_usd: str, reason: str, is_sur
     from palyra.cli.asking import change
     from palyra.engine.console.corrections import CorrectParams
     from palyra.engine.console.table import USAGE_CORRECT
-    from palyra.errors import PalyraError
 
     wish = _wish(usage_id, cost_usd)
     params = CorrectParams(corrections=[wish], note_code=reason)
@@ -183,11 +180,9 @@ def correct_row(call: Call, *, usage_id: str, cost_usd: str, reason: str, is_sur
     if not before.found.items:
         return before.answer(lambda page: page.line("It costs that already."))
     if not is_sure:
-        if not sys.stdin.isatty():
-            raise PalyraError("This writes to the journal.", hint="--yes says that it is meant", code="usage_error")
-        _show_corrected(Page(sys.stderr), before.found)
-        if not click.confirm("Write it?", err=True):
-            return before.answer(lambda page: page.line("Nothing was written."))
+        if sys.stdin.isatty():
+            _show_corrected(Page(sys.stderr), before.found)
+        make_sure("The row will cost this in every report and budget.")
     done = change(call, USAGE_CORRECT, CorrectParams(corrections=[wish], note_code=reason, apply=True))
     return done.answer(lambda page: _show_corrected(page, done.found))
 

@@ -149,6 +149,7 @@ def put(call: Call, ref: str, audience: str | None, if_revision: int | None, **s
     ],
     exits=(0, 2, 4, 6, 7),
     is_change=True,
+    destroys="The secret is deleted with all its revisions.",
 )
 @click.argument("ref", metavar="REF")
 @click.option("--force", "is_forced", is_flag=True, help="Also one that a provider uses.")

@@ -96,7 +96,7 @@ async def test_a_login_with_a_browser(home: Path) -> None:
             status, out, _ = await run(home, "auth", "attempts", "--json", config=config)
             assert [one["state"] for one in json.loads(out)["data"]["items"]] == ["completed"]
             assert (await run(home, "auth", "health", config=config))[0] == 0
-            status, out, _ = await run(home, "auth", "revoke", profile_id, "--json", config=config)
+            status, out, _ = await run(home, "auth", "revoke", "--yes", profile_id, "--json", config=config)
             assert (status, json.loads(out)["data"]["state"]) == (0, "revoking")
             while not any("refresh_token" in one["token_type_hint"] for one in up.revocations):
                 await asyncio.sleep(0.05)  # the daemon's own loop does it

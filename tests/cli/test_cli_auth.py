@@ -125,7 +125,7 @@ def test_nobody_has_to_start_a_daemon_first(
     monkeypatch.setenv("UP_KEY", KEY)
     file, state = write_config(tmp_path, upstream), tmp_path / "state"
     palyra = commands(state, file, monkeypatch, capfd)
-    assert palyra("auth", "revoke", "work")[0] == 7  # there is nothing yet that it could be about
+    assert palyra("auth", "revoke", "--yes", "work")[0] == 7  # there is nothing yet that it could be about
     assert not state.exists()
     status, out, err = palyra("auth", "connect", "up", "--key-env", "UP_KEY", "--profile", "work")
     assert (status, err, "work of up · connected" in out) == (0, "", True)
@@ -216,7 +216,7 @@ def test_what_is_done_to_a_profile(palyra: Run) -> None:
         assert status == 0, line
         assert said in out
     assert "least recently used" in palyra("auth", "order", "show", "up")[1]
-    status, out, _ = palyra("auth", "revoke", "work")
+    status, out, _ = palyra("auth", "revoke", "--yes", "work")
     assert (status, "delete it there, too" in out) == (0, True)
     assert palyra("auth", "show", "nobody")[0] == 8
     assert "revoked" in palyra("auth", "list", "--all")[1]

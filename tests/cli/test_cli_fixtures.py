@@ -107,17 +107,19 @@ async def test_erase_a_subject_of_a_live_daemon(tmp_path: Path) -> None:
         await say(daemon, "three", session="s2")
         admitted = [one.body async for one in daemon.journal if one.name == "run.admitted"]
         session = admitted[0].session_id
-        erased = await asyncio.to_thread(palyra_cli, state, "privacy", "erase", "--session", session, "--json")
+        erased = await asyncio.to_thread(
+            palyra_cli, state, "privacy", "erase", "--yes", "--session", session, "--json"
+        )
         assert erased.returncode == 0, erased.stdout + erased.stderr
         assert json.loads(erased.stdout)["data"]["contents_count"] == 2
         (fact,) = [one.body async for one in daemon.journal if one.name == "subject.erased"]
         assert (fact.kind, fact.subject, fact.contents_count) == ("session", session, 2)
         status = await asyncio.to_thread(palyra_cli, state, "status")
         assert "prompts and answers are kept in content.db" in status.stdout
-    alone = palyra_cli(state, "privacy", "erase", "--session", admitted[2].session_id, "--json")
+    alone = palyra_cli(state, "privacy", "erase", "--yes", "--session", admitted[2].session_id, "--json")
     assert (alone.returncode, json.loads(alone.stdout)["data"]["contents_count"]) == (0, 1)
     with palyra.open_journal(state / "journal.db") as journal:
         erased_facts = [one for one in journal if one.name == "subject.erased"]
     assert [one.body.contents_count for one in erased_facts] == [2, 1]
-    two = palyra_cli(state, "privacy", "erase", "--session", "a", "--agent", "b")
+    two = palyra_cli(state, "privacy", "erase", "--yes", "--session", "a", "--agent", "b")
     assert two.returncode == 2

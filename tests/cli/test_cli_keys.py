@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def test_whoami_says_why_a_key_opens_nothing(copied: Cli, monkeypatch: pytest.Mo
     assert told(secret)[0] == 0
     assert "mistyped" in told(mistyped)[1]
     assert "no client key of Palyra" in told("hunter2")[1]
-    copied("keys", "revoke", "other", "--reason", "gone")
+    copied("keys", "revoke", "--yes", "other", "--reason", "gone")
     assert "revoked" in told(other)[1]
     copied.now_us += 180 * 1_000_000
     assert "expired" in told(secret)[1]
@@ -87,7 +88,7 @@ def test_a_key_is_limited_rotated_and_revoked(copied: Cli, tmp_path: Path) -> No
         (("limits", "ci", "--expires", "soon"), 2, "usage_error"),
         (("limits", "ci", "--burst", "1"), 2, "invalid_request"),
         (("rotate", "ci", "--grace", "2d"), 2, "invalid_request"),
-        (("revoke", "nobody"), 8, "key_not_found"),
+        (("revoke", "nobody", "--yes"), 8, "key_not_found"),
         (("issue", "ci"), 7, "conflict"),
         (("issue", "x", "--principal", "system:daemon"), 2, "principal_reserved"),
     ):
@@ -98,7 +99,29 @@ def test_a_key_is_limited_rotated_and_revoked(copied: Cli, tmp_path: Path) -> No
     assert rotated.data["key"]["agents"] == ["coder"]
     statuses = [row["status"] for row in copied("keys", "list", "--all", "--json").data["items"]]
     assert statuses == ["rotating", "active"]
-    assert copied("keys", "revoke", "ci", "--now").status == 0
+    assert copied("keys", "revoke", "--yes", "ci", "--now").status == 0
+    assert copied("keys", "show", "ci").status == 8
+
+
+class _Typed(io.StringIO):
+    """Standard input with somebody at it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_cannot_be_taken_back_is_asked_for(copied: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody at a terminal is asked, a script says --yes; without either nothing is done."""
+    copied("keys", "issue", "ci")
+    refused = copied("keys", "revoke", "ci", "--json")
+    assert (refused.status, json.loads(refused.out)["error"]["code"]) == (2, "usage_error")
+    assert "--yes" in refused.out
+    monkeypatch.setattr("sys.stdin", _Typed("n\n"))
+    declined = copied("keys", "revoke", "ci")
+    assert (declined.status, "cannot be given back" in declined.err) == (2, True)
+    assert copied("keys", "show", "ci").status == 0
+    monkeypatch.setattr("sys.stdin", _Typed("y\n"))
+    assert copied("keys", "revoke", "ci").status == 0
     assert copied("keys", "show", "ci").status == 8
 
 

@@ -99,8 +99,8 @@ def test_a_secret_is_deleted_and_the_vault_sealed_anew(day: Cli) -> None:
     """Facts in the journal, in the operator's name."""
     day("vault", "put", "global/a", "--env", "K", environ={"K": VALUE})
     day("vault", "put", "global/b", "--env", "K", environ={"K": VALUE})
-    assert "is gone" in day("vault", "delete", "global/a").out
-    assert "was not there" in day("vault", "delete", "global/a").out
+    assert "is gone" in day("vault", "delete", "global/a", "--yes").out
+    assert "was not there" in day("vault", "delete", "global/a", "--yes").out
     key = (day.state_dir / "vault.key").read_bytes()
     assert day("vault", "rekey").status == 0
     assert (day.state_dir / "vault.key").read_bytes() != key
