@@ -24,7 +24,7 @@ from story import (
     wait,
 )
 
-from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
+from palyra.events.attempts import AttemptAbandoned, AttemptFailed, AttemptStarted, AttemptSucceeded
 from palyra.events.budgets import BudgetReserved
 from palyra.events.runs import RequestServed, RunCancelRequested, RunCompleted, RunRefused
 from palyra.events.usage import UsageRecorded
@@ -143,6 +143,7 @@ def test_facts_about_runs_that_are_not_open_change_no_run() -> None:
             started,
             AttemptFailed(attempt=1, failure_class="overloaded", phase="headers", counted=True),
             AttemptSucceeded(attempt=1, stop="stop", duration_us=1),
+            AttemptAbandoned(attempt=1, boot_id="b"),
             RunCancelRequested(reason="client", by=""),
             RunCompleted(stop="stop", provider_id="a", model_id="gpt", duration_us=1),
         )
