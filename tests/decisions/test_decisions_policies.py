@@ -7,10 +7,18 @@ from typing import Any
 import pytest
 from budget_kit import put, rule
 from registries import model, provider, registry
-from story import T0_US, given
+from story import T0_US, given, serve
 
-from palyra.decisions.policies import POLICY_KEYS, adopt_policies, needs_history, read_policies, read_policy
+from palyra.decisions.policies import (
+    POLICY_KEYS,
+    adopt_policies,
+    count_history,
+    needs_history,
+    read_policies,
+    read_policy,
+)
 from palyra.events.budgets import UsageBudgetPolicyRecord
+from palyra.events.usage import UsageRecorded
 from palyra.limits import POLICIES_MAX_COUNT
 
 ROW: dict[str, Any] = {
@@ -169,3 +177,14 @@ def test_a_file_puts_its_rules_in_force_and_takes_them_back() -> None:
     assert adopt_policies(world.state, [filed], [], T0_US) == []
     world.record(adopt_policies(world.state, [], [], T0_US))
     assert list(world.state.budgets.policies) == ["set"]
+
+
+def test_a_rule_counts_of_history_whom_it_is_about() -> None:
+    """Somebody else's rows are none of its own, however late it comes."""
+    world = given(ONE, serve("r1"))
+    rows = [one.body for one in world.history if isinstance(one.body, UsageRecorded)]
+    counted = {
+        name: count_history(rule(scope_id=name), rows, world.now_us) for name in ("*", "key:tester", "key:x")
+    }
+    assert [(one.subject, one.amount) for one in counted["*"]] == [("key:tester", rows[0].usage.total_tokens)]
+    assert (counted["key:tester"], counted["key:x"]) == (counted["*"], [])
