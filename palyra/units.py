@@ -19,6 +19,13 @@ def ceil_div(numerator: int, denominator: int) -> int:
     return -(-numerator // denominator)
 
 
+def usd_of(nanousd: int) -> str:
+    """Return an amount in USD, exactly: `0.0213`."""
+    whole, rest = divmod(abs(nanousd), NANOUSD_PER_USD)
+    digits = f"{rest:09}".rstrip("0").ljust(2, "0")
+    return f"{'-' if nanousd < 0 else ''}{whole}.{digits}"
+
+
 def ms_to_us(duration_ms: int) -> int:
     """Return a duration given in milliseconds in microseconds."""
     return duration_ms * US_PER_MS

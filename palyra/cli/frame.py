@@ -19,6 +19,7 @@ from palyra.cli.page import Page, Styled
 from palyra.cli.render import clean, clock, count, instant
 from palyra.errors import CODES, PalyraError, Refused
 from palyra.redaction import redact_text
+from palyra.units import usd_of
 
 SCHEMA = "palyra.cli/1"
 #: Exit status of a command that was interrupted (128 + SIGINT).
@@ -107,13 +108,26 @@ def print_document(
         "warnings": list(warnings),
         "error": None if error is None else error_object(error),
     }
-    sys.stdout.write(to_json(document, indent=2) + "\n")
+    sys.stdout.write(to_json(_with_usd(to_plain(document)), indent=2) + "\n")
 
 
 def print_line_object(value: Any) -> None:
     """Print one JSON object on a line of its own, for commands that go on printing."""
-    sys.stdout.write(to_json(value) + "\n")
+    sys.stdout.write(to_json(_with_usd(to_plain(value))) + "\n")
     sys.stdout.flush()
+
+
+def _with_usd(plain: Any) -> Any:
+    """Return plain data that has each amount in nano-USD, which programs add up, in USD too, which people read."""
+    if isinstance(plain, list):
+        return [_with_usd(one) for one in plain]
+    if not isinstance(plain, dict):
+        return plain
+    found = {name: _with_usd(value) for name, value in plain.items()}
+    for name, amount in plain.items():
+        if name.endswith("_nanousd") and (amount is None or isinstance(amount, int)):
+            found.setdefault(name.removesuffix("nanousd") + "usd", None if amount is None else usd_of(amount))
+    return found
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

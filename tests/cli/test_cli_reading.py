@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -23,13 +25,14 @@ from cli_world import (
 )
 from story import World, admit, given, record, serve
 
+from palyra.cli.frame import print_line_object
 from palyra.engine.codec import to_row
 from palyra.engine.status_questions import daemon_answer
 from palyra.events.daemon import DaemonDraining, DaemonReady, DaemonStarted, DaemonStopped
 from palyra.journal.lock import Holder, JournalLock, LockState, read_lock, this_process
 from palyra.journal.sqlite import SqliteJournal
 from palyra.projections.state import State
-from palyra.units import US_PER_S
+from palyra.units import NANOUSD_PER_USD, US_PER_S
 
 READING = [
     "status",
@@ -80,6 +83,43 @@ def test_a_document_has_one_frame(line: str, day: Cli) -> None:
         at = document["at"]
         assert sorted(at) == ["as_of_us", "journal_id", "position", "source"]
         assert (at["journal_id"], at["source"]) == (JOURNAL_ID, "journal_file")
+
+
+def _amounts(plain: object) -> Iterator[tuple[object, object]]:
+    if isinstance(plain, list):
+        for one in plain:
+            yield from _amounts(one)
+    if isinstance(plain, dict):
+        for name, value in plain.items():
+            if name.endswith("_nanousd") and not isinstance(value, dict | list):
+                yield value, plain[name.removesuffix("nanousd") + "usd"]
+            yield from _amounts(value)
+
+
+@pytest.mark.parametrize("line", [*READING, *LOCAL, "usage summary", "usage insights"])
+def test_money_is_told_twice(line: str, day: Cli) -> None:
+    """Beside each amount in nano-USD, however deep, stands the same as an exact decimal; null beside null."""
+    found = list(_amounts(day(*line.split(), "--json").document))
+    assert found or not line.startswith("usage")
+    for nanousd, usd in found:
+        assert nanousd is usd is None or Decimal(str(usd)) * NANOUSD_PER_USD == nanousd
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({"cost_nanousd": 21_300_000}, {"cost_nanousd": 21_300_000, "cost_usd": "0.0213"}),
+        ({"cost_nanousd": -1, "n": 1}, {"cost_nanousd": -1, "cost_usd": "-0.000000001", "n": 1}),
+        ({"cost_nanousd": None}, {"cost_nanousd": None, "cost_usd": None}),
+        ({"cost_nanousd": 5, "cost_usd": "its own"}, {"cost_nanousd": 5, "cost_usd": "its own"}),
+        ([{"a": {"x_nanousd": 0}}], [{"a": {"x_nanousd": 0, "x_usd": "0.00"}}]),
+        ({"spent_nanousd": {"day": 1}}, {"spent_nanousd": {"day": 1}}),
+    ],
+)
+def test_a_line_has_its_money_twice_too(value: object, told: object, capsys: pytest.CaptureFixture[str]) -> None:
+    """Commands that go on printing follow the same rule; what already says it in USD is left as it is."""
+    print_line_object(value)
+    assert json.loads(capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize("mode", [[], ["--json"]])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from palyra.engine.reports.tables import Column, Table
 from palyra.errors import PalyraError
-from palyra.units import NANOUSD_PER_USD
+from palyra.units import usd_of
 
 if TYPE_CHECKING:
     import polars
@@ -54,13 +54,6 @@ def csv_of(table: Table) -> Iterator[bytes]:
 
 class _Usd(str):
     """An amount of USD as a decimal: exact, and a number for whoever reads one."""
-
-
-def usd_of(nanousd: int) -> str:
-    """Return an amount in USD, exactly: `0.0213`."""
-    whole, rest = divmod(abs(nanousd), NANOUSD_PER_USD)
-    digits = f"{rest:09}".rstrip("0").ljust(2, "0")
-    return f"{'-' if nanousd < 0 else ''}{whole}.{digits}"
 
 
 def _with_usd(table: Table) -> Table:
