@@ -17,23 +17,23 @@ from palyra.decisions.attempts import StartAttempt, reach_content, start_attempt
 from palyra.decisions.base import Decision
 from palyra.decisions.budget_refusals import warnings_of
 from palyra.decisions.budgets import Start, plan_start
-from palyra.decisions.cache import ANSWER_MAX_BYTES, Place, admit_hit, is_fresh, is_storable, place_of
 from palyra.decisions.failures import Failure
 from palyra.decisions.routing import ready_at
 from palyra.decisions.runs import AdmitRun, admit, refusal_draft
+from palyra.engine.answered import Answered
 from palyra.engine.candidate import Candidate, candidate_of
-from palyra.engine.client import ClientSide, KeptAnswer, Reply, refusal_headers
+from palyra.engine.client import ClientSide, Reply, refusal_headers
 from palyra.engine.core import Batch
 from palyra.engine.exchange import Client, ClientGone, Ended, Exchange
 from palyra.engine.holding import Ear
-from palyra.engine.settlement import Following, Settlement, Storing
+from palyra.engine.settlement import Following, Settlement
 from palyra.engine.slots import SlotRefused
 from palyra.engine.surfaces import Part, Surface
 from palyra.errors import EngineStopped, JournalUnwritable, PalyraError, Refusal, SecretInEvent
 from palyra.events.base import Draft
 from palyra.events.routing import Exclusion, PlannedCredential, RoutingDecided
 from palyra.events.runs import CancelReason
-from palyra.limits import FOREIGN_MESSAGE_MAX_CHARS, REPEAT_MAX_BYTES
+from palyra.limits import FOREIGN_MESSAGE_MAX_CHARS
 from palyra.projections.budgets import Where
 from palyra.projections.runs import Run
 from palyra.units import ms_to_s, ms_to_us, us_to_ms
@@ -89,18 +89,11 @@ class RunTask:
         self._held_us = 0
         #: The answer was read to its end although its client had gone.
         self._is_drained = False
-        #: An answer that is at hand already: of this very request, or of one like it.
-        self._at_once: KeptAnswer | None = None
-        #: Where the answer is kept for requests like this one.
-        self._place: Place | None = None
+        self._answered = Answered(runs, command, surface, self.client)
         #: What is kept of its content, where somebody has turned that on.
         self._taken: Taken | None = None
         if runs.contents is not None and runs.contents.rules.is_on:
             self._taken = runs.contents.begin(command, surface.request, surface.request_type)
-        if command.command_name:
-            self.client.keep_copy(REPEAT_MAX_BYTES)
-        elif command.cache is not None and command.cache.writes:
-            self.client.keep_copy(ANSWER_MAX_BYTES)
         self.task: asyncio.Task[Reply] = asyncio.get_running_loop().create_task(self._run())
 
     # -- what others may ask of it
@@ -147,23 +140,18 @@ class RunTask:
             refusal = await self._serve_or_settle()
         finally:
             self.let_go()
-        if self._at_once is not None:
-            return await self._tell(self._at_once)
-        answer = await self.client.would_be_told() if self._is_drained and self._command.command_name else None
+        has_name, at_hand = bool(self._command.command_name), self._answered.answer
+        if at_hand is not None:
+            if has_name:
+                self._answered.keep_for_repeats(at_hand)
+            return await self.client.tell(at_hand)
+        answer = await self.client.would_be_told() if self._is_drained and has_name else None
         reply = await (self.client.finish() if refusal is None else self.client.refuse(refusal))
-        if self._command.command_name and self._core.is_writable:
-            self._keep_for_repeats(answer or self.client.told(reply))
+        if has_name and self._core.is_writable:
+            self._answered.keep_for_repeats(answer or self.client.told(reply))
         if self._taken is not None and self._runs.contents is not None:
             self._runs.contents.keep(self._taken, refusal.code if refusal else "completed", reply)
         return reply
-
-    async def _tell(self, answer: KeptAnswer) -> Reply:
-        if self._command.command_name:
-            self._keep_for_repeats(answer)
-        return await self.client.tell(answer)
-
-    def _keep_for_repeats(self, answer: KeptAnswer | None) -> None:
-        self._runs.repeats.keep(self._core.state, self._command, answer, self._core.clock.now_us())
 
     async def _serve_or_settle(self) -> Refusal | None:
         """Serve; whatever stops it on the way is settled. Return what the client is told instead of an answer."""
@@ -182,7 +170,7 @@ class RunTask:
                 return refusal
         except (JournalUnwritable, EngineStopped) as error:
             # An answer at hand is not told either: its request has left no fact.
-            self._at_once = None
+            self._answered.answer = None
             return Refusal(code=error.code, message=str(error), retry_after_ms=1_000)
 
     async def _serve(self) -> Refusal | None:
@@ -191,7 +179,7 @@ class RunTask:
         if ending:
             await self._renew_first(ending)
         refusal = await (self._admit_patiently() if self._command.wait_approval_ms else self._admit())
-        if refusal is not None or self._at_once is not None:
+        if refusal is not None or self._answered.answer is not None:
             return refusal
         for part in self._surface.parts(self._at_hand().entry):  # which may grow on the way
             refusal = await self._answer(part)
@@ -243,7 +231,7 @@ class RunTask:
                 for draft in decision.drafts[:2]:
                     if isinstance(draft.body, RoutingDecided):
                         self.client.note_routing(draft.body)
-            if self._is_under_way and decision.refusal is None and self._at_once is None:
+            if self._is_under_way and decision.refusal is None and self._answered.answer is None:
                 self._come_to(0)
                 candidate = self._at_hand()
                 may_start = self._cancel_reason is None and not self._surface.is_heavy(candidate.entry)
@@ -257,8 +245,8 @@ class RunTask:
                         self._release_slot()
         if self._cancel_reason is not None and (decision.refusal is None or self.is_held):
             raise asyncio.CancelledError
-        if self._at_once is not None and not decision.drafts:
-            served = self._at_once.status
+        if self._answered.answer is not None and not decision.drafts:
+            served = self._answered.answer.status
             self._runs.served(endpoint=command.endpoint, principal_id=command.principal_id, http_status=served)
         await batch.durable()
         return decision.refusal
@@ -271,35 +259,15 @@ class RunTask:
 
     def _decide(self, now_us: int) -> Decision:
         """Decide whether the request becomes a run; one that was made before, or is like one, has its answer."""
-        refusal = self._core.shortage
-        if refusal is None and self._command.command_name:
-            judged = self._runs.repeats.judge(self._core.state, self._command, self._runs.open, now_us)
-            if isinstance(judged, KeptAnswer):
-                self._at_once = judged
-                return Decision([])
-            refusal = judged
-        if refusal is not None:
-            return Decision([refusal_draft(self._command, refusal)], refusal)
-        if self._command.cache is not None:
-            hit = self._look_into_cache(now_us)
-            if hit is not None:
-                return hit
+        shortage = self._core.shortage
+        if shortage is not None:
+            return Decision([refusal_draft(self._command, shortage)], shortage)
+        found = self._answered.look(now_us)
+        if found is not None:
+            return found
         absent = self._runs.outward.absent
         command = msgspec.structs.replace(self._command, absent=absent) if absent else self._command
         return admit(self._core.state, command, now_us)
-
-    def _look_into_cache(self, now_us: int) -> Decision | None:
-        state, command = self._core.state, self._command
-        ask = command.cache
-        assert ask is not None
-        self.client.cache_word = "miss" if ask.reads else "bypass" if ask.writes else "off"
-        self._place = place = place_of(state, command) if ask.writes else None
-        answer = None if place is None else self._runs.cache.find(place.key_digest, now_us)
-        if place is None or answer is None or not is_fresh(command, answer.known, now_us):
-            return None
-        age_ms = max(0, us_to_ms(now_us - answer.known.stored_us))
-        self._at_once = self.client.from_cache(answer, age_ms)
-        return admit_hit(state, command, place, answer.known, now_us)
 
     async def _answer(self, part: Part) -> Refusal | None:
         """Try candidates until one gives a complete answer to this part of the request."""
@@ -461,9 +429,7 @@ class RunTask:
 
     async def _settle(self, ended: Ended, *, is_last: bool) -> Following:
         """Record how an attempt ended. Its slot is free at once; the way goes on when the facts are durable."""
-        stored = None
-        if self._place is not None and is_last and ended.failure is None:
-            stored = await self._keepable(self._place, ended)
+        stored = await self._answered.storable(ended, self._at_hand()) if is_last else None
         batch, following = self._settlement.settle(
             ended, is_last=is_last, is_client_gone=self.client.is_gone, stored=stored
         )
@@ -474,21 +440,8 @@ class RunTask:
         if self._taken is not None:
             self._taken.note_end(ended)
         following = await self._follow(batch, following)
-        if stored is not None and stored.is_recorded:
-            self._runs.cache.keep(stored.answer(), self._core.state.catalog.registry)
+        self._answered.store(stored)
         return following
-
-    async def _keepable(self, place: Place, ended: Ended) -> Storing | None:
-        """Return the answer for the cache, if it is one that is kept."""
-        facts, entry = ended.facts, self._at_hand().entry
-        if facts is None or ended.outgrown or self.client.is_gone or entry != place.entry:
-            return None
-        body = await self._surface.whole(self.client.sent, facts) or b""
-        candidate = self._at_hand().index
-        state = self._core.state
-        if not is_storable(state, self._command, stop=facts.stop, candidate=candidate, size_bytes=len(body)):
-            return None
-        return Storing(place.key_digest, entry, facts.stop, body)
 
     async def _skip(self, failure_class: str, *, until_us: int = 0) -> Refusal | None:
         """Leave a candidate that no attempt was started at."""

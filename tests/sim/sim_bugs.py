@@ -24,7 +24,7 @@ from palyra.decisions import (
     sizing,
     usage,
 )
-from palyra.engine import boot, core, repeats, run, settlement
+from palyra.engine import answered, boot, core, repeats, run, settlement
 from palyra.engine.cache import ResponseCache
 from palyra.engine.candidate import Candidate
 from palyra.engine.client import ClientSide
@@ -387,12 +387,12 @@ def hides_what_passed_its_hold() -> contextlib.AbstractContextManager[None]:
 
 def serves_the_answers_of_others() -> contextlib.AbstractContextManager[None]:
     """The response cache does not ask who a request is from."""
-    right = run.place_of
+    right = answered.place_of
 
     def wrong(state: State, command: Any) -> Any:
         return right(state, msgspec.structs.replace(command, principal_id="", session_id=""))
 
-    return _instead(run, "place_of", wrong)
+    return _instead(answered, "place_of", wrong)
 
 
 def serves_old_answers() -> contextlib.AbstractContextManager[None]:
