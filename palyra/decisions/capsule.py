@@ -75,8 +75,9 @@ class Ground(msgspec.Struct, kw_only=True, omit_defaults=True):
     #: By `provider/model`, and by that of the run's own agent. Nothing after the admission reads them.
     outputs: dict[str, Outputs] = {}
     agent_outputs: dict[str, Outputs] = {}
-    #: Those of the candidates; None where they are as before.
+    #: Those of the candidates; None where they are as before. A decision names the list that it was made by.
     prices: list[PriceEntry] | None = None
+    price_version: int = 0
     #: By credential, which has a token for its name; orders by `agent|provider`.
     profiles: dict[str, AuthProfile] = {}
     credentials: dict[str, Standing] = {}
@@ -134,7 +135,10 @@ def stand_on(state: State, ground: Ground) -> None:
         evolve(state, Recorded(ground.position - 1, "config", 0, 0, "", "", 0, "", adopted))
     if ground.prices is not None:
         listed = PriceListAdopted(
-            price_version=0, digest="", config_generation=ground.generation, entries=ground.prices
+            price_version=ground.price_version,
+            digest="",
+            config_generation=ground.generation,
+            entries=ground.prices,
         )
         evolve(state, Recorded(ground.position - 1, "pricing", 0, 0, "", "", 0, "", listed))
     for ref, revision in ground.revisions.items():
@@ -247,7 +251,8 @@ class CapsuleMaker:
         self._registry = registry
         providers, models, upstream = self._candidates(registry)
         known = self._known
-        prices = _prices_of(self._state, models)
+        prices, version = _prices_of(self._state, models), self._state.pricing.version
+        is_same_list = (prices, version) == (_prices_of(known, models), known.pricing.version)
         policies, counters = self._budgets.policies(), self._budgets.counters()
         approvals = self._budgets.approvals(self._stream[4:])
         return Ground(
@@ -259,7 +264,8 @@ class CapsuleMaker:
             policies=None if policies == known.budgets.policies else policies,
             counters=None if counters == known.budgets.counters else counters,
             approvals=None if approvals == known.approvals.by_id else approvals,
-            prices=None if prices == _prices_of(known, models) else prices,
+            prices=None if is_same_list else prices,
+            price_version=0 if is_same_list else version,
             circuits=_news_of(
                 Circuit(), self._state.circuits.by_provider, known.circuits.by_provider, providers, self._hide_trial
             ),

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from budget_kit import price, put, rule
 from registries import THREE, model, provider, registry
+from routing_kit import prices, routed
 from story import (
     Outcome,
     Step,
@@ -302,6 +303,17 @@ def test_how_long_answers_were_is_ground_of_the_admission_alone() -> None:
     (key,) = first.agent_outputs
     assert (key.startswith("agent-"), first.agent_outputs[key].samples_count) == (True, 1)
     assert not any(ground.outputs or ground.agent_outputs for ground in later)
+
+
+@pytest.mark.parametrize("each", [{}, {"small": None, "gpt": None, "large": None}])
+def test_a_choice_names_the_price_list_that_it_was_made_by(each: dict[str, None]) -> None:
+    """The number of the list is ground, with prices and without; a new list in between is told as well."""
+    world = routed(prices(**each), prices(small=5), prices(**each), mode="enforced")
+    world.do(admit("r1"), prices(small=7), start("r1"), ok("r1"))
+    decided = world.facts(RoutingDecided)[-1]
+    assert decided.basis is not None
+    told = [ground.price_version for ground in same(world).ground if ground.prices is not None]
+    assert told == [decided.basis.price_version, decided.basis.price_version + 1]
 
 
 def test_a_step_of_the_clock_belongs_to_every_run() -> None:
