@@ -95,6 +95,16 @@ class VaultDb:
         return cls(connection)
 
     @classmethod
+    def glance(cls, path: Path) -> Meta | None:
+        """Return what a file says of itself, as `meta` does, and change no byte; raises `VaultUnreadable`."""
+        try:
+            connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        except sqlite3.Error as exc:
+            raise VaultUnreadable(f"it cannot be opened ({exc})") from exc
+        with contextlib.closing(connection):
+            return cls(connection).meta()
+
+    @classmethod
     def make(cls, path: Path | None) -> VaultDb:
         """Open a file that may be missing, for its owner alone."""
         if path is not None:

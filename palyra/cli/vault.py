@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from palyra.cli.command import Call, Group
-from palyra.cli.frame import Answer
+from palyra.cli.frame import Answer, Notice
 from palyra.cli.page import Column, Page, Styled
 from palyra.cli.render import ago, count
 from palyra.cli.secret_input import read_secret, secret_options
 from palyra.errors import PalyraError
 
 if TYPE_CHECKING:
-    from palyra.engine.console.vault import VaultStatusAnswer
+    from palyra.cli.asking import Asked
+    from palyra.engine.console.vault import VaultCondition, VaultStatusAnswer
 
 _WORDS = {
     "vault_missing": "the journal names secrets, but there is no vault; put vault.db back",
@@ -24,6 +26,8 @@ _WORDS = {
     "secret_damaged": "it does not open; put it again",
     "dangling_ref": "the vault lacks it; put it again",
 }
+
+_CONDITIONS: dict[str, VaultCondition] = {"vault_missing": "missing", "vault_unreadable": "unreadable"}
 
 
 @click.group(
@@ -54,7 +58,23 @@ def status(call: Call) -> Answer:
     from palyra.engine.console.vault import VaultStatusParams
 
     asked = ask(call, VAULT_STATUS, VaultStatusParams())
-    return asked.answer(lambda page: _show_status(page, asked.found))
+    if asked.at.source == "daemon" or asked.is_past:
+        return asked.answer(lambda page: _show_status(page, asked.found))
+    asked, warnings = _looked_at(call, asked)
+    return asked.answer(lambda page: _show_status(page, asked.found), warnings=warnings)
+
+
+def _looked_at(call: Call, asked: Asked[VaultStatusAnswer]) -> tuple[Asked[VaultStatusAnswer], list[Notice]]:
+    """Return what the journal knows beside what is there: nobody runs who would have recorded what is lost."""
+    from palyra.auth.glance import lack_of
+
+    found = asked.found
+    lack = lack_of(call.paths.vault, call.paths.vault_key) if found.state == "open" else None
+    if lack is None or (lack.code == "vault_missing" and not found.secrets_count):
+        return asked, []
+    state = _CONDITIONS.get(lack.code, "locked")
+    seen = asked._replace(found=msgspec.structs.replace(found, state=state), data={**asked.data, "state": state})
+    return seen, [Notice(code=lack.code, message=lack.reason)]
 
 
 @vault.command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -117,6 +118,54 @@ def test_damage_is_found_and_told(day: Cli) -> None:
     assert ran.status == 7
     assert "put vault.key back" in ran.out
     assert day("vault", "status", "--json").data["state"] == "locked"
+
+
+@pytest.mark.parametrize(
+    ("loss", "code", "state"),
+    [
+        ("key", "vault_locked", "locked"),
+        ("other", "vault_key_mismatch", "locked"),
+        ("db", "vault_missing", "missing"),
+        ("text", "vault_unreadable", "unreadable"),
+    ],
+)
+def test_a_loss_shows_before_anybody_recorded_it(day: Cli, loss: str, code: str, state: str) -> None:
+    """Without a daemon status looks at what is there, changes nothing by it, and says what verify finds then."""
+    day("vault", "put", "global/a", "--env", "K", environ={"K": VALUE})
+    head = day("journal", "status", "--json").document["at"]["position"]
+    whole = day("vault", "status", "--json")
+    assert (whole.data["state"], whole.document["warnings"]) == ("open", [])
+    match loss:
+        case "key":
+            (day.state_dir / "vault.key").unlink()
+        case "other":
+            (day.state_dir / "vault.key").write_text("0" * 64 + "\n")
+        case "db":
+            (day.state_dir / "vault.db").unlink()
+        case _:
+            (day.state_dir / "vault.db").write_bytes(b"no database")
+    before = sorted(path.name for path in day.state_dir.iterdir())
+    ran = day("vault", "status", "--json")
+    assert (ran.status, ran.data["state"]) == (0, state)
+    assert [one["code"] for one in ran.document["warnings"]] == [code]
+    shown = day("vault", "status")
+    assert shown.err.startswith("warning: ")
+    assert re.search(rf"^vault +{state}$", shown.out, re.M)
+    assert sorted(path.name for path in day.state_dir.iterdir()) == before
+    assert day("vault", "status", "--as-of", str(head), "--json").data["state"] == "open"
+    assert day("vault", "verify").status == 7
+    known = day("vault", "status", "--json").data
+    assert (known["state"], [one["code"] for one in known["findings"]]) == (state, [code])
+
+
+def test_a_key_that_a_crash_left_to_come_fits(day: Cli) -> None:
+    """Whoever opens the vault next finishes what was begun; nothing is lost, and nothing is said before."""
+    day("vault", "put", "global/a", "--env", "K", environ={"K": VALUE})
+    (day.state_dir / "vault.key").rename(day.state_dir / "vault.key.next")
+    ran = day("vault", "status", "--json")
+    assert (ran.data["state"], ran.document["warnings"]) == ("open", [])
+    (day.state_dir / "vault.db-journal").write_bytes(b"half a write")
+    assert day("vault", "status", "--json").data["state"] == "open"
 
 
 def test_inline_keys_are_moved_into_the_vault(day: Cli, config: Path) -> None:
