@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from palyra.cli.page import Column, Page, Piece, Styled
-from palyra.cli.render import clock, count, usd
+from palyra.cli.render import clock, count, ms_text, usd
 from palyra.cli.words import exclusion_words, where
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ _COLUMNS = [
     Column("PROVIDER / MODEL", is_cut=True),
     Column("EXPECTED", align="right"),
     Column("QUALITY", align="right", spare=2),
-    Column("LATENCY", spare=3),
+    Column("LATENCY", align="right", spare=3),
     Column("LEFT OUT", is_cut=True, spare=1),
 ]
 #: Columns of what rules say to models; `rule_row` gives the rows.
@@ -100,7 +100,7 @@ def _model(one: RankedAnswer, decided_us: int, page: Page) -> tuple[str | Styled
         where(one.provider_id, one.model_id),
         Styled("unknown", "dim") if one.expected_nanousd is None else usd(one.expected_nanousd),
         str(one.quality),
-        one.latency_tier,
+        ms_text(one.latency_ms),
         exclusion_words(one.excluded_by, one.figures, decided_us, page.zone) if one.excluded_by else "",
     )
 

@@ -11,7 +11,7 @@ from palyra.cli.choice import ACTIONS, STRATEGIES
 from palyra.cli.command import Call, Command, Group
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled, Text
-from palyra.cli.render import clock, count, share, usd
+from palyra.cli.render import clock, count, ms_text, share, usd
 from palyra.cli.usage_window import window_line, window_options, window_params
 from palyra.cli.words import circuit_words, state_word
 
@@ -162,7 +162,7 @@ def _show(page: Page, found: RoutingAnswer) -> None:
         Column("QUALITY", align="right"),
         Column("1K + 1K", align="right"),
         Column("COST", spare=2),
-        Column("LATENCY", spare=1),
+        Column("LATENCY", align="right", spare=1),
         Column("HEALTH"),
         Column("CIRCUIT", spare=3),
         Column(""),
@@ -176,7 +176,7 @@ def _model(one: RoutableModel) -> list[Text]:
         str(one.quality),
         Styled("unknown", "warn") if one.sample_nanousd is None else usd(one.sample_nanousd),
         one.cost_tier,
-        one.latency_tier,
+        ms_text(one.latency_ms),
         state_word(one.health),
         circuit_words(one.circuit, None, 0),
         "" if not one.is_default and one.enabled else "default" if one.enabled else Styled("disabled", "dim"),

@@ -1,9 +1,9 @@
 """Capsules: one run with all that its decisions read, and nothing that tells who asked or what.
 
 A capsule is the run's own events, the ground on which they were decided (configuration, circuits, health,
-exclusions, calibrations, lengths of answers), and what others changed of that ground while the run was open.
-Everybody in it is a token; texts of clients and providers, addresses and credentials are left out, for no decision
-may need them.
+exclusions, calibrations, lengths of answers and how long they took), and what others changed of that ground while
+the run was open. Everybody in it is a token; texts of clients and providers, addresses and credentials are left
+out, for no decision may need them.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ class Ground(msgspec.Struct, kw_only=True, omit_defaults=True):
     #: By `provider/model`, and by that of the run's own agent. Nothing after the admission reads them.
     outputs: dict[str, Outputs] = {}
     agent_outputs: dict[str, Outputs] = {}
+    #: By `provider/model`, for the admission too.
+    latencies: dict[str, list[int]] = {}
     #: Those of the candidates; None where they are as before. A decision names the list that it was made by.
     prices: list[PriceEntry] | None = None
     price_version: int = 0
@@ -92,7 +94,8 @@ class Ground(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     @property
     def is_empty(self) -> bool:
-        evidence = (self.circuits, self.health, self.standings, self.calibrations, self.outputs, self.agent_outputs)
+        lasting = (self.outputs, self.agent_outputs, self.latencies)
+        evidence = (self.circuits, self.health, self.standings, self.calibrations, *lasting)
         others = (self.profiles, self.credentials, self.orders, self.revisions, self.policies, self.counters)
         is_known = self.registry is None and self.prices is None and self.approvals is None
         return is_known and not any((*evidence, *others))
@@ -167,6 +170,7 @@ def _chapters(state: State, ground: Ground) -> list[tuple[dict[str, Any], dict[s
         (state.usage.calibrations, ground.calibrations),
         (state.outputs.by_model, ground.outputs),
         (state.outputs.by_agent, ground.agent_outputs),
+        (state.latencies.by_model, ground.latencies),
         (state.auth.profiles, ground.profiles),
         (state.auth.standings, ground.credentials),
         (state.auth.orders, ground.orders),
@@ -276,6 +280,7 @@ class CapsuleMaker:
             ),
             outputs=_news_of(Outputs(), self._state.outputs.by_model, {}, models) if is_first else {},
             agent_outputs=self._agent_outputs(models) if is_first else {},
+            latencies=self._latencies(models) if is_first else {},
             **self._credentials(registry, providers),
         )
 
@@ -288,6 +293,10 @@ class CapsuleMaker:
             for model in models
             if agent_key(agent_id, model) in own
         }
+
+    def _latencies(self, models: Iterable[str]) -> dict[str, list[int]]:
+        own = self._state.latencies.by_model
+        return {model: list(own[model]) for model in models if model in own}
 
     def _credentials(self, registry: Registry, providers: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Return profiles, standings and orders that could be of use to the run, under their tokens."""

@@ -1,8 +1,8 @@
 """The state that other rules would have made: what they reach is folded anew, the rest is as it was.
 
-Health, calibrations and what answers were like are the world's and are shared. Rules about usage, prices, models,
-runs and grants are folded here as the other rules would have it; so are the circuits of providers whose breaker is
-set otherwise, by what the attempts that are made here come to.
+Health, calibrations, what answers were like and how long they took are the world's and are shared. Rules about
+usage, prices, models, runs and grants are folded here as the other rules would have it; so are the circuits of
+providers whose breaker is set otherwise, by what the attempts that are made here come to.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from palyra.projections.state import State
 #: Chapters that the other rules change, in the order in which they are folded.
 _CHAPTERS = (catalog, pricing, budgets, approvals, runs, config)
 #: Chapters in which the world stays as it was.
-_SHARED = ("health", "usage", "spend", "outputs", "auth", "vault", "keys", "cache", "daemon")
+_SHARED = ("health", "usage", "spend", "outputs", "latencies", "auth", "vault", "keys", "cache", "daemon")
 
 _OF_AN_ATTEMPT = (AttemptStarted, AttemptSucceeded, AttemptFailed, AttemptAbandoned)
 

@@ -23,12 +23,13 @@ from palyra.events.smart_routing import SmartRouting, TaskClass
 from palyra.projections.budgets import Where
 from palyra.projections.catalog import provider_entry
 from palyra.projections.health import READINESS, health_of
+from palyra.projections.latencies import recent_latency_ms
 from palyra.projections.runs import Run
 from palyra.projections.state import State
 from palyra.units import BP_PER_UNIT
 
 Strategy = Literal["cheapest", "fastest", "balanced", "best"]
-#: Where nothing was measured.
+#: Where a model has given no answer yet.
 _LATENCY_MS = {"low": 500, "standard": 2_000, "high": 6_000}
 _TIERS = {"low": 0, "standard": 1, "premium": 2}
 _OF_BAND: Mapping[str, Strategy] = {"simple": "cheapest", "balanced": "balanced", "premium": "best"}
@@ -60,6 +61,7 @@ class Looked(NamedTuple):
     entry: ModelEntry
     readiness: int
     expected_nanousd: int | None
+    latency_ms: int
     #: The first rule that left it out, or None.
     exclusion: Exclusion | None
     judgement: budgets.Judgement = budgets.NOTHING
@@ -102,7 +104,7 @@ class Board(NamedTuple):
                 readiness=one.readiness,
                 expected_nanousd=one.expected_nanousd,
                 quality=one.entry.quality,
-                latency_ms=_LATENCY_MS[one.entry.latency_tier],
+                latency_ms=one.latency_ms,
                 excluded_by=one.excluded_by,
                 headroom=one.headroom[0],
                 headroom_policy_id=one.headroom[1],
@@ -169,6 +171,12 @@ def strategy_of(asking: Asking, rules: SmartRouting) -> Strategy:
     return _OF_BAND[band_of(asking.score_bp, rules)]
 
 
+def latency_ms_of(state: State, entry: ModelEntry) -> int:
+    """Return how long answers of a model take: what was seen lately, else what its tier stands for."""
+    recent_ms = recent_latency_ms(state, entry.provider_id, entry.model_id)
+    return _LATENCY_MS[entry.latency_tier] if recent_ms is None else recent_ms
+
+
 def pressure_bp(looked: Looked | None) -> int:
     """Return how much of the nearest hard limit is used and held, by the rules that apply to a model."""
     shares = [
@@ -198,7 +206,7 @@ def _look(state: State, asking: Asking, entry: ModelEntry, now_us: int, changed:
         judgement = budgets.plan_start(state, asking.run, where, entry.upstream_model, now_us).judgement
         if exclusion is None and judgement.stops:
             exclusion = exclusion_of(judgement, where)
-    return Looked(entry, readiness, expected, exclusion, judgement)
+    return Looked(entry, readiness, expected, latency_ms_of(state, entry), exclusion, judgement)
 
 
 def _guard(pool: list[Looked], default: Looked | None) -> tuple[list[Looked], list[Looked], str]:
@@ -237,15 +245,14 @@ def _key_of(
         entry = one.entry
         cost = _UNKNOWN_COST if one.expected_nanousd is None else one.expected_nanousd
         tier = _TIERS[entry.cost_tier] if one.expected_nanousd is None else 0
-        latency = _LATENCY_MS[entry.latency_tier]
         first = (entry.quality < min_quality, one.readiness)
         if strategy == "fastest":
-            return (*first, latency, cost, tier, -entry.quality, *_name(one))
+            return (*first, one.latency_ms, cost, tier, -entry.quality, *_name(one))
         if strategy == "best":
-            return (*first, -entry.quality, cost, tier, latency, *_name(one))
+            return (*first, -entry.quality, cost, tier, one.latency_ms, *_name(one))
         ahead: tuple[object, ...] = ()
         if strategy == "balanced":
             ahead = (one is not default) if is_default_ready else False, reaches and entry.quality < least
-        return (*first, *ahead, cost, tier, latency, -entry.quality, *_name(one))
+        return (*first, *ahead, cost, tier, one.latency_ms, -entry.quality, *_name(one))
 
     return key

@@ -54,7 +54,8 @@ class RankedAnswer(Answer, frozen=True, kw_only=True):
     #: Null where the price is not known.
     expected_nanousd: int | None
     quality: int
-    latency_tier: str
+    #: Of its newest answers, in steps of a quarter of a second; of its tier where it has given none.
+    latency_ms: int
     evaluations: list[EvaluationAnswer]
 
 
@@ -143,6 +144,6 @@ def _model(one: Looked, rank: int | None) -> RankedAnswer:
         readiness=one.readiness,
         expected_nanousd=one.expected_nanousd,
         quality=one.entry.quality,
-        latency_tier=one.entry.latency_tier,
+        latency_ms=one.latency_ms,
         evaluations=msgspec.convert(one.judgement.evaluations, list[EvaluationAnswer], from_attributes=True),
     )

@@ -30,6 +30,7 @@ from palyra.projections import (
     incidents,
     journal,
     keys,
+    latencies,
     oauth,
     outputs,
     pricing,
@@ -57,6 +58,7 @@ class State(msgspec.Struct, kw_only=True):
     usage: usage.UsageState = msgspec.field(default_factory=usage.UsageState)
     spend: spend.SpendState = msgspec.field(default_factory=spend.SpendState)
     outputs: outputs.OutputsState = msgspec.field(default_factory=outputs.OutputsState)
+    latencies: latencies.LatenciesState = msgspec.field(default_factory=latencies.LatenciesState)
     pricing: pricing.PricingState = msgspec.field(default_factory=pricing.PricingState)
     budgets: budgets.BudgetsState = msgspec.field(default_factory=budgets.BudgetsState)
     approvals: approvals.ApprovalsState = msgspec.field(default_factory=approvals.ApprovalsState)
@@ -87,6 +89,7 @@ _CHAPTERS = (
     usage,
     spend,
     outputs,
+    latencies,
     alerts,
     budgets,
     approvals,

@@ -277,20 +277,20 @@ Choice
   does        what was asked for is served
   looks for   the cheapest model
   complexity  125 of 10,000 · length 125
-  would take  groq/gpt
+  would take  openai/gpt
   because     context filter applied, mode suggest only, score simple, strategy cheapest, task class interactive
 
 Models
-     PROVIDER / MODEL  EXPECTED  QUALITY  LATENCY   LEFT OUT
-  1  groq / gpt         unknown       60  standard
-  2  openai / gpt       unknown       60  standard
-     local / tiny       unknown       60  standard  window holds 64 tokens, input and answer need 150
+     PROVIDER / MODEL  EXPECTED  QUALITY  LATENCY  LEFT OUT
+  1  openai / gpt       unknown       60   750 ms
+  2  groq / gpt         unknown       60      2 s
+     local / tiny       unknown       60      2 s  window holds 64 tokens, input and answer need 150
 
 What would flip it
   price       no value of it alone changes the decision
   budget      there was nothing that it could have changed
   time        no value of it alone changes the decision
-  complexity  a complexity of 3,501 instead of 125 → would recommend openai/gpt
+  complexity  no value of it alone changes the decision
   size        an input of about 127,951 tokens instead of 100 → refused with context_window_exceeded
 
 Cost

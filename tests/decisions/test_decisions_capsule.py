@@ -316,6 +316,21 @@ def test_a_choice_names_the_price_list_that_it_was_made_by(each: dict[str, None]
     assert told == [decided.basis.price_version, decided.basis.price_version + 1]
 
 
+def test_how_long_answers_took_is_ground_of_the_admission_alone() -> None:
+    """The model that was fastest lately serves; nobody decides so again who is not told how fast it was."""
+    slow = succeed("r7", duration_us=5_000_000)
+    world = routed(admit("r7", "palyra/fast"), start("r7"), slow, complete("r7"), mode="enforced")
+    world.do(admit("r1", "palyra/fast"), serve("r9"), start("r1"), ok("r1", at="b"))
+    capsule = same(world)
+    first, *later = capsule.ground
+    assert first.latencies == {"a/small": [20]}
+    assert not any(ground.latencies for ground in later)
+    untold = msgspec.structs.replace(first, latencies={})
+    difference = redecide(msgspec.structs.replace(capsule, ground=[untold, *later])).difference
+    assert difference is not None
+    assert difference.recorded == "routing.decided"
+
+
 def test_a_step_of_the_clock_belongs_to_every_run() -> None:
     """It moves the deadline and is left out of the duration."""
     stepped = DaemonClockStepped(cause="step", wall_before_us=0, wall_after_us=60_000_000, monotonic_elapsed_us=0)

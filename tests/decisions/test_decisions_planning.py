@@ -214,6 +214,20 @@ def test_a_window_that_is_too_small_is_never_chosen() -> None:
     assert "context_filter_applied" in fact.reason_codes
 
 
+def test_the_fastest_model_is_the_one_that_was_fast_lately() -> None:
+    """How long a model took says more than its tier; the figures stand in the fact."""
+    world = routed(mode="enforced")
+    assert served(decided(world, "r1", "palyra/fast")) == "small"
+    world.do(start("r1"), succeed("r1", duration_us=2_100_000), complete("r1"))
+    fact = decided(world, "r2", "palyra/fast")
+    assert served(fact) == "gpt"
+    assert {one.model_id: one.latency_ms for one in fact.candidates} == {
+        "gpt": 2_000,
+        "small": 2_250,
+        "large": 6_000,
+    }
+
+
 def test_a_failed_provider_ranks_last_and_serves_alone() -> None:
     """Its circuit is shut again, its health is not: the cheapest model waits behind healthy ones."""
     opened = record("provider-a", CircuitOpened(reason="threshold", until_us=0))

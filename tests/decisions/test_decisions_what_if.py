@@ -32,6 +32,7 @@ from palyra.decisions.what_if import OtherRules, WhatIf, WhatIfReport
 from palyra.events.budgets import BudgetReleased, BudgetReserved
 from palyra.events.cache import CacheHit
 from palyra.events.discovery import DiscoveryCompleted
+from palyra.events.routing import RoutingDecided
 from palyra.events.runs import RunAdmitted, RunCompleted, RunRefused
 from palyra.events.smart_routing import SmartRouting
 from palyra.events.usage import UsageRecorded
@@ -105,6 +106,17 @@ def test_the_recorded_rules_change_nothing(mode: str) -> None:
         policies=[one.record for one in world.state.budgets.policies.values()],
     )
     assert same(explicit), explicit
+
+
+def test_who_was_fast_is_the_worlds_under_any_rules() -> None:
+    """Requests for the fastest model go where they went, by how long answers took then and not later."""
+    world = routed(mode="enforced")
+    for number in range(12):
+        run_id = f"r{number}"
+        world.do(admit(run_id, "palyra/fast"), start(run_id), succeed(run_id, duration_us=number * 900_000))
+        world.do(complete(run_id))
+    assert len({fact.recommended for fact in world.facts(RoutingDecided)}) > 1
+    assert same(what_if(world, routing=world.state.config.routing)), "decided again the same"
 
 
 def oracle(world: World, limit: int) -> list[str]:

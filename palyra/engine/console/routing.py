@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 
 from palyra.decisions.pricing import sample_nanousd
+from palyra.decisions.ranking import latency_ms_of
 from palyra.engine.console.frame import Params, Sight
 from palyra.engine.console.runs import ExplainAnswer, ExplainParams, explain
 from palyra.engine.console.usage import WindowAnswer, WindowParams, scope_in, window_answer
@@ -48,6 +49,8 @@ class RoutableModel(Answer, frozen=True, kw_only=True):
     quality: int
     cost_tier: str
     latency_tier: str
+    #: Of its newest answers, in steps of a quarter of a second; of its tier where it has given none.
+    latency_ms: int
     #: What 1,000 tokens in and 1,000 out cost; null where that is not known.
     sample_nanousd: int | None
     health: str
@@ -98,6 +101,7 @@ def _models(state: State, default: str, now_us: int) -> list[RoutableModel]:
                 quality=one.quality,
                 cost_tier=one.cost_tier,
                 latency_tier=one.latency_tier,
+                latency_ms=latency_ms_of(state, one),
                 sample_nanousd=None if price is None else sample_nanousd(price),
                 health=provider.health,
                 circuit=provider.circuit,
