@@ -14,7 +14,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -26,6 +26,7 @@ from aiohttp import web
 from palyra.auth.keyfiles import read_key_file
 from palyra.config.state import StatePaths
 from palyra.engine.console.table import QUESTIONS
+from palyra.engine.reports.tables import Dataset
 
 #: Command lines that show something of what was planted; the last ones write it into files below the home.
 LINES = """
@@ -214,6 +215,24 @@ async def test_no_canary_is_found_anywhere(home: Path) -> None:
                 for when in ("", "&at=20"):
                     status = await ask(path, "GET", f"{console}{path}{when}", headers=admin)
                     assert status in (200, 404), path
+            question = {"prompt": planted.new("a prompt of a plan", "would {} be answered?"), "model": "m-open"}
+            what_if = {"toml": (home / "other.toml").read_text()}
+            inline = f'provider_id = "x"\napi_key = "{planted.new("a key in another configuration")}"\n'
+            refused = {"toml": f"{text}\n[[model_provider.providers]]\n{inline}"}
+            places = [
+                ("auth/selection/explain", {"provider_id": "up"}, 200),
+                ("budgets/check", {"model": "m-up"}, 200),
+                ("usage/explain", question, 200),
+                ("usage/what-if", what_if, 200),
+                ("usage/what-if", refused, 422),
+            ]
+            assert {one.path for one in QUESTIONS if one.method == "POST"} <= {place for place, *_ in places}
+            for place, asked, wanted in places:
+                assert await ask(place, "POST", f"{console}{place}", json=asked, headers=admin) == wanted, place
+            for dataset in get_args(Dataset):
+                for form in ("csv", "json"):
+                    place = f"usage/export?{urlencode({'dataset': dataset, 'format': form})}"
+                    assert await ask(place, "GET", f"{console}{place}", headers=admin) == 200
             for place in ("/v1/openapi.json", "/v1/models", "/healthz", "/readyz"):
                 await ask(place, "GET", f"{daemon.url}{place}", headers=daemon.headers)
             await run_all(lines_of(LIVE))
@@ -224,7 +243,7 @@ async def test_no_canary_is_found_anywhere(home: Path) -> None:
     await runner.cleanup()
     await run_all([*lines_of(FILES), *lines_of(LINES)])
     assert planted.found_in(f"x{quote(prompt)}".encode()) == ["a prompt"]
-    assert len(planted.by_way) >= 16
+    assert len(planted.by_way) >= 18
     assert {line: status for line, status in statuses.items() if status} == EXITS
     for way, data in seen:
         assert planted.found_in(data) == [], way
