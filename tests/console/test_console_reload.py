@@ -204,6 +204,29 @@ async def test_a_bad_one_is_refused_whole_and_told_once(tmp_path: Path) -> None:
         assert (await ask("status")).json["config"]["rejected"] is None
 
 
+async def test_bad_prices_are_refused_together_and_the_list_in_force_stays(tmp_path: Path) -> None:
+    """Each problem stands with its code and key in the fact; calls are priced as before."""
+
+    def priced(input_rate: str, output_rate: str) -> str:
+        rates = f'input_usd_per_mtok = "{input_rate}"\noutput_usd_per_mtok = "{output_rate}"\n'
+        override = '[[pricing.overrides]]\nprovider_id = "script"\nmodel_id = "deterministic"\n'
+        return says("one", override + rates)
+
+    file = write(tmp_path / "palyra.toml", priced("1", "2"))
+    async with open_console(tmp_path / "state", file) as ask:
+        before = (await ask("pricing")).json["items"]
+        write(file, priced("-1", "2000000"))
+        refused = await ask.post("config/reload")
+        assert (refused.status, refused.code) == (422, "config_invalid")
+        (rejected,) = [one.body async for one in ask.daemon.journal if isinstance(one.body, ConfigRejected)]
+        assert [(one.code, one.key) for one in rejected.problems] == [
+            ("price_negative", "pricing.overrides[0].input_usd_per_mtok"),
+            ("price_too_large", "pricing.overrides[0].output_usd_per_mtok"),
+        ]
+        assert (await ask("pricing")).json["items"] == before
+        assert ask.daemon.core.state.counts["price_list.adopted"] == 1
+
+
 async def test_a_provider_that_is_taken_out_ends_what_it_began(tmp_path: Path) -> None:
     """The attempt that is under way gets its answer; whoever comes later gets another provider."""
     async with Upstream() as up:
