@@ -87,7 +87,7 @@ def ask(call: Call, question: Question[ParamsT, FoundT], params: ParamsT) -> Ask
             at=call.as_of,
             zone=zone,
             now_us=now_us,
-            progress=lambda done, total: progress("folding", done, total),
+            progress=progress,
         )
     return _asked(call, question, told, "journal_file", origin_of(lock), now_us)
 

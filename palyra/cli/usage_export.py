@@ -69,8 +69,8 @@ def _chunks(call: Call, params: ExportParams) -> Iterator[bytes]:
             at=call.as_of,
             zone=zone,
             now_us=now_us,
-            progress=lambda done, total: progress("folding", done, total),
+            progress=progress,
         ) as sight,
     ):
-        written = export(sight, params, lambda done, total: progress("reading", done, total))
+        written = export(sight, params)
         yield from written.chunks

@@ -10,11 +10,17 @@ import os
 import shutil
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import polars
 import pytest
 from cli_world import HOSTILE, Cli, build
 
+from palyra.engine.console.file import ask_file
+from palyra.engine.console.frame import JournalFiles, Question
+from palyra.engine.console.table import QUESTIONS
+from palyra.journal.lock import LockState
 from palyra.units import US_PER_S
 
 VIEWS = [
@@ -42,6 +48,28 @@ def test_views_are_pages_and_documents(day: Cli, view: str) -> None:
     document = day("usage", *view.split(), "--json").document
     assert document["at"]["position"] == day.head
     assert f"position {day.head}" in page.out
+
+
+_WINDOWS = [one for one in QUESTIONS if one.source == "window"]
+
+
+@pytest.mark.parametrize("question", _WINDOWS, ids=[one.path for one in _WINDOWS])
+def test_a_pass_over_the_rows_tells_how_far_it_is(day: Cli, question: Question[Any, Any]) -> None:
+    """Whoever waits for a view of a long journal sees what is done, up to its end."""
+    told: list[tuple[str, int, int]] = []
+    names = [one.name for one in msgspec.structs.fields(question.params) if one.required]
+    ask_file(
+        question,
+        question.params(**dict.fromkeys(names, "x")),
+        files=JournalFiles(day.state_dir / "journal.db", day.state_dir / "vault.key"),
+        lock=LockState(False, None),
+        at=None,
+        zone="UTC",
+        now_us=day.now_us,
+        progress=lambda *at: told.append(at),
+    )
+    read = [(done, total) for label, done, total in told if label == "reading"]
+    assert 0 < read[-1][0] <= read[-1][1]
 
 
 def test_what_is_not_known_is_said(day: Cli) -> None:

@@ -10,7 +10,6 @@ import msgspec
 from palyra.engine.console.frame import Sight, Written
 from palyra.engine.console.usage import WindowParams, scope_in
 from palyra.engine.reports import writing
-from palyra.engine.reports.fold import Progress
 from palyra.engine.reports.scope import groups_of
 from palyra.engine.reports.tables import GROUPED, Asked, Dataset, table_of
 from palyra.errors import Refusal, Refused
@@ -35,7 +34,7 @@ class ExportParams(WindowParams, frozen=True, kw_only=True):
     top: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
 
 
-def export(sight: Sight, params: ExportParams, progress: Progress | None = None) -> Written:
+def export(sight: Sight, params: ExportParams) -> Written:
     """Return a dataset as a file; raises `PalyraError`."""
     scope = scope_in(sight, params)
     for name, is_given in (("group_by", bool(params.group_by)), ("top", params.top > 0)):
@@ -46,7 +45,7 @@ def export(sight: Sight, params: ExportParams, progress: Progress | None = None)
     asked = Asked(params.dataset, scope, groups_of(params.group_by), params.bucket, params.top or None)
     if params.format == "parquet":
         writing.needs_polars()
-    table = table_of(sight.rows, asked, lambda: sight.state, sight.now_us, progress)
+    table = table_of(sight.rows, asked, lambda: sight.state, sight.now_us, sight.reading)
     head = writing.Head(
         params.dataset, sight.journal_id, sight.position, scope.from_us, scope.to_us, str(scope.zone)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from datetime import tzinfo
+from functools import partial
 
 from palyra.engine.console.frame import AnswerT, JournalFiles, ParamsT, Question, Sight, Told, ask
 from palyra.engine.moments import lock_then, parse_as_of, resolve_as_of
@@ -25,7 +26,7 @@ def ask_file(
     at: str | None,
     zone: str,
     now_us: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Told:
     """Return what a question is answered at a moment (`--as-of`; None: the head, now).
 
@@ -44,9 +45,12 @@ def sight_of_file(
     at: str | None,
     zone: str,
     now_us: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[Sight]:
-    """Give a journal file as it was at a moment, open as long as it is looked at; raises `PalyraError`."""
+    """Give a journal file as it was at a moment, open as long as it is looked at; raises `PalyraError`.
+
+    `progress` is told what is done, how much of it, and of how much.
+    """
     where = zone_of(zone)
     with JournalReader(files.path) as whole:
         if at is None:
@@ -55,8 +59,10 @@ def sight_of_file(
             moment = resolve_as_of(whole, parse_as_of(at, where), now_us)
             position, seen_us = moment.position, moment.as_of_us
 
+    folding, reading = (progress and partial(progress, label) for label in ("folding", "reading"))
+
     def fold(upto: int) -> State:
-        return fold_file(files.path, upto=upto, progress=progress).state
+        return fold_file(files.path, upto=upto, progress=folding).state
 
     with JournalReader(files.path, upto=position) as rows:
         yield Sight(
@@ -68,6 +74,7 @@ def sight_of_file(
             rows=rows,
             fold=fold,
             files=files,
+            reading=reading,
         )
 
 

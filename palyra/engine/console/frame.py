@@ -82,6 +82,7 @@ class Sight:
         rows: Reader | None = None,
         fold: Callable[[int], State] | None = None,
         files: JournalFiles | None = None,
+        reading: Callable[[int, int], None] | None = None,
     ) -> None:
         self.journal_id = journal_id
         self.position = position
@@ -91,6 +92,8 @@ class Sight:
         self.zone = zone
         #: Null for a journal in memory.
         self.files = files
+        #: Told how far a pass over the rows is, of how many; null where nobody watches.
+        self.reading = reading
         self._lock = lock
         self._state = state
         self._rows = rows

@@ -115,7 +115,7 @@ def insights(sight: Sight, params: InsightsParams) -> InsightsAnswer:
     scope = scope_in(sight, params)
     grouping = Grouping(scope, ["provider", "model", "origin", "principal"])
     classes, choices = Grouping(scope, ["task_class"]), Choices(scope)
-    fold(sight.rows, grouping, classes, choices, since_us=scope.from_us)
+    fold(sight.rows, grouping, classes, choices, since_us=scope.from_us, progress=sight.reading)
     groups = grouping.groups
     whole = merged(groups.values())
     models = _together(groups, lambda key: key[:2] if key[1] else None)

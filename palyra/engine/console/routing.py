@@ -114,7 +114,7 @@ def decisions(sight: Sight, params: DecisionsParams) -> DecisionsAnswer:
     """Return what was decided, and what enforced would have made of what was tried out."""
     scope = scope_in(sight, params)
     choices = Choices(scope, params.limit)
-    fold(sight.rows, choices, since_us=scope.from_us)
+    fold(sight.rows, choices, since_us=scope.from_us, progress=sight.reading)
     return DecisionsAnswer(
         window=window_answer(scope),
         figures=choices.figures,

@@ -188,7 +188,7 @@ def summary(sight: Sight, params: SummaryParams) -> SummaryAnswer:
     calendar = scope.calendar(params.bucket)
     before = scope._replace(from_us=2 * scope.from_us - scope.to_us, to_us=scope.from_us)
     now, then = Grouping(scope, [calendar.bucket], calendar=calendar), Grouping(before)
-    fold(sight.rows, now, then, since_us=before.from_us)
+    fold(sight.rows, now, then, since_us=before.from_us, progress=sight.reading)
     return SummaryAnswer(
         window=window_answer(scope),
         bucket=calendar.bucket,
@@ -207,7 +207,7 @@ def timeline(sight: Sight, params: TimelineParams) -> TimelineAnswer:
         message = "A timeline is cut by 'bucket' already; group it by something else than time."
         raise Refused(Refusal(code="invalid_query", message=message, param="group_by"))
     grouping = Grouping(scope, [calendar.bucket, *names], calendar=calendar)
-    fold(sight.rows, grouping, since_us=scope.from_us)
+    fold(sight.rows, grouping, since_us=scope.from_us, progress=sight.reading)
     windows = _windows(scope, calendar)
     series = series_of(grouping.groups, params.top) or ([] if names else [((), {})])
     return TimelineAnswer(
@@ -239,7 +239,7 @@ def groups_by(name: str) -> Callable[[Sight, GroupsParams], Items[GroupTotals]]:
     def answer(sight: Sight, params: GroupsParams) -> Items[GroupTotals]:
         scope = scope_in(sight, params)
         grouping = Grouping(scope, [name])
-        fold(sight.rows, grouping, since_us=scope.from_us)
+        fold(sight.rows, grouping, since_us=scope.from_us, progress=sight.reading)
         groups = [_group(key[0], sums) for key, sums in ranked(grouping.groups)]
         return page_of(groups, params, lambda one: (-one.cost_nanousd, -one.total_tokens, one.id))
 
@@ -257,9 +257,9 @@ def session(sight: Sight, params: SessionParams) -> SessionAnswer:
     scope = scope_in(sight, params, session_id=params.id)
     calendar = scope.calendar("auto")
     grouping = Grouping(scope, [calendar.bucket], calendar=calendar)
-    fold(sight.rows, grouping, since_us=scope.from_us)
+    fold(sight.rows, grouping, since_us=scope.from_us, progress=sight.reading)
     newest = _Newest(params.run_limit)
-    newest.take(enriched_runs(sight.rows, scope))
+    newest.take(enriched_runs(sight.rows, scope, sight.reading))
     return SessionAnswer(
         session_id=params.id,
         window=window_answer(scope),
@@ -274,7 +274,7 @@ def runs(sight: Sight, params: EnrichedParams) -> Items[UsageEnrichedRun]:
     scope = scope_in(sight, params)
     before = read_cursor(params.cursor, int) if params.cursor else None
     newest = _Newest(params.limit + 1, before)
-    newest.take(enriched_runs(sight.rows, scope))
+    newest.take(enriched_runs(sight.rows, scope, sight.reading))
     page = newest.runs[: params.limit]
     has_more = len(newest.runs) > params.limit
     return Items(items=page, next_cursor=write_cursor(page[-1].position) if has_more else None)
