@@ -152,6 +152,7 @@ async def test_a_burst_with_kills_in_it_passes_no_limit_and_loses_nothing(tmp_pa
                     assert burst.waiting, "nobody was cut off"
                     continue
                 await asking
+                assert await too_much(daemon) == "budget_blocked"
                 await daemon.stop()
         facts = history(daemon.state_dir)
         state = folded(daemon.state_dir)
@@ -165,6 +166,16 @@ async def test_a_burst_with_kills_in_it_passes_no_limit_and_loses_nothing(tmp_pa
     assert burst.told[200] > ENOUGH_COUNT
     compare(facts, up, burst)
     print(f"told {dict(burst.told)}, settled {audit.settled}")
+
+
+async def too_much(daemon: Served) -> str:
+    """Ask for nearly all of a session's limit, of which the burst has used a part; return the code."""
+    messages = [{"role": "user", "content": "too much " * 100}]
+    body = {"model": "gpt", "messages": messages, "max_tokens": 1_000}
+    async with aiohttp.ClientSession(headers={**daemon.headers, "x-palyra-session": "s0"}) as session:
+        async with session.post(daemon.url + _SURFACES[0], json=body) as answer:
+            document = await answer.json()
+            return str(document.get("error", {}).get("code"))
 
 
 def compare(facts: list[Recorded], up: Upstream, burst: Burst) -> None:
