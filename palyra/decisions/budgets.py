@@ -333,7 +333,7 @@ def plan_start(state: State, run: Run, where: Where, upstream_model: str, now_us
         return Start(size, None, NOTHING)
     judge = functools.partial(_judge_size, state, run, where, now_us)
     judgement = judge(size)
-    if run.endpoint != "chat" or not _has_hard(state, judgement):
+    if run.endpoint != "chat" or not _has_hard(judgement):
         return Start(size, None, judgement)
     cap = size.output_tokens // size.choices_count
     stopping = [one for one in judgement.evaluations if one.stops]
@@ -374,7 +374,7 @@ def evaluations_at(state: State, run: Run, entry: ModelEntry, now_us: int) -> li
     return [*judgement.evaluations, *short.evaluations]
 
 
-def _has_hard(state: State, judgement: Judgement) -> bool:
+def _has_hard(judgement: Judgement) -> bool:
     return any(one.hard_limit_value is not None and one.mode == "enforced" for one in judgement.evaluations)
 
 

@@ -37,7 +37,7 @@ def command_name(principal_id: str, route: str, idempotency_key: str) -> str:
     return digest.hexdigest()
 
 
-def next_key(state: State, name: str, now_us: int) -> str:
+def next_key(state: State, name: str) -> str:
     """Return the command key of a request that is about to be made: each generation is a command of its own."""
     mark = state.commands.by_key.get(name)
     return f"{name}#{0 if mark is None else mark.generation + 1}"

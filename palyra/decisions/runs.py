@@ -110,7 +110,7 @@ def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
 def admitted(state: State, command: AdmitRun, provider_id: str, upstream_model: str, now_us: int) -> Draft:
     """Return the first fact of a run, sized for the model that it is meant for."""
     fact = _admission(state, command, provider_id, upstream_model, now_us)
-    key = next_key(state, command.command_name, now_us) if command.command_name else ""
+    key = next_key(state, command.command_name) if command.command_name else ""
     return Draft(f"run-{command.run_id}", fact, command_key=key)
 
 

@@ -173,7 +173,7 @@ class WhatIf:
             for draft in drafts:
                 self._imagined.imagine(head, draft.stream, draft.body)
         if fate.verdict == "newly_admitted" and then is not None:
-            self._serve(run_id, head, command, then.plan[0])
+            self._serve(run_id, head, then.plan[0])
         if fate.verdict == "same":
             self._tally.count_same()
             return
@@ -384,7 +384,7 @@ class WhatIf:
 
     # -- calls that were never made
 
-    def _serve(self, run_id: str, head: Recorded, command: AdmitRun, step: PlanStep) -> None:
+    def _serve(self, run_id: str, head: Recorded, step: PlanStep) -> None:
         """Let a request that was never made be answered by its first candidate."""
         run = self._other.runs.open[run_id]
         where, now_us = Where(step.provider_id, step.model_id), head.recorded_at_us

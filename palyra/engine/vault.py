@@ -164,10 +164,6 @@ class VaultKeeper:
         """Return a keyed digest of any text; raises `VaultError`."""
         return self.vault.fingerprint(value)
 
-    async def drop_older(self, ref: VaultRef, revision: int) -> None:
-        """Delete every revision of a secret before this one; nothing names them any more."""
-        await self._whole(asyncio.to_thread(self.vault.delete, ref, below=revision))
-
     async def rekey(self, key_source: KeySourceName | None = None, *, record: Recorder | None = None) -> None:
         """Seal everything under a new key. Values and revisions stay."""
         await self._whole(self._rekey(key_source, record or self._core.record))

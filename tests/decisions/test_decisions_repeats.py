@@ -38,7 +38,7 @@ def test_a_key_that_nobody_used_is_new() -> None:
     """Its first command is generation 0."""
     world = given()
     assert find(world) is None
-    assert next_key(world.state, "name", world.now_us) == "name#0"
+    assert next_key(world.state, "name") == "name#0"
 
 
 def test_a_request_in_flight_is_not_made_twice() -> None:
@@ -85,7 +85,7 @@ def test_what_cannot_have_cost_anything_frees_its_key(steps: tuple[object, ...])
     world = given(None, admit("r1", command_name="name"), *steps)  # type: ignore[arg-type]
     assert find(world) is None
     assert find(world, body=OTHER_BODY) is None
-    assert next_key(world.state, "name", world.now_us) == "name#1"
+    assert next_key(world.state, "name") == "name#1"
     world.do(admit("r2", command_name="name"))
     assert repeat_of(world).run_id == "r2"
     assert len(world.state.commands.by_key) == 1
@@ -127,7 +127,7 @@ def test_a_key_holds_for_a_day() -> None:
     assert repeat_of(world).run_id == "r1"
     world.now_us += 1
     assert find(world) is None
-    assert next_key(world.state, "name", world.now_us) == "name#1"
+    assert next_key(world.state, "name") == "name#1"
 
 
 def test_no_key_is_forgotten_for_another() -> None:

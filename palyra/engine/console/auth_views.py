@@ -283,11 +283,6 @@ def is_default(state: State, profile: AuthProfile) -> bool:
     return stored is not None and stored.profile_ids[:1] == [profile.profile_id]
 
 
-def health_by_id(state: State, now_us: int) -> dict[str, str]:
-    """Return how each credential does."""
-    return {one.profile_id: one.health for one in _all_views(state, now_us)}
-
-
 def _all_views(
     state: State, now_us: int, *, is_all: bool = False, window_us: int = _DEFAULT_WINDOW_MS * 1_000
 ) -> list[ProfileView]:

@@ -129,7 +129,7 @@ def html_of(story: Story, head: Head) -> str:
     """Return the page; raises `PalyraError` (`extra_missing`) without plotly."""
     plotly = _plotly()
     charts: list[dict[str, Any]] = []
-    body = "".join([_header(story, head), _tiles(story), '<div class="cards">', *_cards(story, charts), "</div>"])
+    body = "".join([_header(story), _tiles(story), '<div class="cards">', *_cards(story, charts), "</div>"])
     body += f"<footer>Position {head.position:,} of journal {_text(head.journal_id)}. Nothing on this page is "
     body += "loaded from elsewhere; costs that are not known are never counted as nothing.</footer>"
     template = importlib.resources.files("palyra.engine.reports").joinpath("page.html").read_text("utf-8")
@@ -171,7 +171,7 @@ def _when(us: int, story: Story, pattern: str) -> str:
     return (_EPOCH + timedelta(microseconds=us)).astimezone(story.scope.zone).strftime(pattern)
 
 
-def _header(story: Story, head: Head) -> str:
+def _header(story: Story) -> str:
     start, end = (_when(us, story, "%Y-%m-%d %H:%M") for us in (story.scope.from_us, story.scope.to_us))
     wanted = [
         f"{name.removesuffix('_id')} {value}" for name, value in story.scope.filters._asdict().items() if value

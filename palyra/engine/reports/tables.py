@@ -9,7 +9,7 @@ import msgspec
 
 from palyra.engine.reports.alerts import alert_cells, alerts_in
 from palyra.engine.reports.calendar import BUCKETS
-from palyra.engine.reports.figures import Sums, Totals, flat_totals, merged
+from palyra.engine.reports.figures import Sums, flat_totals, merged
 from palyra.engine.reports.fold import Grouping, Key, Progress, fold, recorded_since
 from palyra.engine.reports.runs import UsageEnrichedRun, enriched_runs
 from palyra.engine.reports.scope import BUCKETS_MAX_COUNT, Filters, Scope, where_of
@@ -307,8 +307,3 @@ _ALERT_COLUMNS = [
     Column("ended_us", "instant"),
     *_texts("recommended_action facts because_positions"),
 ]
-
-
-def totals_of(groups: dict[Key, Sums]) -> Totals:
-    """Return all groups together."""
-    return merged(groups.values()).totals
