@@ -70,7 +70,7 @@ _CODES: dict[tuple[int, int], str] = {
         " address_in_use insecure_permissions vault_key_missing needs_space"
         " upgrade_due upgrade_needs_space config_outdated"
         " capsule_too_large capsule_differs"
-        " config_changed_meanwhile stale_revision too_many_secrets vault_backend_mismatch vault_busy"
+        " config_changed_meanwhile limit_policies too_many_secrets vault_backend_mismatch vault_busy"
         " last_admin_key"
         " validation_not_permitted unverifiable profile_exists profile_provider_mismatch profile_revoked"
         " too_many_profiles credentials_ill oauth_not_configured oauth_in_progress not_refreshable"

@@ -22,8 +22,6 @@ from palyra.redaction import redact_text
 from palyra.units import usd_of
 
 SCHEMA = "palyra.cli/1"
-#: Exit status of a command that was interrupted (128 + SIGINT).
-INTERRUPTED = 130
 
 _HINTS = {
     "config_invalid": "palyra config check lists every problem",

@@ -67,6 +67,8 @@ def read_overrides(
         if entry is not None and not reader.faults:
             entries.append((index, entry))
     faults += _overlaps(entries)
+    if len(rows) > OVERRIDES_MAX_COUNT:
+        faults.append(Fault((), "limit_overrides", f"must be at most {OVERRIDES_MAX_COUNT} overrides"))
     return [entry for _, entry in entries], faults
 
 

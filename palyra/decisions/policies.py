@@ -10,6 +10,7 @@ import msgspec
 from palyra.decisions.overrides import BadAmount, Fault, read_instant_us, read_usd
 from palyra.decisions.strange_keys import OF_RULES, unknown_key
 from palyra.decisions.windows import counted_window, rolling_start_us
+from palyra.errors import Refusal
 from palyra.events.base import Draft
 from palyra.events.budgets import (
     BudgetPolicyCounted,
@@ -97,6 +98,15 @@ def read_policies(
     if len(rows) > POLICIES_MAX_COUNT:
         faults.append(Fault((), "limit_policies", f"must be at most {POLICIES_MAX_COUNT} rules"))
     return records, faults
+
+
+def room_for(state: State, policy_id: str) -> Refusal | None:
+    """Return why a rule cannot be set: there are as many as there may be. One in force may always be changed."""
+    rules = state.budgets.policies
+    if policy_id in rules or len(rules) < POLICIES_MAX_COUNT:
+        return None
+    message = f"There are {POLICIES_MAX_COUNT} rules already; retire one first."
+    return Refusal(code="limit_policies", message=message)
 
 
 def read_policy(

@@ -77,6 +77,21 @@ async def test_what_is_wrong_is_refused_with_its_field(tmp_path: Path) -> None:
         assert (await ask("budgets")).json["items"] == []
 
 
+async def test_no_more_rules_than_there_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is refused by name, with a key too; one in force can be changed, a retired one makes room."""
+    monkeypatch.setattr("palyra.decisions.policies.POLICIES_MAX_COUNT", 1)
+    async with open_console(tmp_path) as ask:
+        assert (await put(ask)).status in (200, 201)
+        full = await put(ask, "other")
+        assert (full.status, full.code) == (409, "limit_policies")
+        key = {"name": "ci", "budget": "usd=5/daily"}
+        assert (await ask.post("keys", key)).code == "limit_policies"
+        assert [one["name"] for one in (await ask("keys")).json["items"] if one["name"] == "ci"] == []
+        assert (await put(ask, hard_limit=7)).status in (200, 201)
+        assert (await ask("budgets/day", method="DELETE")).status == 200
+        assert (await put(ask, "other")).status in (200, 201)
+
+
 async def test_nobody_changes_what_he_has_not_seen(tmp_path: Path) -> None:
     """A revision that has passed, and a rule that stands in the file, are refused."""
     policies = [{"policy_id": "filed", **RULE}]

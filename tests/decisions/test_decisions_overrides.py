@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from palyra.decisions.overrides import read_overrides
+from palyra.decisions.overrides import OVERRIDES_MAX_COUNT, read_overrides
 
 ROW: dict[str, Any] = {"provider_id": "a", "model_id": "m"}
 
@@ -119,3 +119,10 @@ def test_two_prices_at_one_instant_are_refused() -> None:
     read(first, {**first, "variant": "batch"}, {**first, "model_id": "n"}, {**first, "assumed": True})
     _, faults = read_overrides([{**ROW, **first}, {**ROW, "input_usd_per_mtok": 2}], ["a"])
     assert [(fault.path, fault.code) for fault in faults] == [((1,), "price_overlap")]
+
+
+def test_too_many_are_refused_by_name() -> None:
+    """As many as there may be pass; one more is refused, and none is left out in silence."""
+    rows = [{**ROW, "model_id": f"m{number}", "free": True} for number in range(OVERRIDES_MAX_COUNT + 1)]
+    assert read_overrides(rows[:-1], ["a"])[1] == []
+    assert [fault.code for fault in read_overrides(rows, ["a"])[1]] == ["limit_overrides"]

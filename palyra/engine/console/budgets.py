@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 
 from palyra.config.schema import is_zone
-from palyra.decisions.policies import read_policy
+from palyra.decisions.policies import read_policy, room_for
 from palyra.decisions.runs import AdmitRun
 from palyra.engine.budget_checks import BudgetCheckAnswer, check_budgets
 from palyra.engine.budget_questions import (
@@ -144,6 +144,9 @@ async def set_budget(order: Order, params: SetParams) -> BudgetAnswer:
     """Put a rule in force; what its window holds already is counted."""
     state = order.core.state
     _check(state, params.policy, params.if_revision)
+    full = room_for(state, params.policy)
+    if full is not None:
+        raise Refused(full)
     row = {"policy_id": params.policy, **params.rule}
     record, faults = read_policy(row, timezone="UTC", is_zone=is_zone, managed_by="journal")
     if record is None:

@@ -15,7 +15,7 @@ from palyra.config.schema import is_zone
 from palyra.decisions.base import Decision
 from palyra.decisions.key_changes import KeyChange, KeyWish, change, issue, revoke, rotate
 from palyra.decisions.key_text import KeyKind, KeyText
-from palyra.decisions.policies import read_policy, set_policy
+from palyra.decisions.policies import read_policy, room_for, set_policy
 from palyra.engine.console.changes import Order
 from palyra.engine.console.frame import Items, ListParams, Params, Sight
 from palyra.engine.console.pages import page_of
@@ -181,6 +181,9 @@ def _budget_of(order: Order, params: IssueParams, key_id: str, now_us: int) -> l
     if "usage:write" not in order.scopes:
         message = "Setting a budget needs the scope usage:write."
         raise Refused(Refusal(code="scope_escalation", message=message, param="budget"))
+    full = room_for(order.core.state, f"key-{key_id}")
+    if full is not None:
+        raise Refused(full)
     is_money = said["usd"] is not None
     row = {
         "policy_id": f"key-{key_id}",
