@@ -16,6 +16,7 @@ from palyra.decisions.policies import (
     needs_history,
     read_policies,
     read_policy,
+    room_for,
 )
 from palyra.events.budgets import UsageBudgetPolicyRecord
 from palyra.events.usage import UsageRecorded
@@ -188,3 +189,14 @@ def test_a_rule_counts_of_history_whom_it_is_about() -> None:
     }
     assert [(one.subject, one.amount) for one in counted["*"]] == [("key:tester", rows[0].usage.total_tokens)]
     assert (counted["key:tester"], counted["key:x"]) == (counted["*"], [])
+
+
+def test_a_full_table_takes_no_new_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many rules as there may be: one more is refused by name, and one in force can still be changed."""
+    monkeypatch.setattr("palyra.decisions.policies.POLICIES_MAX_COUNT", 1)
+    assert room_for(given(ONE).state, "day") is None
+    full = given(ONE, put(rule("day"))).state
+    refused = room_for(full, "other")
+    assert refused is not None
+    assert (refused.code, refused.message) == ("limit_policies", "There are 1 rules already; retire one first.")
+    assert room_for(full, "day") is None
