@@ -80,13 +80,13 @@ class Adoption:
         async with self._turn:
             try:
                 loaded = await asyncio.to_thread(self._load)
+                self.files = digests_of(loaded)
+                merged = merge(self.config, loaded.config)
+                adoptable = adoptable_of(merged.config, loaded.sources)
+                prices = await make_price_list(adoptable.registry, adoptable.overrides)
             except ConfigInvalid as error:
                 await order.record(reject(order.core.state, problems_of(error)))
                 raise
-            self.files = digests_of(loaded)
-            merged = merge(self.config, loaded.config)
-            adoptable = adoptable_of(merged.config, loaded.sources)
-            prices = await make_price_list(adoptable.registry, adoptable.overrides)
             return await self._adopt(order, merged.config, adoptable, merged.pending, prices._asdict())
 
     async def _adopt(

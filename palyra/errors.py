@@ -51,7 +51,10 @@ _CODES: dict[tuple[int, int], str] = {
     (401, 3): (
         "missing_client_key invalid_client_key expired_client_key wrong_key_kind missing_session invalid_login"
     ),
-    (402, 6): ("budget_approval_denied budget_approval_required budget_request_too_large budget_unpriced"),
+    (402, 6): (
+        "budget_approval_denied budget_approval_required budget_request_too_large budget_unpriced"
+        " limit_applicable_policies"
+    ),
     (403, 6): (
         "four_eyes managed_secret missing_scope binding_violation origin_refused"
         " scope_escalation model_not_permitted peer_not_allowed csrf_refused insecure_login oauth_session_mismatch"
@@ -97,6 +100,7 @@ _CODES: dict[tuple[int, int], str] = {
     (503, 4): (
         "all_circuits_open no_candidate provider_queue_full concurrency_timeout"
         " gateway_busy draining too_many_connections overloaded engine_stopped missing_credential interrupted"
+        " limit_open_holds"
         " bridge_full bridge_closed no_usable_credential provider_unavailable refresh_failed"
     ),
     (503, 7): "journal_unwritable journal_unreadable journal_damaged secret_damaged vault_locked vault_unreadable",

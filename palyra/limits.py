@@ -12,8 +12,16 @@ FIT_OUTPUT_TOKENS = 512
 #: Output reserved for an attempt whose client and model name no maximum.
 DEFAULT_OUTPUT_CAP_TOKENS = 8_192
 
-#: Rules about usage; each is asked for every request.
+#: Rules about usage; each is asked for every request, and so many of them may have something to say to one.
 POLICIES_MAX_COUNT = 256
+POLICIES_APPLICABLE_MAX_COUNT = 32
+#: Open attempts for which rules hold something; each of them stays in memory until it is settled.
+OPEN_HOLDS_MAX_COUNT = 10_000
+#: Prices that somebody writes down, and those of a whole list: it is one fact, which has a longest body.
+OVERRIDES_MAX_COUNT = 1_024
+PRICES_MAX_COUNT = 2_048
+#: Figures that an alert gives.
+ALERT_FACTS_MAX_COUNT = 16
 #: Requests to pass a limit that wait for somebody; past this a run is refused without one.
 APPROVALS_OPEN_MAX_COUNT = 1_000
 #: Runs whose connections are kept while somebody decides.

@@ -72,6 +72,13 @@ CANCELLED = {
 }
 
 
+#: Bounds of the house that a start would pass.
+_FULL = {
+    "limit_applicable_policies": "more rules about usage apply than may",
+    "limit_open_holds": "rules hold something for as many attempts as may be",
+}
+
+
 def exclusion_words(by: str, figures: Mapping[str, int], decided_us: int, zone: tzinfo | None) -> str:
     """Return why a candidate could not be tried, with its figures."""
     rule, _, need = by.partition(":")
@@ -79,6 +86,10 @@ def exclusion_words(by: str, figures: Mapping[str, int], decided_us: int, zone: 
         return f"cannot do {need}, which the request needs"
     if rule == "approval":
         return f"would pass the limit of '{need}', which somebody has to grant"
+    if rule == "budget_excluded":
+        return f"would pass the limit of '{need}'"
+    if rule in _FULL:
+        return _FULL[rule]
     if rule == "disabled":
         return "disabled in the configuration"
     if rule == "model_unavailable":

@@ -15,6 +15,7 @@ from palyra.errors import Refusal
 from palyra.events.alerts import AlertAcknowledged, AlertCleared, AlertRaised, AlertSeverity
 from palyra.events.base import Draft
 from palyra.events.budgets import BudgetSoftLimitCrossed
+from palyra.limits import ALERT_FACTS_MAX_COUNT
 from palyra.projections.alerts import Alert, Beyond, PassedLimit, is_open, newest_alert, open_alerts
 from palyra.projections.approvals import approvals_of, status_of
 from palyra.projections.budgets import PER_RUN_END_US
@@ -48,6 +49,7 @@ def evaluate_alerts(state: State, now_us: int, standing: Sequence[Finding] = ())
 
 def _raise(state: State, finding: Finding, now_us: int) -> Draft | None:
     """Return the alert of a finding, unless one is open that says as much."""
+    assert len(finding.facts) <= ALERT_FACTS_MAX_COUNT, f"{finding.dedupe_key} says too much"
     before = newest_alert(state, finding.dedupe_key)
     recurrence = 0 if before is None else before.raised.recurrence + 1
     alert_id = sha256(f"{finding.dedupe_key}|{recurrence}|{now_us}".encode()).hexdigest()[:16]

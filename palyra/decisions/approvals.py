@@ -84,7 +84,7 @@ def ask_for(state: State, run_id: str, principal_id: str, judgement: Judgement, 
     """Ask for what stops a run, each once; nothing where a rule stops it that nobody can open."""
     needed = Needed([], {}, [])
     stopping = [(one, to) for one, to in zip(judgement.evaluations, judgement.asks, strict=True) if one.stops]
-    if any(one.status != "approval_required" for one, _ in stopping):
+    if judgement.full or any(one.status != "approval_required" for one, _ in stopping):
         return needed
     open_count = len(open_approvals(state, now_us)) if stopping else 0
     for one, subject in stopping:

@@ -11,12 +11,15 @@ from palyra.errors import Refusal
 from palyra.events.base import Draft
 from palyra.events.budgets import BudgetHardLimitReached, BudgetSoftLimitCrossed, UsageBudgetPolicyRecord
 from palyra.events.routing import Exclusion
+from palyra.limits import OPEN_HOLDS_MAX_COUNT, POLICIES_APPLICABLE_MAX_COUNT
 from palyra.projections.budgets import MAX_COST, Where, counter_of
 from palyra.projections.state import State
 from palyra.units import BP_PER_UNIT, NANOUSD_PER_USD, US_PER_S, ceil_div
 
 #: When a request may be tried again whose way only open holds stand in.
 _RESERVED_RETRY_MS = 2_000
+#: The same where no attempt can be held at all for now.
+_FULL_RETRY_MS = 1_000
 #: What a rule says past its hard limit that is told once.
 _PAST_HARD = (
     *("blocked", "would_block", "downgraded", "would_downgrade"),
@@ -68,8 +71,8 @@ def exclusion_of(judgement: Judgement, where: Where) -> Exclusion:
     """Return why a budget leaves a candidate out."""
     one = judgement.strictest
     assert one is not None, "no budget stops the candidate"
-    by = f"budget_excluded:{one.policy_id}"
-    if one.status in ("unpriced", "approval_required"):
+    by: str = judgement.full or f"budget_excluded:{one.policy_id}"
+    if not judgement.full and one.status in ("unpriced", "approval_required"):
         by = "unpriced" if one.status == "unpriced" else f"approval:{one.policy_id}"
     return Exclusion(provider_id=where.provider_id, model_id=where.model_id, excluded_by=by)
 
@@ -88,20 +91,25 @@ def stop(state: State, run_id: str, principal_id: str, stopped: Sequence[Judgeme
     """
     judgement = next((one for one in stopped if is_approvable(one)), stopped[0])
     needed = ask_for(state, run_id, principal_id, judgement, now_us)
-    drafts = [*note_limits(state, run_id, judgement), *needed.drafts]
+    told = [] if judgement.full else note_limits(state, run_id, judgement)
+    drafts = [*told, *needed.drafts]
     return Stopped(drafts, refusal_of(state, judgement, now_us, needed))
 
 
 def is_approvable(judgement: Judgement) -> bool:
     """Return whether nothing stops a start but rules that somebody can open."""
-    return all(one.status == "approval_required" for one in judgement.evaluations if one.stops)
+    stopping = (one.status for one in judgement.evaluations if one.stops)
+    return not judgement.full and all(status == "approval_required" for status in stopping)
 
 
 def refusal_of(state: State, judgement: Judgement, now_us: int, needed: Needed = NOTHING_NEEDED) -> Refusal:
     """Return what the client is told when rules stop its request: which one, how far it is, when it ends.
 
     What time alone can heal is told with the time it takes, the longest over all rules; what it cannot goes first.
+    A bound of the house goes before all of them.
     """
+    if judgement.full:
+        return _refusal_when_full(judgement)
     stopping = sorted((one for one in judgement.evaluations if one.stops), key=strictness)
     # What somebody could let pass says nothing where something else stops the request all the same.
     deciding = [one for one in stopping if one.status != "approval_required"] or stopping
@@ -142,6 +150,18 @@ def refusal_of(state: State, judgement: Judgement, now_us: int, needed: Needed =
         }
     message = _sentence(one, code, needed, is_own=is_own)
     return Refusal(code=code, message=message, retry_after_ms=retry_after_ms, details={"budget": told})
+
+
+def _refusal_when_full(judgement: Judgement) -> Refusal:
+    if judgement.full == "limit_open_holds":
+        message = f"Rules hold something for {OPEN_HOLDS_MAX_COUNT:,} open attempts, and no more; try again later."
+        return Refusal(code="limit_open_holds", message=message, retry_after_ms=_FULL_RETRY_MS)
+    count = sum(one.policy_id != MAX_COST for one in judgement.evaluations)
+    message = (
+        f"{count} rules about usage apply to this request, of {POLICIES_APPLICABLE_MAX_COUNT} at most;"
+        " retire some, or narrow them by their scope or match (`palyra budgets list`)."
+    )
+    return Refusal(code="limit_applicable_policies", message=message)
 
 
 def _record_of(state: State, one: UsageBudgetEvaluation) -> UsageBudgetPolicyRecord:

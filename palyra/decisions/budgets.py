@@ -27,6 +27,7 @@ from palyra.events.budgets import (
 )
 from palyra.events.registry import ModelEntry
 from palyra.events.usage import UsageRecorded
+from palyra.limits import OPEN_HOLDS_MAX_COUNT, POLICIES_APPLICABLE_MAX_COUNT
 from palyra.projections.budgets import (
     MAX_COST,
     Counter,
@@ -53,6 +54,8 @@ Status = Literal[
     "would_require_approval", "downgraded", "approval_required", "unpriced", "blocked",
 ]  # fmt: skip
 BlockedBy = Literal["", "request", "settled", "reserved"]
+#: A bound of the house that stops an attempt, whatever rules say: the code of its refusal.
+Full = Literal["", "limit_applicable_policies", "limit_open_holds"]
 #: What is strict comes last.
 _RANK = {
     "ok": 0, "override_applied": 1, "hard_limit": 2, "soft_limit": 2, "would_downgrade": 3,
@@ -114,6 +117,7 @@ class Judgement(NamedTuple):
     shares: list[BudgetShare]
     #: For each the subject that a grant is about.
     asks: list[str]
+    full: Full = ""
 
     @property
     def strictest(self) -> UsageBudgetEvaluation | None:
@@ -121,8 +125,14 @@ class Judgement(NamedTuple):
         return min(self.evaluations, key=strictness, default=None)
 
     @property
+    def verdict(self) -> str:
+        """A bound of the house that stops the start, else what the strictest rule says; "" where none applies."""
+        strictest = self.strictest
+        return self.full or ("" if strictest is None else strictest.status)
+
+    @property
     def stops(self) -> bool:
-        return any(one.stops for one in self.evaluations)
+        return bool(self.full) or any(one.stops for one in self.evaluations)
 
 
 NOTHING = Judgement([], [], [])
@@ -167,11 +177,16 @@ def evaluate_budgets(
         requested = _asked(record, size, amounts)
         is_spared = record.on_hard == "downgrade" and _is_listed(record, where, size)
         _judge(state, policy, asking, subject, window, requested, judgement, is_spared=is_spared)
+    full: Full = ""
+    if len(judgement.evaluations) > POLICIES_APPLICABLE_MAX_COUNT:
+        full = "limit_applicable_policies"
     if max_cost is not None:
         own = own_limit(max_cost)
         window = counted_window(own.record, effective_at_us)
         _judge(state, own, asking, run_id, window, _asked(own.record, size, amounts), judgement)
-    return judgement
+    if judgement.shares and len(state.budgets.holds) >= OPEN_HOLDS_MAX_COUNT:
+        full = full or "limit_open_holds"
+    return judgement._replace(full=full) if full else judgement
 
 
 def _asked(record: UsageBudgetPolicyRecord, size: Size, amounts: dict[tuple[str, str], int | None]) -> int | None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from palyra.decisions.pricing import with_id
 from palyra.decisions.strange_keys import OF_PRICES, unknown_key
 from palyra.events.pricing import PriceEntry, PriceTier
+from palyra.limits import OVERRIDES_MAX_COUNT
 from palyra.units import NANOUSD_PER_USD
 
 #: A rate above this is a slip: nobody asks a million dollars for a million tokens.
@@ -35,7 +36,6 @@ _NAMES = ("provider_id", "model_id", "variant", "effective_from", "effective_to"
 _VARIANTS = ("standard", "batch", "flex", "priority")
 #: Every key that an override may have.
 OVERRIDE_KEYS = (*_NAMES, "currency", *_RATE_KEYS)
-OVERRIDES_MAX_COUNT = 1_024
 
 
 class Fault(NamedTuple):

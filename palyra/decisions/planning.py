@@ -303,7 +303,9 @@ class _Planning:
         """Return whether every rule that stops the request leaves some models to it; a pin with its scope holds."""
         policies = self._state.budgets.policies
         stopping = [policies.get(one.policy_id) for one in self._judgement.evaluations if one.stops]
-        spares = all(policy is not None and policy.record.on_hard == "downgrade" for policy in stopping)
+        spares = not self._judgement.full and all(
+            policy is not None and policy.record.on_hard == "downgrade" for policy in stopping
+        )
         is_held = self._resolution.is_pinned and self._asked.may_pin
         return self._asked.endpoint == "chat" and not self._moves and spares and not is_held
 
@@ -394,26 +396,22 @@ class _Planning:
         if not self._is_free():
             return WouldBe(action="proceed")
         if not board.ranked:
-            stopped = [one.judgement.strictest for one in board.excluded if one.judgement.stops]
-            verdict = stopped[0].status if stopped and stopped[0] is not None else ""
-            return WouldBe(action="blocked", verdict=verdict)
+            stopped = (one.judgement.verdict for one in board.excluded if one.judgement.stops)
+            return WouldBe(action="blocked", verdict=next(stopped, ""))
         best = board.ranked[0]
-        strictest = best.judgement.strictest
         out = [one.exclusion for one in board.excluded if one.exclusion is not None]
         return WouldBe(
             provider_id=best.entry.provider_id,
             model_id=best.entry.model_id,
             action=self._action((best.entry.provider_id, best.entry.model_id), out),
             expected_nanousd=best.expected_nanousd,
-            verdict="" if strictest is None else strictest.status,
+            verdict=best.judgement.verdict,
         )
 
     def _action(self, served: tuple[str, str] | None, excluded: list[Exclusion]) -> Action:
         """Return what serving a model is, beside the one that was asked for."""
         if served is None:
-            strictest = self._judgement.strictest
-            is_asked = strictest is not None and strictest.status == "approval_required"
-            return "approval_required" if is_asked else "blocked"
+            return "approval_required" if self._judgement.verdict == "approval_required" else "blocked"
         reference = self._resolution.entries[0]
         asked = (reference.provider_id, reference.model_id)
         if served == asked:

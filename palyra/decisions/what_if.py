@@ -16,7 +16,7 @@ import msgspec
 
 from palyra.decisions.approvals import draw
 from palyra.decisions.budget_refusals import note_limits
-from palyra.decisions.budgets import Start, plan_start, release, reserve
+from palyra.decisions.budgets import NOTHING, Start, plan_start, release, reserve
 from palyra.decisions.estimates import estimate_of, expected_usage, price_for
 from palyra.decisions.failures import FAILURES
 from palyra.decisions.given import request_of
@@ -296,11 +296,12 @@ class WhatIf:
 
     def _stop(self, run: Run, fate: _Fate, head: Recorded, body: AttemptStarted, start: Start | None) -> None:
         """End a run there that was let in and cannot start, or go on, any more."""
-        strictest = start.judgement.strictest if start is not None and start.judgement.stops else None
-        code = "upstream_failed"
+        judgement = start.judgement if start is not None and start.judgement.stops else NOTHING
+        code, strictest = "upstream_failed", judgement.strictest
         if strictest is not None:
-            code = "budget_approval_required" if strictest.status == "approval_required" else "budget_blocked"
-        fate.is_open, fate.policy_id = False, "" if strictest is None else strictest.policy_id
+            is_asked = judgement.verdict == "approval_required"
+            code = judgement.full or ("budget_approval_required" if is_asked else "budget_blocked")
+        fate.is_open, fate.policy_id = False, "" if strictest is None or judgement.full else strictest.policy_id
         self._imagined.imagine(head, head.stream, RunFailed(code=code))
         if strictest is None:
             return  # it fails there as it might have failed here

@@ -86,11 +86,10 @@ def _checked(state: State, command: AdmitRun, entry: ModelEntry, now_us: int) ->
     run = run_asked(state, command, entry, now_us)
     where = Where(entry.provider_id, entry.model_id)
     start = plan_start(state, run, where, entry.upstream_model, now_us)
-    strictest = start.judgement.strictest
     return CheckedModel(
         provider_id=entry.provider_id,
         model_id=entry.model_id,
-        status="" if strictest is None else strictest.status,
+        status=start.judgement.verdict,
         output_cap_tokens=start.cap_tokens,
         evaluations=msgspec.convert(start.judgement.evaluations, list[EvaluationAnswer], from_attributes=True),
         estimate=msgspec.convert(estimate_of(state, run, entry, now_us), EstimateAnswer, from_attributes=True),

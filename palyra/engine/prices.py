@@ -9,9 +9,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from palyra.config.problems import DEFAULT, ConfigProblems, Problem
 from palyra.decisions.pricing import needs_catalogue, resolve_list
 from palyra.events.pricing import PriceEntry
 from palyra.events.registry import ModelEntry, Registry
+from palyra.limits import PRICES_MAX_COUNT
 
 
 class PriceList(NamedTuple):
@@ -23,10 +25,24 @@ class PriceList(NamedTuple):
 
 
 async def make_price_list(registry: Registry, overrides: Sequence[PriceEntry]) -> PriceList:
-    """Return the list of a registry."""
-    if not needs_catalogue(registry):
-        return PriceList(resolve_list(registry, overrides, lambda model: ()))
-    return await asyncio.to_thread(_with_catalogue, registry, overrides)
+    """Return the list of a registry; raises `ConfigProblems` for one that is longer than a list may be."""
+    if needs_catalogue(registry):
+        made = await asyncio.to_thread(_with_catalogue, registry, overrides)
+    else:
+        made = PriceList(resolve_list(registry, overrides, lambda model: ()))
+    if len(made.entries) > PRICES_MAX_COUNT:
+        raise ConfigProblems([_too_many(len(made.entries))])
+    return made
+
+
+def _too_many(count: int) -> Problem:
+    return Problem(
+        code="limit_prices",
+        key="model_provider.models",
+        message=f"these models have {count:,} prices together, of {PRICES_MAX_COUNT:,} at most",
+        source=DEFAULT,
+        suggestion='take models out, or declare a provider pricing = "unknown"',
+    )
 
 
 def _with_catalogue(registry: Registry, overrides: Sequence[PriceEntry]) -> PriceList:

@@ -89,6 +89,22 @@ async def test_what_is_hidden_beside_secrets_follows_the_configuration(tmp_path:
     hide_also(())
 
 
+async def test_a_price_list_that_is_too_long_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration in force stays, and the fact says why; a daemon does not begin with it."""
+    file = write(tmp_path / "palyra.toml", says("one"))
+    async with open_console(tmp_path / "state", file) as ask:
+        monkeypatch.setattr("palyra.engine.prices.PRICES_MAX_COUNT", 0)
+        write(file, says("two"))
+        refused = await ask.post("config/reload")
+        assert (refused.status, refused.code) == (422, "config_invalid")
+        status = (await ask("status")).json["config"]
+        assert [one["code"] for one in status["rejected"]["problems"]] == ["limit_prices"]
+        assert status["generation"] == 1
+    with pytest.raises(ConfigProblems, match="limit_prices"):
+        async with open_console(tmp_path / "state", file):
+            pass
+
+
 async def test_what_needs_a_start_waits_and_says_so(tmp_path: Path) -> None:
     """The old value stays in force and the key is named, until the next start or until it is taken back."""
     file = write(tmp_path / "palyra.toml", says("one", "[daemon]\nport = 0\ndrain_timeout_ms = 5\n"))

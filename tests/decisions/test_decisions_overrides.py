@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from palyra.decisions.overrides import OVERRIDES_MAX_COUNT, read_overrides
+from palyra.decisions.overrides import read_overrides
+from palyra.limits import OVERRIDES_MAX_COUNT
 
 ROW: dict[str, Any] = {"provider_id": "a", "model_id": "m"}
 

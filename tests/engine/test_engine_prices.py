@@ -6,8 +6,10 @@ import itertools
 import subprocess
 import sys
 
+import pytest
 from engine_world import model, provider, registry
 
+from palyra.config.problems import ConfigProblems
 from palyra.engine.catalogue import Catalogue
 from palyra.engine.prices import make_price_list
 
@@ -48,6 +50,17 @@ async def test_a_list_is_made_of_the_models_in_force() -> None:
     made = await make_price_list(known, [])
     assert [entry.model_id for entry in made.entries] == ["one", "two"]
     assert made.catalogue_name == "genai-prices"
+
+
+async def test_a_list_is_no_longer_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One price more is a problem of the configuration, by name and with the way out."""
+    known = registry(provider("a", pricing="free"), model("one", "a"), model("two", "a"))
+    monkeypatch.setattr("palyra.engine.prices.PRICES_MAX_COUNT", 2)
+    assert len((await make_price_list(known, [])).entries) == 2
+    monkeypatch.setattr("palyra.engine.prices.PRICES_MAX_COUNT", 1)
+    with pytest.raises(ConfigProblems, match="these models have 2 prices together, of 1 at most; take") as refused:
+        await make_price_list(known, [])
+    assert [one.code for one in refused.value.problems] == ["limit_prices"]
 
 
 def test_where_every_model_is_free_the_catalogue_is_never_imported() -> None:
