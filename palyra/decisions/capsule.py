@@ -9,25 +9,23 @@ out, for no decision may need them.
 from __future__ import annotations
 
 import copy
-import hmac
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from palyra.decisions.capsule_budgets import BudgetHider
+from palyra.decisions.capsule_names import Names
 from palyra.events.accounting import Accounting
-from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
 from palyra.events.auth import AuthProfileCooledDown, AuthProfileFailed
-from palyra.events.base import Fact, Recorded, UnknownEvent
+from palyra.events.base import Recorded
 from palyra.events.config import ConfigAdopted
 from palyra.events.daemon import DaemonClockStepped
 from palyra.events.pricing import PriceEntry, PriceListAdopted
 from palyra.events.registry import ModelEntry, ProviderEntry, Registry
-from palyra.events.routing import CredentialVerdict, PlannedCredential, PlanStep, RoutingDecided
-from palyra.events.runs import RunAdmitted, RunCancelled, RunCancelRequested, RunRefused
+from palyra.events.routing import PlanStep
+from palyra.events.runs import RunAdmitted, RunRefused
 from palyra.events.smart_routing import SmartRouting
-from palyra.events.usage import UsageRecorded
 from palyra.events.vocabulary import VOCABULARY
 from palyra.projections.approvals import Approval
 from palyra.projections.auth import IMPLICIT, AuthProfile, ProfileOrder, Standing
@@ -39,7 +37,6 @@ from palyra.projections.outputs import Outputs, agent_key
 from palyra.projections.state import State, evolve
 from palyra.projections.usage import Calibration
 from palyra.projections.vault import VAULT_FORM, VaultSecret, revision_in_use
-from palyra.redaction import redact_text
 
 FORMAT, VERSION = "palyra.capsule", 1
 #: In place of the runs of others.
@@ -47,11 +44,7 @@ _OTHER = "another"
 #: Signs of life decide nothing, nor does the remark that a price is missing.
 _LEFT_OUT = ("heartbeat.recorded", "heartbeat.cleared", "price.missing")
 
-#: In place of the variable or the file that holds a key.
-_HIDDEN = "hidden"
-
 EntryT = TypeVar("EntryT", bound=msgspec.Struct)
-NamedT = TypeVar("NamedT", PlannedCredential, CredentialVerdict)
 
 
 class Ground(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -197,9 +190,9 @@ class CapsuleMaker:
         self._state = state
         self._stream = f"run-{run_id}"
         self._role = role
-        self._key = key.encode()
+        self._names = Names(key)
         self._asked = asked
-        self._budgets = BudgetHider(state, asked, self._token)
+        self._budgets = BudgetHider(state, asked, self._names.token)
         self._ground: list[Ground] = []
         self._events: list[CapsuleEvent] = []
         #: What somebody knows who has the capsule alone.
@@ -230,10 +223,11 @@ class CapsuleMaker:
         if not ground.is_empty:
             self._ground.append(ground)
             stand_on(self._known, ground)
-        name, schema, body = VOCABULARY.encode(self._cleaned(self._budgets.cleaned(recorded.body, recorded.stream)))
+        cleaned = self._names.fact(self._budgets.cleaned(recorded.body, recorded.stream))
+        name, schema, body = VOCABULARY.encode(cleaned)
         stream = recorded.stream
         if isinstance(recorded.body, AuthProfileCooledDown | AuthProfileFailed):
-            stream = f"credential-{self._credential(stream.removeprefix('credential-'))}"
+            stream = f"credential-{self._names.credential(stream.removeprefix('credential-'))}"
         event = CapsuleEvent(
             position=recorded.position,
             stream=stream,
@@ -262,7 +256,7 @@ class CapsuleMaker:
         return Ground(
             position=position,
             generation=self._state.config.generation if is_new else 0,
-            registry=self._without_places(registry) if is_new else None,
+            registry=self._names.registry(registry) if is_new else None,
             accounting=self._state.config.accounting if is_new else Accounting(),
             routing=self._state.config.routing if is_new else SmartRouting(),
             policies=None if policies == known.budgets.policies else policies,
@@ -289,7 +283,7 @@ class CapsuleMaker:
         agent_id = self._asked.agent_id if self._asked is not None else ""
         own = self._state.outputs.by_agent
         return {
-            agent_key(self._token("agent", agent_id), model): copy.deepcopy(own[agent_key(agent_id, model)])
+            agent_key(self._names.token("agent", agent_id), model): copy.deepcopy(own[agent_key(agent_id, model)])
             for model in models
             if agent_key(agent_id, model) in own
         }
@@ -305,14 +299,14 @@ class CapsuleMaker:
         labels = {entry.auth_provider_kind for entry in entries}
         chosen = {entry.auth_profile_id for entry in entries}
         profiles = {
-            self._credential(name): self._hide_profile(one)
+            self._names.credential(name): self._names.profile(one)
             for name, one in auth.profiles.items()
             if one.provider in labels or name in chosen
         }
         own = [f"{IMPLICIT}{entry.provider_id}" for entry in entries]
-        standings = {self._credential(name): one for name, one in auth.standings.items()}
+        standings = {self._names.credential(name): one for name, one in auth.standings.items()}
         orders = {
-            f"{self._token('agent', agent_id)}|{self._token('label', label)}": self._hide_order(order)
+            f"{self._names.token('agent', agent_id)}|{self._names.token('label', label)}": self._names.order(order)
             for (agent_id, _, label), order in ((key.partition("|"), order) for key, order in auth.orders.items())
             if label in labels
         }
@@ -324,64 +318,13 @@ class CapsuleMaker:
         }
 
     def _revisions(self, entries: Iterable[ProviderEntry]) -> dict[str, int]:
-        refs = {self._hide_place(entry.credential_ref): entry.credential_ref for entry in entries}
+        refs = {self._names.reference(entry.credential_ref): entry.credential_ref for entry in entries}
         revisions = {ref: revision_in_use(self._state, true) for ref, true in refs.items()}
         return {
             ref.removeprefix(VAULT_FORM): revision
             for ref, revision in revisions.items()
             if revision != revision_in_use(self._known, ref)
         }
-
-    def _hide_place(self, credential_ref: str) -> str:
-        """Return where a key is without saying it, but so that a secret of the vault is still one."""
-        if credential_ref.startswith(VAULT_FORM):
-            return f"{VAULT_FORM}{self._token('secret', credential_ref)}"
-        return _HIDDEN if credential_ref else ""
-
-    def _hide_profile(self, profile: AuthProfile) -> AuthProfile:
-        """Return a profile with all that is compared when one is chosen, as tokens."""
-        return msgspec.structs.replace(
-            copy.deepcopy(profile),
-            profile_id=self._credential(profile.profile_id),
-            provider=self._token("label", profile.provider),
-            profile_name=self._token("name", profile.profile_name.casefold()),
-            agent_id=self._token("agent", profile.agent_id),
-            audience=self._place(profile.audience),
-            key_fingerprint="",
-            oauth=None,
-        )
-
-    def _hide_order(self, order: ProfileOrder) -> ProfileOrder:
-        return msgspec.structs.replace(order, profile_ids=[self._credential(name) for name in order.profile_ids])
-
-    def _credential(self, name: str) -> str:
-        """Return the name of a credential; that of one which an entry names says no more than the entry's."""
-        return name if name.startswith(IMPLICIT) else self._token("credential", name)
-
-    def _place(self, audience: str) -> str:
-        return f"https://{self._token('origin', audience)}:443" if audience else ""
-
-    def _without_places(self, registry: Registry) -> Registry:
-        """Return a registry without what only a call needs: where providers are, credentials, headers, scripts.
-
-        An origin that profiles are bound to is a token, for it is compared with theirs.
-        """
-        providers = [
-            msgspec.structs.replace(
-                entry,
-                display_name=entry.provider_id,
-                base_url=self._place(entry.audience) if _takes_profiles(entry) else "",
-                ca_file="",
-                credential_ref=self._hide_place(entry.credential_ref),
-                auth_profile_id=self._token("credential", entry.auth_profile_id),
-                auth_provider_kind=self._token("label", entry.auth_provider_kind),
-                headers={},
-                forward_headers=[],
-                rules=[],
-            )
-            for entry in registry.providers
-        ]
-        return msgspec.structs.replace(registry, providers=providers)
 
     def _candidates(self, registry: Registry) -> tuple[Iterable[str], Iterable[str], Iterable[str]]:
         """Return providers, `provider/model` and `provider/upstream_model` of all that could serve the run."""
@@ -401,68 +344,6 @@ class CapsuleMaker:
         is_of_another = circuit.trial_run not in ("", self._stream[4:])
         return msgspec.structs.replace(circuit, trial_run=_OTHER) if is_of_another else circuit
 
-    # -- whoever and whatever must not be in it
-
-    def _token(self, kind: str, name: str) -> str:
-        digest = hmac.new(self._key, f"{kind}|{name}".encode(), "sha256").hexdigest()
-        return f"{kind}-{digest[:12]}" if name else ""
-
-    def _cleaned(self, body: Fact | UnknownEvent) -> Fact | UnknownEvent:
-        replace = msgspec.structs.replace
-        match body:
-            case RunAdmitted() | RunRefused():
-                body = replace(
-                    body,
-                    principal_id=self._token("principal", body.principal_id),
-                    key_id=self._token("key", body.key_id),
-                    model_requested=redact_text(body.model_requested),
-                )
-                body = replace(
-                    body,
-                    session_id=self._token("session", body.session_id),
-                    agent_id=self._token("agent", body.agent_id),
-                )
-                if isinstance(body, RunRefused):
-                    return body
-                return replace(
-                    body,
-                    tags={},
-                    body_digest="",
-                )
-            case UsageRecorded():
-                return replace(
-                    body,
-                    principal_id=self._token("principal", body.principal_id),
-                    key_id=self._token("key", body.key_id),
-                    session_id=self._token("session", body.session_id),
-                    agent_id=self._token("agent", body.agent_id),
-                )
-            case RoutingDecided():
-                return replace(
-                    body,
-                    plan=[replace(step, credentials=self._hide_all(step.credentials)) for step in body.plan],
-                    verdicts=self._hide_all(body.verdicts),
-                )
-            case AttemptStarted():
-                return replace(body, credential_ref=self._credential(body.credential_ref))
-            case AttemptSucceeded():
-                return replace(
-                    body,
-                    raw_stop=redact_text(body.raw_stop),
-                    upstream_request_id="",
-                    upstream_response_id="",
-                    upstream_model=redact_text(body.upstream_model),
-                )
-            case AttemptFailed():
-                next_ref = self._credential(body.next_credential_ref)
-                return replace(body, code=redact_text(body.code), message="", next_credential_ref=next_ref)
-            case RunCancelled() | RunCancelRequested():
-                return replace(body, by=self._token("principal", body.by))
-        return body
-
-    def _hide_all(self, named: list[NamedT]) -> list[NamedT]:
-        return [msgspec.structs.replace(one, credential_ref=self._credential(one.credential_ref)) for one in named]
-
 
 def _news_of(
     unknown: EntryT,
@@ -480,10 +361,6 @@ def _prices_of(state: State, models: Iterable[str]) -> list[PriceEntry]:
     """Return the entries by which models are priced."""
     book = state.pricing
     return [book.by_id[price_id] for key in models for price_id in book.by_model.get(key, ())]
-
-
-def _takes_profiles(entry: ProviderEntry) -> bool:
-    return entry.auth_scheme != "none" and not entry.credential_ref
 
 
 def recorded_of(event: CapsuleEvent) -> Recorded:
