@@ -187,6 +187,7 @@ def export(call: Call, **options: Any) -> int:
     "reconcile",
     examples=[
         ("palyra usage reconcile account.json --provider openai", "what the provider says, beside the journal"),
+        ("palyra usage reconcile claude_api_cost.csv --provider anthropic", "the csv of its dashboard"),
         ("palyra usage reconcile bill.csv --provider groq --map day=start,usd=cost_usd", "columns of any name"),
         ("palyra usage reconcile account.csv --provider openai --apply", "correct the rows that stand alone"),
     ],
@@ -194,7 +195,13 @@ def export(call: Call, **options: Any) -> int:
 )
 @click.argument("file", metavar="FILE")
 @click.option("--provider", "provider_id", metavar="ID", required=True, help="Whose account it is.")
-@click.option("--format", "form", type=click.Choice(["auto", "openai", "anthropic", "csv"]), default="auto")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["auto", "openai", "anthropic", "csv"]),
+    default="auto",
+    help="How FILE is written; else it is told by what it holds.",
+)
 @click.option("--map", "columns", metavar="COL=FIELD,..", default="", help="Of a csv: what its columns are.")
 @click.option("--timezone", metavar="ZONE", default="UTC", help="Of days in a csv; UTC by default.")
 @click.option("--tolerance-bp", type=click.IntRange(0, 10_000), default=100, help="Drift that is fine; 100 is 1 %.")
@@ -203,7 +210,8 @@ def export(call: Call, **options: Any) -> int:
 def reconcile(call: Call, **options: Any) -> Answer:
     """Put a provider's account beside the journal, and split what lies between them into its causes.
 
-    FILE is a page of OpenAI's or Anthropic's usage or cost report, or a csv. What is written are corrections beside
+    FILE is what OpenAI's or Anthropic's usage or cost API answers, the csv of their dashboard, or any other csv; of
+    that --map says what columns are which it does not know. What is written are corrections beside
     the rows; doing it twice is doing it once.
     """
     from palyra.cli.usage_reconcile import reconcile_export

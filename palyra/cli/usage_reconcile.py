@@ -50,7 +50,8 @@ def reconcile_export(
     from palyra.cli.reading import Journal
     from palyra.engine.codec import to_known
     from palyra.engine.replay import fold_file
-    from palyra.engine.reports.exports import FIELDS, read_export
+    from palyra.engine.reports.exports import read_export
+    from palyra.engine.reports.exports_csv import FIELDS
     from palyra.engine.reports.reconcile import ours_of, reconcile
     from palyra.engine.zones import find_zone
     from palyra.errors import PalyraError
@@ -191,7 +192,7 @@ def _wish(usage_id: str, cost_usd: str) -> Any:
     from decimal import InvalidOperation
 
     from palyra.engine.console.corrections import Wish
-    from palyra.engine.reports.exports import nanousd_of
+    from palyra.engine.reports.exports_cells import nanousd_of
     from palyra.errors import PalyraError
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -16,7 +17,8 @@ from story import given
 
 from palyra.decisions.corrections import correct, correction_of, counted_rows
 from palyra.decisions.pricing import adopt_prices, with_id
-from palyra.engine.reports.exports import Theirs, nanousd_of, read_export
+from palyra.engine.reports.exports import read_export
+from palyra.engine.reports.exports_cells import Theirs, nanousd_of
 from palyra.engine.reports.reconcile import Reconciled, ours_of, reconcile
 from palyra.errors import PalyraError
 from palyra.events.base import Recorded
@@ -308,6 +310,61 @@ def test_any_csv_is_read_by_its_columns() -> None:
     first, second = sorted(read(text, cost_usd="usd"), key=lambda one: one.cost_nanousd is None)
     assert (first.start_us, first.end_us, first.cost_nanousd) == (START, START + DAY, 1_500_000_000)
     assert (second.cost_nanousd, second.usage) == (None, TokenUsage(input_tokens=1))
+
+
+#: As Anthropic's dashboard gives them; the key's and the workspace's names matter to nobody here.
+DASHBOARD_USAGE = (
+    "usage_date_utc,model_version,api_key,workspace,usage_type,context_window,usage_input_tokens_no_cache,"
+    "usage_input_tokens_cache_write_5m,usage_input_tokens_cache_write_1h,usage_input_tokens_cache_read,"
+    "usage_output_tokens,web_search_count,inference_geo,speed\n"
+    "2026-11-01,claude-haiku-4-5-20251001,key,Default,standard,≤ 200k,1000,500,1000,200,500,10,not_available,\n"
+    "2026-11-01,claude-haiku-4-5-20251001,other,Default,standard,≤ 200k,500,0,0,0,0,0,not_available,\n"
+)
+DASHBOARD_COST = (
+    "usage_date_utc,model,workspace,api_key,usage_type,context_window,token_type,cost_usd,list_price_usd,cost_type,"
+    "inference_geo,speed\n"
+    "2026-11-01,Claude Haiku 4.5,Default,key,message,≤ 200k,input_no_cache,0.05,0.05,token,not_available,\n"
+    "2026-11-01,Claude Haiku 4.5,Default,key,message,≤ 200k,output,0.02,0.02,token,not_available,\n"
+)
+
+
+@pytest.mark.parametrize("form", ["auto", "anthropic", "csv"])
+def test_anthropics_dashboard_is_read_without_being_told_its_columns(form: str) -> None:
+    """Tokens beside the cache and of it make the input; days are of UTC whatever zone was named; keys are one."""
+    prague = ZoneInfo("Europe/Prague")
+    (used,) = read_export(DASHBOARD_USAGE.encode(), form, columns={}, zone=prague)  # type: ignore[arg-type]
+    (paid,) = read_export(DASHBOARD_COST.encode(), form, columns={}, zone=prague)  # type: ignore[arg-type]
+    (reported,) = read(ANTHROPIC)
+    assert (used.usage, used.start_us, used.end_us) == (reported.usage, START, START + DAY)
+    assert (used.model, used.requests, used.cost_nanousd) == ("claude-haiku-4-5-20251001", None, None)
+    assert (paid.model, paid.usage, paid.cost_nanousd) == ("claude-haiku-4-5", None, 70_000_000)
+    assert paid.start_us == START
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "is_same"),
+    [
+        ("gpt-4o-2024-08-06", "gpt-4o", True),
+        ("gpt-4-0613", "gpt-4", True),
+        ("claude-haiku-4-5", "claude-haiku-4-5-20251001", True),
+        ("mistral-large-latest", "mistral-large", True),
+        ("gpt-4o-mini", "gpt-4o", False),
+        ("claude-sonnet-4-5", "claude-sonnet-4", False),
+        ("gpt-4-32k", "gpt-4", False),
+    ],
+)
+def test_a_snapshot_is_its_model_and_another_model_is_not(line: str, name: str, is_same: bool) -> None:
+    """What both names begin with says nothing: the smaller model is charged for itself."""
+    account = [*EDGES, msgspec.structs.replace(bucket(3, 1, (100, 20), COST), model=line)]
+    answer = found(account, [ours(1, 3, model_ids=[name])])
+    assert classes(answer) == ({} if is_same else {"missing_here": COST, "missing_there": -COST})
+
+
+def test_a_line_without_a_model_is_about_what_the_others_leave() -> None:
+    """A bill has a line for what no model names, beside those of models."""
+    rest = msgspec.structs.replace(bucket(3, 1, (100, 20), COST), model="")
+    answer = found([*EDGES, rest, bucket(3, 1, (100, 20), COST)], [ours(1, 3), ours(2, 3, model_ids=["other"])])
+    assert answer.differences == []
 
 
 HEAD = "date,model,input_tokens,output_tokens,cost\n"

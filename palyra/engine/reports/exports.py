@@ -1,73 +1,27 @@
 """What providers say was used: their exports, read into one form.
 
-OpenAI and Anthropic as their organisation APIs give it (pages of buckets, usage or cost), and any csv whose columns
-are named. Amounts are decimals, never floats. Sources: OpenAI, `GET /v1/organization/usage/completions` and
-`/v1/organization/costs`; Anthropic, `GET /v1/organizations/usage_report/messages` and
-`/v1/organizations/cost_report`, whose amounts are in cents.
+OpenAI and Anthropic as their organisation APIs give it (pages of buckets, usage or cost), and any csv. Amounts are
+decimals, never floats. Sources: OpenAI, `GET /v1/organization/usage/completions` and `/v1/organization/costs`;
+Anthropic, `GET /v1/organizations/usage_report/messages` and `/v1/organizations/cost_report`, whose amounts are in
+cents.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import tzinfo
-from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
 
-from palyra.engine.moments import instant_of
-from palyra.engine.reports.calendar import DAY_US
+from palyra.engine.reports.exports_cells import Misread, Theirs, read_amount, read_count, read_instant
+from palyra.engine.reports.exports_csv import csv_lines
 from palyra.errors import PalyraError
-from palyra.redaction import clean_message
-from palyra.units import NANOUSD_PER_USD, US_PER_S
 from palyra.usage import TokenUsage
 
 Format = Literal["auto", "openai", "anthropic", "csv"]
-
-_DELIMITERS = (",", ";", "\t")
-#: `1,234,567.89`; of `0,15` nobody can tell what it means.
-_THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")
-#: More tokens or money than any account has.
-_COUNT_MAX, _USD_MAX = 1 << 53, 10**9
-
-#: Columns of a csv, and other names under which they are known without `--map`.
-FIELDS = {
-    "start": ("start_time", "date", "timestamp", "time", "starting_at"),
-    "end": ("end_time", "ending_at"),
-    "model": ("model_id", "snapshot_id"),
-    "request_id": ("id", "upstream_request_id"),
-    "requests": ("num_model_requests", "n_requests"),
-    "input_tokens": ("prompt_tokens", "n_context_tokens_total"),
-    "cached_input_tokens": ("input_cached_tokens", "cache_read_input_tokens"),
-    "output_tokens": ("completion_tokens", "n_generated_tokens_total"),
-    "cost_usd": ("cost", "amount", "amount_value", "amount_usd"),
-}
-
-
-class Theirs(msgspec.Struct, kw_only=True, frozen=True):
-    """One line of a provider's account: of one request, or of all requests of a model in a bucket."""
-
-    start_us: int
-    end_us: int
-    model: str
-    request_id: str = ""
-    #: How many requests it is about; None where that is not said.
-    requests: int | None = None
-    #: None where only money is told.
-    usage: TokenUsage | None = None
-    #: None where only tokens are told.
-    cost_nanousd: int | None = None
-
-
-class Misread(Exception):
-    """Something in an export that cannot be read, and where it stands."""
-
-    def __init__(self, place: str, message: str) -> None:
-        super().__init__(f"{place}: {message}" if place else message)
 
 
 def read_export(data: bytes, form: Format, *, columns: Mapping[str, str], zone: tzinfo | None) -> list[Theirs]:
@@ -75,10 +29,9 @@ def read_export(data: bytes, form: Format, *, columns: Mapping[str, str], zone: 
 
     Raises `PalyraError` (`invalid_export`), which names line and column, or the place in the JSON.
     """
-    if form == "auto":
-        form = _form_of(data)
+    form = _form_of(data, form)
     try:
-        lines = _csv_lines(data, columns, zone) if form == "csv" else _json_lines(data, form)
+        lines = csv_lines(_text_of(data), columns, zone) if form == "csv" else _json_lines(data, form)
         found = _together(lines)
     except Misread as exc:
         hint = "--map their_column=field,.. says what columns are" if form == "csv" else ""
@@ -89,9 +42,12 @@ def read_export(data: bytes, form: Format, *, columns: Mapping[str, str], zone: 
     return found
 
 
-def _form_of(data: bytes) -> Format:
-    if not data.lstrip().startswith((b"{", b"[")):
+def _form_of(data: bytes, wanted: Format) -> Format:
+    """Return how a file is written; a provider's may be its API's answer or its dashboard's csv."""
+    if wanted == "csv" or not data.lstrip().startswith((b"{", b"[")):
         return "csv"
+    if wanted != "auto":
+        return wanted
     return "anthropic" if b'"starting_at"' in data else "openai"
 
 
@@ -174,17 +130,17 @@ class _Node:
         return str(self._fields.get(name) or "")
 
     def count(self, name: str) -> int:
-        return _count(self._fields.get(name), f"{self._place}{name}")
+        return read_count(self._fields.get(name), f"{self._place}{name}")
 
     def instant(self, name: str) -> int:
         value, place = self._fields.get(name), f"{self._place}{name}"
         if value is None:
             raise Misread(place, "it is missing")
-        return _instant(str(value), None, place)
+        return read_instant(str(value), None, place)
 
     def nanousd(self, name: str, divisor: int = 1) -> int:
         value = self._fields.get(name)
-        return _amount(str(value), f"{self._place}{name}", divisor)
+        return read_amount(str(value), f"{self._place}{name}", divisor)
 
 
 def _openai_line(bucket: _Node, result: _Node) -> Theirs:
@@ -229,134 +185,6 @@ def _anthropic_line(bucket: _Node, result: _Node) -> Theirs:
         search_count=result.inside("server_tool_use").count("web_search_requests"),
     )
     return Theirs(start_us=start_us, end_us=end_us, model=model, usage=used)
-
-
-# -- csv
-
-
-def _csv_lines(data: bytes, columns: Mapping[str, str], zone: tzinfo | None) -> Iterator[Theirs]:
-    text = _text_of(data)
-    first = text.partition("\n")[0]
-    # What stands between the names of columns stands between cells.
-    delimiter = max(_DELIMITERS, key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        titles = [title.strip() for title in next(reader, [])]
-        known = _columns(titles, columns)
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield _csv_line(_Row(reader.line_num, titles, cells, known), zone)
-    except csv.Error as exc:
-        raise Misread(f"line {reader.line_num}", f"no csv ({exc})") from None
-
-
-def _columns(titles: list[str], named: Mapping[str, str]) -> dict[str, int]:
-    """Return the places of columns by what they mean."""
-    has = ", ".join(titles) or "none"
-    for field, column in named.items():
-        if column not in titles:
-            raise Misread("line 1", f"--map says that '{column}' is {field}, but the columns are: {has}")
-    found: dict[str, int] = {}
-    for field, others in FIELDS.items():
-        names = [named[field]] if field in named else [field, *others]
-        place = next((place for place, title in enumerate(titles) if title in names), None)
-        if place is not None:
-            found[field] = place
-    if "start" not in found:
-        raise Misread("line 1", f"no column says when; name it with --map date=start (the columns are: {has})")
-    if not {"input_tokens", "output_tokens", "cost_usd"} & set(found):
-        message = f"no column says what was used or what it cost; --map usd=cost_usd names one (there are: {has})"
-        raise Misread("line 1", message)
-    return found
-
-
-class _Row:
-    """One line of a csv: its cells by what they mean."""
-
-    def __init__(self, line: int, titles: list[str], cells: list[str], known: dict[str, int]) -> None:
-        if len(cells) != len(titles):
-            raise Misread(f"line {line}", f"it has {len(cells)} cells under {len(titles)} columns")
-        self._line = line
-        self._titles = titles
-        self._cells = cells
-        self._known = known
-
-    def text(self, field: str) -> str:
-        return self._cells[self._known[field]].strip() if field in self._known else ""
-
-    def place(self, field: str) -> str:
-        return f"line {self._line}, column '{self._titles[self._known[field]]}'"
-
-    def count(self, field: str) -> int:
-        text = self.text(field)
-        return _count(_without_thousands(text), self.place(field)) if text else 0
-
-
-def _csv_line(row: _Row, zone: tzinfo | None) -> Theirs:
-    start_us = _instant(row.text("start"), zone, row.place("start"))
-    end_us = _instant(row.text("end"), zone, row.place("end")) if row.text("end") else start_us + DAY_US
-    has_tokens = bool(row.text("input_tokens") or row.text("output_tokens"))
-    used = TokenUsage(
-        input_tokens=row.count("input_tokens"),
-        output_tokens=row.count("output_tokens"),
-        cached_input_tokens=row.count("cached_input_tokens"),
-    )
-    cost = row.text("cost_usd")
-    return Theirs(
-        start_us=start_us,
-        end_us=end_us,
-        model=row.text("model"),
-        request_id=row.text("request_id"),
-        requests=row.count("requests") if row.text("requests") else None,
-        usage=used if has_tokens else None,
-        cost_nanousd=_amount(_without_thousands(cost.removeprefix("$")), row.place("cost_usd")) if cost else None,
-    )
-
-
-def _without_thousands(text: str) -> str:
-    """Return a number without the commas between its thousands; any other comma stays, and is refused."""
-    return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
-
-
-# -- cells
-
-
-def _instant(text: str, zone: tzinfo | None, place: str) -> int:
-    try:
-        return int(text) * US_PER_S if text.isascii() and text.isdigit() else instant_of(text, zone)
-    except (ValueError, OverflowError):
-        message = f"'{_shown(text)}' is no instant; 2026-11-20, 2026-11-20T10:00:00Z or seconds since 1970 are"
-        raise Misread(place, message) from None
-
-
-def _count(value: Any, place: str) -> int:
-    try:
-        number = int(value or 0)
-    except (ValueError, TypeError):
-        number = -1
-    if not 0 <= number <= _COUNT_MAX:
-        raise Misread(place, f"'{_shown(value)}' is no count")
-    return number
-
-
-def _amount(text: str, place: str, divisor: int = 1) -> int:
-    try:
-        exact = Decimal(text) / divisor
-        if exact.is_finite() and abs(exact) < _USD_MAX:
-            return nanousd_of(exact)
-    except InvalidOperation:
-        pass
-    raise Misread(place, f"'{_shown(text)}' is no amount; write 1234.5678, with a point")
-
-
-def _shown(value: Any) -> str:
-    return clean_message(str(value))[:40]
-
-
-def nanousd_of(amount: Any) -> int:
-    """Return an amount in USD in nano-USD, half up."""
-    exact = Decimal(str(amount)) * NANOUSD_PER_USD
-    return int(exact.quantize(Decimal(1), rounding=ROUND_HALF_UP))
 
 
 def _together(lines: Iterable[Theirs]) -> list[Theirs]:

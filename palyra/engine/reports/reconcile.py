@@ -6,6 +6,7 @@ provider's buckets, by the start of the attempt. The amounts of all differences 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -15,7 +16,7 @@ import msgspec
 from palyra.decisions.corrections import Counted, counted_rows, known_cost, plus
 from palyra.decisions.pricing import cost_of
 from palyra.engine.questions import Answer
-from palyra.engine.reports.exports import Theirs
+from palyra.engine.reports.exports_cells import Theirs
 from palyra.events import attempts
 from palyra.events.base import Recorded
 from palyra.events.pricing import PriceEntry
@@ -29,6 +30,8 @@ Class = Literal[
 ]
 #: How near to an edge of the account a request may be in the next one: a bucket, or of single requests an hour.
 _HOUR_US = 3_600 * US_PER_S
+#: What a snapshot's name has behind that of its model: -2024-08-06, -20251001, -0613, -002, -latest.
+_SNAPSHOT = re.compile(r"-(\d{3,4}|\d{4}-?\d\d-?\d\d|latest)")
 #: Kept for each difference.
 _POSITIONS_MAX_COUNT = 100
 
@@ -209,7 +212,8 @@ class _Matcher:
     def match_buckets(self, theirs: Sequence[Theirs], ours: Sequence[Ours]) -> None:
         """Match a model's requests of a bucket with its line; what has no line is missing there."""
         left = list(ours)
-        for line in theirs:
+        # A line that names no model is about all that the others of its bucket leave.
+        for line in sorted(theirs, key=lambda line: not line.model):
             rows = [
                 row for row in left if line.start_us <= row.started_us < line.end_us and _is_model(row, line.model)
             ]
@@ -337,8 +341,12 @@ def _is_model(row: Ours, model: str) -> bool:
 
 
 def _is_named(model: str, names: tuple[str, ...]) -> bool:
-    """Whether a line is about a model; an account may name the snapshot that a name stood for."""
-    return model in names or any(model.startswith(f"{name}-") for name in names)
+    """Whether a line is about a model; one of both may name the snapshot that the other's name stood for."""
+    return model in names or any(_is_snapshot(model, name) or _is_snapshot(name, model) for name in names)
+
+
+def _is_snapshot(longer: str, name: str) -> bool:
+    return longer.startswith(name) and _SNAPSHOT.fullmatch(longer, len(name)) is not None
 
 
 def _tokens_of(usage: TokenUsage, like: TokenUsage) -> tuple[int, ...]:
