@@ -26,7 +26,7 @@ from palyra.engine.budgets import adopt_file_policies
 from palyra.engine.console.changes import Order
 from palyra.engine.console.config import ReloadAnswer
 from palyra.engine.content import ContentRules
-from palyra.engine.prices import make_price_list
+from palyra.engine.prices import PriceList, make_price_list
 from palyra.engine.runs import Runs
 from palyra.errors import ConfigInvalid, PalyraError
 from palyra.events.config import ConfigProblem
@@ -87,10 +87,10 @@ class Adoption:
             except ConfigInvalid as error:
                 await order.record(reject(order.core.state, problems_of(error)))
                 raise
-            return await self._adopt(order, merged.config, adoptable, merged.pending, prices._asdict())
+            return await self._adopt(order, merged.config, adoptable, merged.pending, prices)
 
     async def _adopt(
-        self, order: Order, config: Config, adoptable: Adoptable, pending: list[str], prices: dict[str, object]
+        self, order: Order, config: Config, adoptable: Adoptable, pending: list[str], prices: PriceList
     ) -> ReloadAnswer:
         state = order.core.state
         drafts = adopt(
@@ -105,7 +105,7 @@ class Adoption:
         )
         if drafts:
             noted = order.note(drafts)
-            order.note(adopt_prices(state, **prices))  # type: ignore[arg-type]
+            order.note(adopt_prices(state, **prices._asdict()))
             order.note(self._runs.cache.obey(state.catalog.registry))
             left = self._outside.adopt(config.model_provider.registry.providers)
             self.config = config
