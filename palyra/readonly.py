@@ -12,17 +12,17 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
+from palyra.adoption import limits_of
 from palyra.config.load import LoadedConfig
 from palyra.config.state import check_state_dir, find_state_dir
 from palyra.daemon.console import Console
 from palyra.daemon.doorkeeper import Doorkeeper
 from palyra.daemon.gateway import Gateway
 from palyra.daemon.logs import Log
-from palyra.daemon.request_lines import RequestLine
-from palyra.daemon.requests import GatewayLimits
 from palyra.daemon.server import Server
-from palyra.daemon.tls import hosts_of, tls_of
+from palyra.daemon.tls import tls_of
 from palyra.engine.access import Access
+from palyra.engine.clock import SystemClock
 from palyra.engine.console.frame import JournalFiles
 from palyra.engine.console.live import LiveSights
 from palyra.engine.console.past import ChildPast
@@ -36,6 +36,7 @@ from palyra.journal.memory import MemoryJournal
 from palyra.journal.reader import JournalReader
 from palyra.projections.state import State
 from palyra.redaction import Secret, hide_also
+from palyra.telling import Telling
 
 
 class ReadOnlyDaemon:
@@ -51,7 +52,7 @@ class ReadOnlyDaemon:
         self.journal_id = ""
         self.position = 0
         self.trouble = ""
-        self._log = log
+        self._tells = Telling(log, lambda: config, SystemClock())
         self._stack = contextlib.AsyncExitStack()
         #: What the journal says, as far as it can be folded: it knows who may ask.
         self._state = State()
@@ -75,7 +76,7 @@ class ReadOnlyDaemon:
         await asyncio.to_thread(self._look)
         self._finished = asyncio.get_running_loop().create_future()
         config = self.loaded.config
-        tls = tls_of(config.daemon, self._on_tls_trouble)
+        tls = tls_of(config.daemon, self._tells.of_tls)
         # The journal of an engine that never writes one.
         core = Core(MemoryJournal(journal_id=self.journal_id, now_us=0), self._state, is_read_only=True)
         self._stack.push_async_callback(core.stop)
@@ -84,18 +85,9 @@ class ReadOnlyDaemon:
             core=core,
             runs=Runs(core, _Nowhere()),
             access=access,
-            limits=GatewayLimits(
-                max_request_bytes=config.model_provider.max_request_bytes,
-                max_inflight_bytes=config.model_provider.max_inflight_bytes,
-                max_audio_bytes=config.model_provider.max_audio_bytes,
-                extra_hosts=hosts_of(config),
-                cors_origins=config.daemon.cors_origins,
-                trusted_proxies=config.daemon.trusted_proxies,
-                is_tls=tls is not None,
-                is_strict=tls is not None and bool(config.daemon.public_url),
-            ),
-            log=self._log_request,
-            on_bug=self._on_bug,
+            limits=limits_of(config, is_tls=tls is not None),
+            log=self._tells.of_request,
+            on_bug=self._tells.of_bug,
         )
         gateway.console = self._console(core, access, gateway)
         self.server = Server(
@@ -136,7 +128,7 @@ class ReadOnlyDaemon:
             feed=None,
             login_pages=None,
             is_draining=lambda: False,
-            on_bug=self._on_bug,
+            on_bug=self._tells.of_bug,
         )
 
     async def stop(self, reason: str = "operator", *, hurry: asyncio.Event | None = None) -> None:
@@ -151,18 +143,6 @@ class ReadOnlyDaemon:
             self._state = fold_file(self.paths.journal).state
         except PalyraError as error:
             self.trouble = str(error)
-
-    def _log_request(self, line: RequestLine) -> None:
-        if self._log is not None and self.loaded.config.observability.log_requests != "off":
-            self._log.request(line)
-
-    def _on_tls_trouble(self, message: str) -> None:
-        if self._log is not None:
-            self._log.error("tls_unusable", reason=message)
-
-    def _on_bug(self, run_id: str) -> None:
-        if self._log is not None:
-            self._log.error("internal_error", run_id=run_id, exc_info=True)
 
 
 class _Nowhere:

@@ -36,6 +36,7 @@ import palyra
 from palyra.app import Daemon
 from palyra.auth.keyfiles import witness_key
 from palyra.config.load import load_given
+from palyra.daemon.logs import Log
 from palyra.engine.replay import fold_file
 from palyra.errors import JournalUnwritable, PalyraError
 from palyra.journal.verify import verify
@@ -334,6 +335,23 @@ async def test_disk_that_is_full_at_the_start_is_named(tmp_path: Path) -> None:
         error = await start(disk / "state")
     assert (error.code, error.exit_code) == ("journal_unwritable", 7)
     assert "the disk is full" in str(error)
+
+
+@pytest.mark.parametrize(("which", "told"), [("all", [200, 503]), ("errors", [503]), ("off", [])])
+async def test_read_only_daemon_logs_what_is_wanted(tmp_path: Path, which: str, told: list[int]) -> None:
+    """Requests are in its log as they are in that of any daemon: all of them, those that failed, or none."""
+    state_dir, file = await used_state(tmp_path), tmp_path / "palyra.log"
+    given = {"daemon": {"port": 0, "state_dir": str(state_dir)}, "observability": {"log_requests": which}}
+    log = Log(log_format="json", file=file)
+    daemon = ReadOnlyDaemon(load_given(given, {"HOME": "/nowhere"}, {}), log=log)
+    await daemon.start()
+    async with aiohttp.ClientSession() as session:
+        for path in ("/healthz", "/nowhere"):
+            async with session.get(daemon.url + path) as answer:
+                await answer.read()
+    await daemon.stop()
+    log.close()
+    assert [json.loads(line)["status"] for line in file.read_text().splitlines()] == told
 
 
 async def test_read_only_daemon_wants_a_directory_and_a_port(tmp_path: Path) -> None:
