@@ -207,13 +207,13 @@ class Vault:
         with self._guard, _Disk():
             if self._db is None or self._meta is None:
                 return []
-            newest = {(row.scope, row.key): row for row in self._db.rows() if scope in (None, row.scope)}
+            newest = {(row.scope, row.key): row for row in self._db.index() if scope in (None, row.scope)}
             return [shown(row) for row in newest.values()]
 
     def revisions(self) -> list[SecretInfo]:
         """Return every revision that is stored."""
         with self._guard, _Disk():
-            return [] if self._db is None or self._meta is None else [shown(row) for row in self._db.rows()]
+            return [] if self._db is None or self._meta is None else [shown(row) for row in self._db.index()]
 
     def delete(self, ref: VaultRef, *, below: int | None = None) -> list[int]:
         """Delete a secret, or its revisions below one; return which were there."""

@@ -31,7 +31,8 @@ CREATE TABLE revision (
     sealed BLOB NOT NULL, PRIMARY KEY (scope, key, revision)
 ) STRICT, WITHOUT ROWID;
 """
-_COLUMNS = "scope, key, revision, kind, purpose, audience, profile_id, created_us, value_bytes, sealed"
+_PLAIN_COLUMNS = "scope, key, revision, kind, purpose, audience, profile_id, created_us, value_bytes"
+_COLUMNS = f"{_PLAIN_COLUMNS}, sealed"
 
 
 class VaultUnreadable(Exception):
@@ -83,26 +84,18 @@ class VaultDb:
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.execute("PRAGMA synchronous = EXTRA")
-            number = connection.execute("PRAGMA user_version").fetchone()[0]
-            if number > FORMAT:
-                raise VaultUnreadable(f"a newer release wrote it (format {number})")
         except sqlite3.Error as exc:
             connection.close()
             raise VaultUnreadable(f"it is no vault, or damaged ({exc})") from exc
-        except VaultUnreadable:
-            connection.close()
-            raise
         return cls(connection)
 
     @classmethod
-    def glance(cls, path: Path) -> Meta | None:
-        """Return what a file says of itself, as `meta` does, and change no byte; raises `VaultUnreadable`."""
+    def open_to_read(cls, path: Path) -> VaultDb:
+        """Open a file that exists and change no byte of it; raises `VaultUnreadable`."""
         try:
-            connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+            return cls(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True))
         except sqlite3.Error as exc:
             raise VaultUnreadable(f"it cannot be opened ({exc})") from exc
-        with contextlib.closing(connection):
-            return cls(connection).meta()
 
     @classmethod
     def make(cls, path: Path | None) -> VaultDb:
@@ -129,7 +122,10 @@ class VaultDb:
     def meta(self) -> Meta | None:
         """Return what the vault says of itself, None for an empty file; raises `VaultUnreadable`."""
         try:
-            if not self._connection.execute("PRAGMA user_version").fetchone()[0]:
+            number = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if number > FORMAT:
+                raise VaultUnreadable(f"a newer release wrote it (format {number})")
+            if not number:
                 if self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
                     raise VaultUnreadable("it is a database of something else")
                 return None
@@ -161,7 +157,14 @@ class VaultDb:
 
     def rows(self) -> list[Row]:
         """Return every revision, by reference and revision."""
-        found = self._connection.execute(f"SELECT {_COLUMNS} FROM revision ORDER BY scope, key, revision")
+        return self._rows(_COLUMNS)
+
+    def index(self) -> list[Row]:
+        """Return every revision without what is sealed in it."""
+        return self._rows(f"{_PLAIN_COLUMNS}, x''")
+
+    def _rows(self, columns: str) -> list[Row]:
+        found = self._connection.execute(f"SELECT {columns} FROM revision ORDER BY scope, key, revision")
         return [_row(each) for each in found]
 
     def row(self, scope: str, key: str, revision: int) -> Row | None:

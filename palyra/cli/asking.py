@@ -24,6 +24,7 @@ from palyra.engine.console.file import ask_file
 from palyra.engine.console.frame import Items, JournalFiles, ListParams, Params, Question, Told
 from palyra.engine.questions import Answer as Found
 from palyra.journal.lock import LockState, read_lock
+from palyra.projections.state import State
 
 FoundT = TypeVar("FoundT", bound=Found)
 ItemT = TypeVar("ItemT")
@@ -43,6 +44,7 @@ class Asked(NamedTuple, Generic[FoundT]):
     #: When it was asked, which for an answer about the past is not its now.
     asked_us: int
     is_past: bool
+    notices: Sequence[Notice] = ()
 
     @property
     def now_us(self) -> int:
@@ -51,6 +53,7 @@ class Asked(NamedTuple, Generic[FoundT]):
 
     def answer(self, show: Callable[[Page], None], *, warnings: Sequence[Notice] = ()) -> Answer:
         """Return it as the answer of a command."""
+        warnings = [*self.notices, *warnings]
         if self.is_past and self.at.position == 0:
             warnings = [*warnings, Notice(code="before_first_event", message="The journal had no event yet.")]
         return Answer(self.data, show, self.at, self.origin, warnings, is_past=self.is_past)
@@ -78,6 +81,15 @@ def ask(call: Call, question: Question[ParamsT, FoundT], params: ParamsT) -> Ask
                 if is_wanted:
                     raise
     journal = file_of_journal(call.paths)
+    notices: list[Notice] = []
+
+    def see(state: State) -> None:
+        from palyra.engine.vault_looks import see_vault
+
+        found = see_vault(state, call.paths, now_us)
+        notices.extend([] if found is None else [Notice(code=found.code, message=found.message)])
+
+    is_unseen = question.tells_of_secrets and call.as_of is None and not lock.is_locked
     with Progress() as progress:
         told = ask_file(
             question,
@@ -88,8 +100,9 @@ def ask(call: Call, question: Question[ParamsT, FoundT], params: ParamsT) -> Ask
             zone=zone,
             now_us=now_us,
             progress=progress,
+            see=see if is_unseen else None,
         )
-    return _asked(call, question, told, "journal_file", origin_of(lock), now_us)
+    return _asked(call, question, told, "journal_file", origin_of(lock), now_us)._replace(notices=notices)
 
 
 def zone_name(call: Call) -> str:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from palyra.cli.command import Call, Group
-from palyra.cli.frame import Answer, Notice
+from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled
 from palyra.cli.render import ago, count
 from palyra.cli.secret_input import read_secret, secret_options
 from palyra.errors import PalyraError
 
 if TYPE_CHECKING:
-    from palyra.cli.asking import Asked
-    from palyra.engine.console.vault import VaultCondition, VaultStatusAnswer
+    from palyra.engine.console.vault import VaultStatusAnswer
 
 _WORDS = {
     "vault_missing": "the journal names secrets, but there is no vault; put vault.db back",
@@ -26,8 +24,6 @@ _WORDS = {
     "secret_damaged": "it does not open; put it again",
     "dangling_ref": "the vault lacks it; put it again",
 }
-
-_CONDITIONS: dict[str, VaultCondition] = {"vault_missing": "missing", "vault_unreadable": "unreadable"}
 
 
 @click.group(
@@ -58,23 +54,7 @@ def status(call: Call) -> Answer:
     from palyra.engine.console.vault import VaultStatusParams
 
     asked = ask(call, VAULT_STATUS, VaultStatusParams())
-    if asked.at.source == "daemon" or asked.is_past:
-        return asked.answer(lambda page: _show_status(page, asked.found))
-    asked, warnings = _looked_at(call, asked)
-    return asked.answer(lambda page: _show_status(page, asked.found), warnings=warnings)
-
-
-def _looked_at(call: Call, asked: Asked[VaultStatusAnswer]) -> tuple[Asked[VaultStatusAnswer], list[Notice]]:
-    """Return what the journal knows beside what is there: nobody runs who would have recorded what is lost."""
-    from palyra.auth.glance import lack_of
-
-    found = asked.found
-    lack = lack_of(call.paths.vault, call.paths.vault_key) if found.state == "open" else None
-    if lack is None or (lack.code == "vault_missing" and not found.secrets_count):
-        return asked, []
-    state = _CONDITIONS.get(lack.code, "locked")
-    seen = asked._replace(found=msgspec.structs.replace(found, state=state), data={**asked.data, "state": state})
-    return seen, [Notice(code=lack.code, message=lack.reason)]
+    return asked.answer(lambda page: _show_status(page, asked.found))
 
 
 @vault.command(
@@ -144,11 +124,9 @@ def put(call: Call, ref: str, audience: str | None, if_revision: int | None, **s
     from palyra.decisions.vault import read_vault_ref
     from palyra.engine.console.table import VAULT_SECRET_PUT
     from palyra.engine.console.vault import PutSecretParams
-    from palyra.errors import Refusal, Refused
+    from palyra.errors import or_refuse
 
-    checked = read_vault_ref(ref)
-    if isinstance(checked, Refusal):  # before anybody is asked for anything
-        raise Refused(checked)
+    checked = or_refuse(read_vault_ref(ref))  # before anybody is asked for anything
     secret = read_secret(f"Secret for {checked}", **source)
     params = PutSecretParams(ref=ref, value=secret.reveal(), audience=audience, if_revision=if_revision)
     done = change(call, VAULT_SECRET_PUT, params)

@@ -162,6 +162,16 @@ def reconcile(state: State, look: VaultLook) -> Reconciliation:
     return Reconciliation(drafts + _damage_drafts(state, [*damage, *dangling]), leftovers)
 
 
+def unrecorded_damage(state: State, look: VaultLook) -> list[VaultDamageFound]:
+    """Return how a look from outside differs from what is recorded: what the next start would find, and find gone.
+
+    Nothing was opened, so what is known of secrets that do not open is taken as it is.
+    """
+    unopened = [(code, ref) for code, ref in _recorded_damage(state) if code == "secret_damaged"]
+    look = msgspec.structs.replace(look, damage=[*look.damage, *unopened])
+    return [draft.body for draft in reconcile(state, look).drafts if isinstance(draft.body, VaultDamageFound)]
+
+
 def _renewed(state: State, adopted: Mapping[str, Held]) -> list[Draft]:
     """Return the facts of tokens that were renewed right before a crash. Each lives as long as the one before."""
     drafts = []

@@ -13,15 +13,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
 from palyra.auth.keysource import KeySourceName
-from palyra.auth.sealed import Opened, SecretInfo, SecretValue, Stored
+from palyra.auth.sealed import Opened, SecretValue, Stored
 from palyra.auth.vault import Damage, Vault, VaultFiles
 from palyra.config.state import StatePaths
 from palyra.config.tree import VaultConfig
 from palyra.decisions.vault import (
     DamageCode,
-    Held,
     Reconciliation,
-    VaultLook,
     VaultRef,
     kept_below,
     read_vault_ref,
@@ -29,7 +27,8 @@ from palyra.decisions.vault import (
     stored_fact,
 )
 from palyra.engine.core import Core
-from palyra.errors import JournalUnwritable, Refusal, Refused, VaultError
+from palyra.engine.vault_looks import held_as, look_at
+from palyra.errors import JournalUnwritable, VaultError, or_refuse
 from palyra.events.base import Draft
 from palyra.events.vault import VaultCreated, VaultRekeyed, VaultSecretDeleted
 from palyra.limits import COMMIT_MAX_COUNT
@@ -122,7 +121,7 @@ class VaultKeeper:
             raise VaultError(message, hint="put vault.db back", code="vault_unreadable")
         stored = await asyncio.to_thread(work, above=known.last_revisions.get(str(ref), 0))
         try:
-            fact = stored_fact(_held(stored.info, stored.key_fingerprint), reason)
+            fact = stored_fact(held_as(stored.info, stored.key_fingerprint), reason)
             drafts = [*self._made(), Draft(STREAM, fact), *then(stored)]
             await record(drafts)
         except BaseException as error:
@@ -222,35 +221,6 @@ def open_vault(paths: StatePaths, settings: VaultConfig) -> Vault:
     )
 
 
-def look_at(vault: Vault) -> VaultLook:
-    """Open everything and return what is there. Waits for the disk."""
-    damage = vault.verify()
-    broken = {each.ref for each in damage}
-    if "" in broken:
-        return VaultLook(vault_id=vault.vault_id, key_source=vault.key_source, damage=damage)
-    held = [
-        _held(info, "" if info.ref in broken else vault.get(ref_of(info.ref), info.revision).key_fingerprint)
-        for info in vault.revisions()
-    ]
-    return VaultLook(vault_id=vault.vault_id, key_source=vault.key_source, held=held, damage=damage)
-
-
 def ref_of(text: str) -> VaultRef:
     """Return the reference that a text spells; raises `Refused` (`invalid_vault_ref`)."""
-    ref = read_vault_ref(text)
-    if isinstance(ref, Refusal):
-        raise Refused(ref)
-    return ref
-
-
-def _held(info: SecretInfo, key_fingerprint: str) -> Held:
-    return Held(
-        ref=info.ref,
-        revision=info.revision,
-        kind=info.kind,
-        key_fingerprint=key_fingerprint,
-        value_bytes=info.value_bytes,
-        purpose=info.purpose,
-        audience=info.audience,
-        created_us=info.created_us,
-    )
+    return or_refuse(read_vault_ref(text))

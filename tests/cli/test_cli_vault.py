@@ -151,11 +151,59 @@ def test_a_loss_shows_before_anybody_recorded_it(day: Cli, loss: str, code: str,
     shown = day("vault", "status")
     assert shown.err.startswith("warning: ")
     assert re.search(rf"^vault +{state}$", shown.out, re.M)
+    listed = day("vault", "list", "--json")
+    presence = "locked" if state == "locked" else "missing"
+    assert [one["presence"] for one in listed.data["items"]] == [presence]
+    assert [one["code"] for one in listed.document["warnings"]] == [code]
+    assert day("auth", "health", "--json").data["vault"]["state"] == state
     assert sorted(path.name for path in day.state_dir.iterdir()) == before
     assert day("vault", "status", "--as-of", str(head), "--json").data["state"] == "open"
     assert day("vault", "verify").status == 7
     known = day("vault", "status", "--json").data
     assert (known["state"], [one["code"] for one in known["findings"]]) == (state, [code])
+
+
+def test_what_is_well_again_shows_before_anybody_recorded_it(day: Cli) -> None:
+    """The journal says that the vault is locked until somebody looks; whoever asks is told what is so now."""
+    day("vault", "put", "global/a", "--env", "K", environ={"K": VALUE})
+    key = day.state_dir / "vault.key"
+    key.rename(day.state_dir / "elsewhere")
+    assert day("vault", "verify").status == 7
+    locked = day("vault", "status", "--json")
+    assert (locked.data["state"], locked.document["warnings"]) == ("locked", [])
+    (day.state_dir / "elsewhere").rename(key)
+    mended = day("vault", "status", "--json")
+    assert (mended.data["state"], mended.data["findings"]) == ("open", [])
+    assert [one["code"] for one in mended.document["warnings"]] == ["vault_mended"]
+    assert [one["presence"] for one in day("vault", "list", "--json").data["items"]] == ["present"]
+    assert day("vault", "verify").status == 0
+    assert day("vault", "status", "--json").document["warnings"] == []
+
+
+def test_a_key_file_that_others_can_read_is_told_by_reading_commands(day: Cli) -> None:
+    """Nobody opens the vault with it, so it is locked; what helps is in the message."""
+    day("vault", "put", "global/a", "--env", "K", environ={"K": VALUE})
+    (day.state_dir / "vault.key").chmod(0o640)
+    ran = day("vault", "list")
+    assert (ran.status, "locked" in ran.out, "0640" in ran.err) == (0, True, True)
+
+
+def test_a_secret_that_the_vault_has_lost_shows_as_missing(day: Cli) -> None:
+    """A vault from a copy lacks what was put since, and holds what was deleted: the list says what can be had."""
+    day("vault", "put", "global/a", "--env", "K", environ={"K": VALUE})
+    old = (day.state_dir / "vault.db").read_bytes()
+    day("vault", "put", "global/b", "--env", "K", environ={"K": VALUE})
+    (day.state_dir / "vault.db").write_bytes(old)
+    listed = day("vault", "list", "--json")
+    assert {one["ref"]: one["presence"] for one in listed.data["items"]} == {
+        "global/a": "present",
+        "global/b": "missing",
+    }
+    assert [one["code"] for one in listed.document["warnings"]] == ["dangling_ref"]
+    assert "global/b" in day("vault", "list").err
+    assert day("vault", "verify").status == 7
+    known = day("vault", "list", "--json")
+    assert (known.data["items"], known.document["warnings"]) == (listed.data["items"], [])
 
 
 def test_a_key_that_a_crash_left_to_come_fits(day: Cli) -> None:

@@ -18,6 +18,7 @@ from palyra.decisions.vault import (
     read_vault_ref,
     reconcile,
     refuse_by_hand,
+    unrecorded_damage,
 )
 from palyra.errors import Refusal
 from palyra.events.auth import AuthProfileConnected, AuthProfileRefreshed
@@ -291,3 +292,16 @@ def test_damage_that_is_mended_is_damage_no_more() -> None:
     assert (
         told(CREATED, stored(1, TOKENS), found, msgspec.structs.replace(found, is_mended=True)).vault.damage == {}
     )
+
+
+def test_a_look_from_outside_says_what_the_next_start_would_find() -> None:
+    """What was lost and what is back; whether a single secret opens does not show, so what is known of it stays."""
+    damaged = VaultDamageFound(code="secret_damaged", ref=REF)
+    known = told(CREATED, stored(1), stored(1, "global/b"), damaged)
+    assert unrecorded_damage(known, look(held(1), held(1, "global/b"))) == []
+    assert unrecorded_damage(known, look(held(1))) == [VaultDamageFound(code="dangling_ref", ref="global/b")]
+    gone = VaultDamageFound(code="vault_missing", ref="")
+    assert unrecorded_damage(known, look(vault_id="")) == [gone]
+    evolve(known, Recorded(9, "vault", 9, 9, "x", "", 0, "", gone))
+    back = VaultDamageFound(code="vault_missing", ref="", is_mended=True)
+    assert unrecorded_damage(known, look(held(1), held(1, "global/b"))) == [back]

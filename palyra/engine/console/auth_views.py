@@ -15,6 +15,7 @@ from palyra.decisions.credentials import (
 )
 from palyra.engine.console.frame import Items, ListParams, Params, Sight
 from palyra.engine.console.pages import page_of
+from palyra.engine.console.vault import VaultCondition, condition_of
 from palyra.engine.questions import Answer
 from palyra.errors import Refusal, Refused
 from palyra.events.registry import ProviderEntry
@@ -116,7 +117,7 @@ class HealthParams(Params, frozen=True, kw_only=True):
 class VaultBrief(msgspec.Struct, frozen=True, kw_only=True):
     """Whether secrets can be read at all."""
 
-    state: str
+    state: VaultCondition
     key_source: str
 
 
@@ -218,9 +219,7 @@ def health(sight: Sight, params: HealthParams) -> HealthAnswer:
         summary[one.health] += 1
         summary["total"] += 1
         expiry[_bucket(one, sight.now_us)] += 1
-    known = sight.state.vault
-    condition = "damaged" if known.damage else "open" if known.vault_id else "empty"
-    vault = VaultBrief(state=condition, key_source=known.key_source)
+    vault = VaultBrief(state=condition_of(sight.state), key_source=sight.state.vault.key_source)
     return HealthAnswer(summary=summary, expiry=expiry, profiles=views, vault=vault)
 
 

@@ -27,12 +27,14 @@ def ask_file(
     zone: str,
     now_us: int,
     progress: Callable[[str, int, int], None] | None = None,
+    see: Callable[[State], None] | None = None,
 ) -> Told:
     """Return what a question is answered at a moment (`--as-of`; None: the head, now).
 
-    `lock` says who writes the journal now. Raises `PalyraError`.
+    `lock` says who writes the journal now; `see` puts into the state what shows by now and nobody has recorded.
+    Raises `PalyraError`.
     """
-    looking = sight_of_file(files=files, lock=lock, at=at, zone=zone, now_us=now_us, progress=progress)
+    looking = sight_of_file(files=files, lock=lock, at=at, zone=zone, now_us=now_us, progress=progress, see=see)
     with looking as sight:
         return ask(question, sight, params)
 
@@ -46,6 +48,7 @@ def sight_of_file(
     zone: str,
     now_us: int,
     progress: Callable[[str, int, int], None] | None = None,
+    see: Callable[[State], None] | None = None,
 ) -> Iterator[Sight]:
     """Give a journal file as it was at a moment, open as long as it is looked at; raises `PalyraError`.
 
@@ -62,7 +65,10 @@ def sight_of_file(
     folding, reading = (progress and partial(progress, label) for label in ("folding", "reading"))
 
     def fold(upto: int) -> State:
-        return fold_file(files.path, upto=upto, progress=folding).state
+        state = fold_file(files.path, upto=upto, progress=folding).state
+        if see is not None and upto == position:
+            see(state)
+        return state
 
     with JournalReader(files.path, upto=position) as rows:
         yield Sight(

@@ -151,6 +151,8 @@ class Question(NamedTuple, Generic[ParamsT, AnswerT]):
     own: str = ""
     #: POST where what is asked stands in a body, too long or too private for an address; nothing is changed.
     method: Literal["GET", "POST"] = "GET"
+    #: It says whether secrets can be had: where nobody runs who would have recorded that, the vault is looked at.
+    tells_of_secrets: bool = False
 
 
 class Written(NamedTuple):

@@ -73,13 +73,23 @@ AUTH_AUDIT = frame.Question(
     source="rows",
 )
 AUTH_HEALTH = frame.Question(
-    "auth/health", auth_views.HealthParams, auth_views.HealthAnswer, auth_views.health, scope="secrets:write"
+    "auth/health",
+    auth_views.HealthParams,
+    auth_views.HealthAnswer,
+    auth_views.health,
+    scope="secrets:write",
+    tells_of_secrets=True,
 )
 AUTH_ORDER = frame.Question(
     "auth/profile-order", auth_views.OrderParams, auth_views.OrderView, auth_views.order, scope="secrets:write"
 )
 AUTH_PROFILE = frame.Question(
-    "auth/profiles/{id}", auth_views.ProfileParams, auth_views.ProfileView, auth_views.profile, "secrets:write"
+    "auth/profiles/{id}",
+    auth_views.ProfileParams,
+    auth_views.ProfileView,
+    auth_views.profile,
+    "secrets:write",
+    tells_of_secrets=True,
 )
 AUTH_PROFILES = frame.Question(
     "auth/profiles",
@@ -87,6 +97,7 @@ AUTH_PROFILES = frame.Question(
     frame.Items[auth_views.ProfileView],
     auth_views.profiles,
     scope="secrets:write",
+    tells_of_secrets=True,
 )
 AUTH_PROVIDER = frame.Question(
     "auth/providers/{provider}",
@@ -102,6 +113,7 @@ AUTH_EXPLAIN = frame.Question(
     auth_views.explain,
     scope="secrets:write",
     method="POST",
+    tells_of_secrets=True,
 )
 BUDGETS = frame.Question(
     "budgets", budgets.BudgetsParams, BudgetsAnswer, budgets.budgets, scope="usage:read", own="principal_id"
@@ -160,12 +172,12 @@ JOURNAL_STATUS = frame.Question(
 )
 KEYS = frame.Question("keys", keys.KeysParams, frame.Items[keys.KeyView], keys.keys, scope="keys:manage")
 KEY = frame.Question("keys/{key}", keys.KeyParams, keys.KeyView, keys.key, scope="keys:manage")
-MODELS = frame.Question("models", models.ModelsParams, ModelsAnswer, models.models)
+MODELS = frame.Question("models", models.ModelsParams, ModelsAnswer, models.models, tells_of_secrets=True)
 PRICING = frame.Question("pricing", pricing.PricingParams, PricingAnswer, pricing.pricing, scope="usage:read")
 PRICING_DIFF = frame.Question(
     "pricing/diff", pricing.DiffParams, PriceDiffAnswer, pricing.diff, scope="usage:read", source="rows"
 )
-MODELS_PLAN = frame.Question("models/plan", models.PlanParams, PlanAnswer, models.plan)
+MODELS_PLAN = frame.Question("models/plan", models.PlanParams, PlanAnswer, models.plan, tells_of_secrets=True)
 ROUTING = frame.Question(
     "routing", routing.RoutingParams, routing.RoutingAnswer, routing.routing, scope="usage:read"
 )
@@ -174,7 +186,7 @@ RUN = frame.Question("runs/{run}", runs.RunParams, RunReport, runs.run, source="
 RUN_EXPLAIN = frame.Question(
     "runs/{run}/explain", runs.ExplainParams, runs.ExplainAnswer, runs.explain, source="rows"
 )
-STATUS = frame.Question("status", status.StatusParams, StatusAnswer, status.status)
+STATUS = frame.Question("status", status.StatusParams, StatusAnswer, status.status, tells_of_secrets=True)
 USAGE_EXPLAIN = frame.Question(
     "usage/explain",
     supposing.ExplainParams,
@@ -261,9 +273,16 @@ USAGE_GROUPS = {
     for name in ("agent", "key", "model", "principal", "provider", "session")
 }
 VAULT_SECRETS = frame.Question(
-    "vault/secrets", vault.SecretsParams, frame.Items[vault.SecretAnswer], vault.secrets, scope="secrets:write"
+    "vault/secrets",
+    vault.SecretsParams,
+    frame.Items[vault.SecretAnswer],
+    vault.secrets,
+    scope="secrets:write",
+    tells_of_secrets=True,
 )
-VAULT_STATUS = frame.Question("vault/status", vault.VaultStatusParams, vault.VaultStatusAnswer, vault.status)
+VAULT_STATUS = frame.Question(
+    "vault/status", vault.VaultStatusParams, vault.VaultStatusAnswer, vault.status, tells_of_secrets=True
+)
 
 QUESTIONS: tuple[frame.Question[Any, Any], ...] = (
     ALERTS,

@@ -5,7 +5,6 @@ What is asked is answered from the journal, so it can be asked about the past an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from palyra.auth.keysource import KeySourceName
@@ -182,16 +181,17 @@ def _by_hand(text: str) -> VaultRef:
 
 def _status(state: State) -> VaultStatusAnswer:
     known = state.vault
-    findings = [_finding(name, found_us) for name, found_us in sorted(known.damage.items())]
     return VaultStatusAnswer(
-        state=_condition(state, [finding.code for finding in findings if finding.ref is None]),
+        state=condition_of(state),
         key_source=known.key_source,
         secrets_count=len(known.secrets),
-        findings=findings,
+        findings=[_finding(name, found_us) for name, found_us in sorted(known.damage.items())],
     )
 
 
-def _condition(state: State, codes: Sequence[str]) -> VaultCondition:
+def condition_of(state: State) -> VaultCondition:
+    """Return how the vault as a whole does; single secrets that do not open are no matter of it."""
+    codes = [code for code, _, ref in (name.partition("|") for name in state.vault.damage) if not ref]
     if "vault_missing" in codes:
         return "missing"
     if "vault_unreadable" in codes:
