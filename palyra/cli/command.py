@@ -140,7 +140,8 @@ class Command(Helped):
         super().__init__(*arguments, **options)
         self.examples = examples
         self.exits = exits
-        #: What it does that nobody can take back; whoever calls it is asked first.
+        #: What is lost by it for good, with nothing in its place; whoever calls it is asked first. What is replaced,
+        #: moved aside, or only out of force is not lost.
         self.destroys = destroys
         if destroys:
             self.params.append(click.Option(["--yes", "is_sure"], is_flag=True, help="Do not ask."))
@@ -182,7 +183,11 @@ def make_sure(consequence: str) -> None:
     if not sys.stdin.isatty():
         raise PalyraError(consequence, hint=hint, code="usage_error")
     click.echo(consequence, err=True)
-    if not click.confirm("Is it meant?", err=True):
+    try:
+        is_meant = click.confirm("Is it meant?", err=True)
+    except click.Abort:
+        is_meant = False
+    if not is_meant:
         raise PalyraError("Nothing was done.", hint=hint, code="usage_error")
 
 

@@ -1,10 +1,12 @@
-"""`palyra auth login`, `attempts` and `refresh`: credentials that a person gets by logging in at a provider."""
+"""`palyra auth login` and `attempts`: credentials that a person gets by logging in at a provider."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 import webbrowser
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +15,8 @@ from palyra.cli.command import Call, Command
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled
 from palyra.cli.render import ago, instant
-from palyra.errors import PalyraError
+from palyra.cli.secret_input import ask_hidden
+from palyra.errors import PalyraError, Refused
 
 if TYPE_CHECKING:
     from palyra.cli.asking import Asked
@@ -72,7 +75,8 @@ def login(
         started = change(call, AUTH_LOGIN, params)
     for warning in started.found.warnings:
         _say(warning)
-    ended = _paste(call, started.found) if is_pasted else _wait(call, started.found, is_quiet)
+    with _given_up(call, started.found):
+        ended = _paste(call, started.found) if is_pasted else _wait(call, started.found, is_quiet)
     answer = ended.answer(lambda page: _show(page, ended.found))
     if ended.found.state == "completed":
         return answer
@@ -85,23 +89,43 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
+@contextlib.contextmanager
+def _given_up(call: Call, started: StartedAnswer) -> Iterator[None]:
+    """Cancel a login whose command ends before it: nobody would finish it, and only so many may be open."""
+    from palyra.cli.asking import change
+    from palyra.engine.console.oauth import AttemptParams
+    from palyra.engine.console.table import AUTH_LOGIN_CANCEL
+
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(PalyraError):
+            change(call, AUTH_LOGIN_CANCEL, AttemptParams(id=started.attempt_id))
+        raise
+
+
 def _paste(call: Call, started: StartedAnswer) -> Asked[AttemptView]:
+    """Take the address that a person ended at; whoever pastes a wrong one at a terminal is asked again."""
     from palyra.cli.asking import change
     from palyra.engine.console.oauth import CompleteParams
     from palyra.engine.console.table import AUTH_LOGIN_COMPLETE
 
     _say(f"Open this address in any browser and log in:\n\n{started.authorize_url}\n")
     _say(f"It ends at an address that begins with {started.redirect_uri}; that page need not open. Paste it here.")
-    if sys.stdin.isatty():
-        import getpass
-
-        address = getpass.getpass("Address: ")
-    else:
-        address = sys.stdin.readline(_ADDRESS_MAX_CHARS)
-    if not address.strip():
-        raise PalyraError("No address was given.", hint="palyra auth attempts shows the login", code="usage_error")
-    params = CompleteParams(attempt_id=started.attempt_id, redirect_url=address.strip())
-    return change(call, AUTH_LOGIN_COMPLETE, params)
+    while True:
+        is_asked = sys.stdin.isatty()
+        address = ask_hidden("Address") if is_asked else sys.stdin.readline(_ADDRESS_MAX_CHARS)
+        if not address.strip():
+            raise PalyraError(
+                "No address was given.", hint="palyra auth login starts another one", code="usage_error"
+            )
+        params = CompleteParams(attempt_id=started.attempt_id, redirect_url=address.strip())
+        try:
+            return change(call, AUTH_LOGIN_COMPLETE, params)
+        except Refused as refused:
+            if not is_asked or refused.refusal.param != "redirect_url":
+                raise
+            _say(str(refused))
 
 
 def _wait(call: Call, started: StartedAnswer, is_quiet: bool) -> Asked[AttemptView]:
@@ -164,30 +188,3 @@ def attempts(call: Call) -> Answer:
         page.table([Column(name, is_cut=name == "LOGIN") for name in names], rows)
 
     return asked.answer(show)
-
-
-@click.command(
-    "refresh",
-    cls=Command,
-    examples=[
-        ("palyra auth refresh work-k3d9zz", "get a new token now"),
-        ("palyra auth refresh work-k3d9zz --json", "the same for a program"),
-    ],
-    exits=_EXITS,
-    is_change=True,
-)
-@click.argument("profile", metavar="ID")
-def refresh(call: Call, profile: str) -> Answer:
-    """Renew a profile's token now; the daemon does so by itself before one ends."""
-    from palyra.cli.asking import change
-    from palyra.engine.console.auth import ProfileParams
-    from palyra.engine.console.table import AUTH_REFRESH
-
-    done = change(call, AUTH_REFRESH, ProfileParams(id=profile))
-    found = done.found
-
-    def show(page: Page) -> None:
-        page.line(Styled(found.profile_id, "bold"), f" of {found.provider} · ", Styled(found.state, "good"))
-        page.line(found.message)
-
-    return done.answer(show)

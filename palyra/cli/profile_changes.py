@@ -87,23 +87,59 @@ def _show_result(page: Page, found: ActionResult) -> None:
         page.line(Styled(warning, "warn"))
 
 
-@click.command(
-    "validate",
-    cls=Command,
-    examples=[
-        ("palyra auth validate work-openai", "ask the provider whether it takes the key"),
-        ("palyra auth validate work-openai --json", "the same for a program"),
-    ],
-    exits=_EXITS,
-    is_change=True,
-)
-@click.argument("profile", metavar="ID")
-def validate(call: Call, profile: str) -> Answer:
-    """Ask the provider whether it takes a profile's key; that costs nothing, and ends a failure if it does."""
-    from palyra.engine.console.auth import ProfileParams
-    from palyra.engine.console.table import AUTH_VALIDATE
+def of_one(path: str, change: str, help_: str, first: str) -> click.Command:
+    """Return the command `palyra auth <path> ID`, which has one change of the table made of one profile.
 
-    return change_profile(call, AUTH_VALIDATE, ProfileParams(id=profile))
+    `first` says what its first example does.
+    """
+
+    @click.command(
+        path.rpartition(" ")[2],
+        cls=Command,
+        help=help_,
+        examples=[
+            (f"palyra auth {path} work-openai", first),
+            (f"palyra auth {path} work-openai --json", "the same for a program"),
+        ],
+        exits=_EXITS,
+        is_change=True,
+    )
+    @click.argument("profile", metavar="ID")
+    def command(call: Call, profile: str) -> Answer:
+        from palyra.engine.console import table
+        from palyra.engine.console.auth import ProfileParams
+
+        return change_profile(call, getattr(table, change), ProfileParams(id=profile))
+
+    return command
+
+
+validate = of_one(
+    "validate",
+    "AUTH_VALIDATE",
+    "Ask the provider whether it takes a profile's key; that costs nothing, and ends a failure if it does.",
+    "ask the provider whether it takes the key",
+)
+default = of_one(
+    "default",
+    "AUTH_DEFAULT",
+    "Try a profile before the others of its provider and scope.",
+    "try it before the others",
+)
+disable = of_one("disable", "AUTH_DISABLE", "Let a profile rest until it is enabled.", "let it rest")
+enable = of_one("enable", "AUTH_ENABLE", "Use a profile again.", "use it again")
+refresh = of_one(
+    "refresh",
+    "AUTH_REFRESH",
+    "Renew a profile's token now; the daemon does so by itself before one ends.",
+    "get a new token now",
+)
+clear_cooldown = of_one(
+    "cooldown clear",
+    "AUTH_COOLDOWN_CLEAR",
+    "End every pause of a credential; a failure stays.",
+    "use it now; a failure stays",
+)
 
 
 @click.command(
@@ -145,63 +181,6 @@ def rebind(call: Call, profile: str, provider: str) -> Answer:
     from palyra.engine.console.table import AUTH_REBIND
 
     return change_profile(call, AUTH_REBIND, RebindParams(id=profile, provider_id=provider))
-
-
-@click.command(
-    "default",
-    cls=Command,
-    examples=[
-        ("palyra auth default work-openai", "try it before the others"),
-        ("palyra auth default work-openai --json", "the same for a program"),
-    ],
-    exits=_EXITS,
-    is_change=True,
-)
-@click.argument("profile", metavar="ID")
-def default(call: Call, profile: str) -> Answer:
-    """Try a profile before the others of its provider and scope."""
-    from palyra.engine.console.auth import ProfileParams
-    from palyra.engine.console.table import AUTH_DEFAULT
-
-    return change_profile(call, AUTH_DEFAULT, ProfileParams(id=profile))
-
-
-@click.command(
-    "disable",
-    cls=Command,
-    examples=[
-        ("palyra auth disable work-openai", "let it rest"),
-        ("palyra auth disable work-openai --json", "the same for a program"),
-    ],
-    exits=_EXITS,
-    is_change=True,
-)
-@click.argument("profile", metavar="ID")
-def disable(call: Call, profile: str) -> Answer:
-    """Let a profile rest until it is enabled."""
-    from palyra.engine.console.auth import ProfileParams
-    from palyra.engine.console.table import AUTH_DISABLE
-
-    return change_profile(call, AUTH_DISABLE, ProfileParams(id=profile))
-
-
-@click.command(
-    "enable",
-    cls=Command,
-    examples=[
-        ("palyra auth enable work-openai", "use it again"),
-        ("palyra auth enable work-openai --json", "the same for a program"),
-    ],
-    exits=_EXITS,
-    is_change=True,
-)
-@click.argument("profile", metavar="ID")
-def enable(call: Call, profile: str) -> Answer:
-    """Use a profile again."""
-    from palyra.engine.console.auth import ProfileParams
-    from palyra.engine.console.table import AUTH_ENABLE
-
-    return change_profile(call, AUTH_ENABLE, ProfileParams(id=profile))
 
 
 @click.command(

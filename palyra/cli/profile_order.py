@@ -9,7 +9,7 @@ import click
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer
 from palyra.cli.page import Page, Styled
-from palyra.cli.profile_changes import change_profile, scope_of
+from palyra.cli.profile_changes import clear_cooldown, scope_of
 
 if TYPE_CHECKING:
     from palyra.engine.console.auth_views import OrderView
@@ -103,19 +103,4 @@ def cooldown() -> None:
     """End the pauses of a credential."""
 
 
-@cooldown.command(
-    "clear",
-    examples=[
-        ("palyra auth cooldown clear work-openai", "use it now; a failure stays"),
-        ("palyra auth cooldown clear work-openai --json", "the same for a program"),
-    ],
-    exits=_EXITS,
-    is_change=True,
-)
-@click.argument("profile", metavar="ID")
-def clear_cooldown(call: Call, profile: str) -> Answer:
-    """End every pause of a credential; a failure stays."""
-    from palyra.engine.console.auth import ProfileParams
-    from palyra.engine.console.table import AUTH_COOLDOWN_CLEAR
-
-    return change_profile(call, AUTH_COOLDOWN_CLEAR, ProfileParams(id=profile))
+cooldown.add_command(clear_cooldown)

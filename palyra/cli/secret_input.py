@@ -111,9 +111,17 @@ def _decoded(data: bytes, where: str) -> Secret:
 def _asked(prompt: str, hint: str) -> Secret:
     if not sys.stdin.isatty():
         raise _usage("There is no terminal to ask at.", hint)
+    return Secret(ask_hidden(prompt))
+
+
+def ask_hidden(prompt: str) -> str:
+    """Return what somebody types at the terminal, which does not show it; raises `PalyraError` at its end."""
     import getpass
 
-    return Secret(getpass.getpass(f"{prompt}: "))
+    try:
+        return getpass.getpass(f"{prompt}: ")
+    except EOFError:
+        raise _usage("Nothing was typed.") from None
 
 
 def _usage(message: str, hint: str | None = None) -> PalyraError:

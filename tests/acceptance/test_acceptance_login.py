@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import os
+import pty
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,7 +115,7 @@ async def test_a_login_with_a_browser(home: Path) -> None:
 
 
 async def test_a_login_by_pasting_without_a_daemon(home: Path) -> None:
-    """The address is read from standard input; one of another login is refused, and the login stays open."""
+    """The address is read from standard input; one of another login is refused, and the login is given up."""
     async with AuthorizationServer() as up:
         config = configure(home, up)
         async with serving(home, "--config", str(config)) as daemon:
@@ -136,9 +140,59 @@ async def test_a_login_by_pasting_without_a_daemon(home: Path) -> None:
         await url_in(process, f"{up.url}/oauth/authorize")
         out, err = await process.communicate(back.encode() + b"\n")
         assert (process.returncode, b"another login" in err) == (2, True), err
+        _, out, _ = await run(home, "auth", "attempts", "--json", config=config)
+        assert [one["state"] for one in json.loads(out)["data"]["items"]] == ["cancelled", "completed"]
         status, _, err = await run(home, "auth", "login", "openai", config=config)
         assert (status, b"daemon" in err) == (4, True)
         search(home, [*up.secrets, *(one["code"] for one in up.token_requests)])
+
+
+async def asked(process: asyncio.subprocess.Process) -> str:
+    """Wait until an address is asked for, and return what was said until then; what was typed before is lost."""
+    assert process.stderr is not None
+    return (await process.stderr.readuntil(b"Address: ")).decode()
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[tuple[int, int]]:
+    """Give both ends of a terminal: where somebody types, and what a program reads."""
+    ends = pty.openpty()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+async def test_whoever_pastes_at_a_terminal_is_asked_again(home: Path) -> None:
+    """A wrong address is no end of the login; nothing at all is, and so is Ctrl-C."""
+    async with AuthorizationServer() as up:
+        config = configure(home, up)
+        async with serving(home, "--config", str(config)) as daemon:
+            await daemon.stop()
+        line = ("auth", "login", "openai", "--paste", "--json")
+        environ = {"PALYRA_CONFIG": str(config)}
+        with terminal() as (typing, read):
+            process = await spawn(home, *line, stdin=read, environ=environ)
+            address = await url_in(process, f"{up.url}/oauth/authorize")
+            await asked(process)
+            os.write(typing, b"http://127.0.0.1:7142/elsewhere?state=x&code=y\n")
+            assert "another login" in await asked(process)
+            os.write(typing, up.allow(dict(parse_qsl(urlsplit(address).query))).encode() + b"\n")
+            out, err = await process.communicate()
+            assert (process.returncode, json.loads(out)["data"]["state"]) == (0, "completed"), err
+        for typed, number, status in ((b"\x04", None, 2), (b"\n", None, 2), (b"", signal.SIGINT, 130)):
+            with terminal() as (typing, read):
+                process = await spawn(home, *line, "--name", "Two", stdin=read, environ=environ)
+                await asked(process)
+                os.write(typing, typed)
+                if number is not None:
+                    process.send_signal(number)
+                await process.communicate()
+                assert process.returncode == status
+        _, out, _ = await run(home, "auth", "attempts", "--json", config=config)
+        states = [one["state"] for one in json.loads(out)["data"]["items"]]
+        assert states == ["cancelled", "cancelled", "cancelled", "completed"]
 
 
 def search(home: Path, canaries: list[str]) -> None:

@@ -116,9 +116,11 @@ def test_what_cannot_be_taken_back_is_asked_for(copied: Cli, monkeypatch: pytest
     refused = copied("keys", "revoke", "ci", "--json")
     assert (refused.status, json.loads(refused.out)["error"]["code"]) == (2, "usage_error")
     assert "--yes" in refused.out
-    monkeypatch.setattr("sys.stdin", _Typed("n\n"))
-    declined = copied("keys", "revoke", "ci")
-    assert (declined.status, "cannot be given back" in declined.err) == (2, True)
+    for typed in ("n\n", "\n", ""):
+        monkeypatch.setattr("sys.stdin", _Typed(typed))
+        declined = copied("keys", "revoke", "ci")
+        assert (declined.status, "cannot be given back" in declined.err) == (2, True)
+        assert "Nothing was done." in declined.err
     assert copied("keys", "show", "ci").status == 0
     monkeypatch.setattr("sys.stdin", _Typed("y\n"))
     assert copied("keys", "revoke", "ci").status == 0

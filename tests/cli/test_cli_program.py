@@ -129,6 +129,16 @@ def test_the_tree_holds_what_this_release_does() -> None:
     ]
 
 
+def test_what_is_lost_for_good_is_asked_for_first() -> None:
+    """A key, a secret, content, a cost. A rule can be set again, and a journal is kept beside its successor."""
+    asked = {
+        path.removeprefix("palyra ")
+        for path, command in COMMANDS.items()
+        if any(one.name == "is_sure" for one in command.params)
+    }
+    assert asked == {"auth revoke", "keys revoke", "privacy erase", "usage correct", "vault delete"}
+
+
 @pytest.mark.parametrize("path", COMMANDS)
 def test_every_help_is_complete(path: str, day: Cli) -> None:
     """Help has one line, usage, options, two examples at least, and exits; it fits a terminal of 80 columns."""
