@@ -23,9 +23,11 @@ A refusal is an answer, not an accident: it is a value (`Refusal`) as long as po
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+
+FoundT = TypeVar("FoundT")
 
 
 class Code(NamedTuple):
@@ -167,6 +169,13 @@ class Refused(PalyraError):
         super().__init__(refusal.message, code=refusal.code)
         self.refusal = refusal
         self.run_id = run_id
+
+
+def or_refuse(found: FoundT | Refusal) -> FoundT:
+    """Return what was found; raises `Refused` where that is a refusal."""
+    if isinstance(found, Refusal):
+        raise Refused(found)
+    return found
 
 
 class ConfigInvalid(PalyraError):

@@ -140,8 +140,8 @@ class Command(Helped):
         super().__init__(*arguments, **options)
         self.examples = examples
         self.exits = exits
-        #: What is lost by it for good, with nothing in its place; whoever calls it is asked first. What is replaced,
-        #: moved aside, or only out of force is not lost.
+        #: What is lost by it for good, with nothing in its place; whoever calls it is asked first. What is replaced
+        #: or moved aside, and what is only out of force, is not lost.
         self.destroys = destroys
         if destroys:
             self.params.append(click.Option(["--yes", "is_sure"], is_flag=True, help="Do not ask."))

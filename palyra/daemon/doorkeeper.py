@@ -14,7 +14,7 @@ from palyra.engine.console.frame import At, Items, tell
 from palyra.engine.core import Core
 from palyra.engine.logins import Logins, Session
 from palyra.engine.questions import Answer
-from palyra.errors import Refusal, Refused
+from palyra.errors import Refusal, Refused, or_refuse
 
 _SECRET_MAX_CHARS = 400
 
@@ -116,9 +116,7 @@ class Doorkeeper:
             message = "A login takes 'token' or 'login_code', one of them."
             raise Refused(Refusal(code="invalid_request", message=message))
         how = "token" if body.token is not None else "login_code"
-        made = await self._logins.log_in(how, secret, visit.peer)  # type: ignore[arg-type]
-        if isinstance(made, Refusal):
-            raise Refused(made)
+        made = or_refuse(await self._logins.log_in(how, secret, visit.peer))  # type: ignore[arg-type]
         answer = LoginAnswer(**self._fields(made.session), csrf_token=made.csrf_token.reveal())
         return Told(200, self._tell(answer), set_cookie(visit, made.cookie.reveal()))
 

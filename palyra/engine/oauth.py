@@ -8,25 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-import msgspec
-
 from palyra.auth.keys import digest_of, random_token
 from palyra.auth.oauth import (
-    BadTokenAnswer,
-    NoCode,
     Redirect,
-    Tokens,
     authorize_url,
-    code_of,
-    exchange_body,
     new_attempt,
-    subject_of,
 )
-from palyra.auth.sealed import Stored
 from palyra.config.tree import OAuthConfig
 from palyra.decisions.oauth import (
     Claim,
@@ -37,23 +28,21 @@ from palyra.decisions.oauth import (
     refuse_start,
     sealed_ref,
 )
-from palyra.decisions.profiles import Wish, find_profile, profile_id_for
-from palyra.decisions.tokens import TokenRefusal
+from palyra.decisions.profiles import Wish, profile_id_for
 from palyra.engine.console.changes import DaemonNotRunning, Order
 from palyra.engine.core import Core
-from palyra.engine.credential_checks import check_credential, find_target
-from palyra.engine.token_endpoint import ask_tokens
-from palyra.engine.tokens import TokenKeeper, expiry_of, parts_of
+from palyra.engine.oauth_redeeming import Redeemer, origin_of
+from palyra.engine.tokens import TokenKeeper
 from palyra.engine.vault import VaultKeeper, ref_of
-from palyra.errors import PalyraError, Refusal, Refused, VaultError
-from palyra.events.auth import AuthProfileConnected, AuthProfileDefaultSet, AuthProfileRotated, OAuthGrant
-from palyra.events.base import Draft, Fact
-from palyra.events.oauth import OauthAttemptCompleted, OauthAttemptFailed, OauthAttemptStarted, OAuthMode
-from palyra.projections.auth import AuthProfile, vault_ref
+from palyra.errors import PalyraError, Refusal, Refused, VaultError, or_refuse
+from palyra.events.auth import OAuthGrant
+from palyra.events.base import Draft
+from palyra.events.oauth import OauthAttemptStarted, OAuthMode
+from palyra.projections.auth import AuthProfile
 from palyra.projections.oauth import OAuthAttempt, attempt_of, open_attempts
 from palyra.redaction import Secret
 from palyra.units import US_PER_S, ms_to_s, ms_to_us
-from palyra.wire.netguard import BaseUrl, classify_address, endpoint_url, is_literal, is_local_name
+from palyra.wire.netguard import classify_address, is_literal, is_local_name
 
 PROVIDER = "openai"
 #: Where people come back to, below the daemon's own address, unless configuration says otherwise.
@@ -62,8 +51,6 @@ LAUNCH_LIFE_US = 60 * US_PER_S
 _LAUNCHES_MAX_COUNT = 64
 #: How long a page is still there that says how a login ended.
 _LINGER_S = 10.0
-#: What a refused model list says about the token that it was asked with.
-_TOKEN_REJECTED = ("invalid_credential", "validation_not_permitted", "unverifiable")
 
 
 class Callbacks(Protocol):
@@ -113,7 +100,7 @@ class OAuthDesk:
         """Without `callbacks` there is no daemon, and no browser can come back."""
         self._core = core
         self._vault = vault
-        self._tokens = tokens
+        self._redeemer = Redeemer(core, vault, tokens)
         self._settings = settings
         self._public_url = public_url
         self._callbacks = callbacks
@@ -147,14 +134,14 @@ class OAuthDesk:
         redirect_uri = self._redirect_uri(settings, mode)
         if mode == "browser" and self._callbacks is not None:
             await self._callbacks.open(redirect_uri, ms_to_s(settings.attempt_ttl_ms) + _LINGER_S)
-        profile_id = "" if wish is None else _or_refuse(profile_id_for(core.state, wish))
+        profile_id = "" if wish is None else or_refuse(profile_id_for(core.state, wish))
         made, attempt_id = new_attempt(), core.ids.ulid(core.clock.now_us()).lower()
         state_digest, challenge_digest, cookie_digest = made.digests
         asked = sorted(dict.fromkeys(settings.scopes if scopes is None else scopes))
         started = OauthAttemptStarted(
             provider=PROVIDER,
             mode=mode,
-            issuer=_origin(settings.authorize_url),
+            issuer=origin_of(settings.authorize_url),
             redirect_uri=redirect_uri,
             grant=OAuthGrant(
                 token_url=settings.token_url,
@@ -262,9 +249,7 @@ class OAuthDesk:
             lambda now_us: claim_paste(self._core.state, attempt_id, redirect.state_digest, order.actor, now_us),
             redirect,
         )
-        if isinstance(ended, Refusal):
-            raise Refused(ended)
-        return ended
+        return or_refuse(ended)
 
     async def _come_back(self, claim_at: Callable[[int], Claim], redirect: Redirect) -> OAuthAttempt | Refusal:
         with self._core.batch() as batch:
@@ -288,103 +273,9 @@ class OAuthDesk:
     async def _finish(self, attempt: OAuthAttempt, redirect: Redirect, claimed: Coroutine[Any, Any, None]) -> None:
         """See a claimed attempt through, whatever happens on the way."""
         await claimed
-        parts = self._sealed(attempt)
-        try:
-            tokens = await self._exchange(attempt, parts, redirect)
-            if tokens is not None:
-                await self._keep(attempt, parts, tokens)
-        except _Failed as failed:
-            fact = OauthAttemptFailed(failure_code=failed.code, http_status=failed.http_status)
-            await self._core.record(of_attempt(attempt.attempt_id, fact))
-            if failed.tokens is not None:
-                own = {name: parts[name] for name in ("client_secret",) if name in parts}
-                self._tokens.drop(attempt.grant, parts_of(failed.tokens) | own)
+        await self._redeemer.redeem(attempt, self._sealed(attempt), redirect)
         await self._stop_listening(attempt)
         await self._vault.delete(ref_of(sealed_ref(attempt.attempt_id)), reason="attempt_over")
-
-    async def _exchange(self, attempt: OAuthAttempt, parts: dict[str, Secret], redirect: Redirect) -> Tokens:
-        """Return the tokens that a code is good for; raises `_Failed`."""
-        if redirect.issuer and _origin(redirect.issuer) != attempt.issuer:
-            raise _Failed("issuer_mismatch")
-        try:
-            code = code_of(redirect)
-        except NoCode as no:
-            raise _Failed(str(no)) from None
-        grant = attempt.grant
-        body = exchange_body(
-            code,
-            parts["verifier"],
-            client_id=grant.client_id,
-            redirect_uri=attempt.redirect_uri,
-            client_secret=parts.get("client_secret"),
-        )
-        answer = await ask_tokens(grant.token_url, body, self._core.clock.now_us())
-        if isinstance(answer, TokenRefusal):
-            if answer.status == 200:
-                raise _Failed("invalid_token_response", http_status=200)
-            is_taken = 400 <= answer.status < 500
-            code_word = "exchange_rejected" if is_taken else "exchange_unreachable"
-            raise _Failed(code_word, http_status=answer.status)
-        if answer.refresh_token is None and "offline_access" in grant.scopes:
-            raise _Failed("invalid_token_response", http_status=200, tokens=answer)
-        return answer
-
-    async def _keep(self, attempt: OAuthAttempt, parts: dict[str, Secret], tokens: Tokens) -> None:
-        """Check tokens at the provider and keep them as a profile; raises `_Failed`, and then nothing is kept."""
-        core = self._core
-        now_us = core.clock.now_us()
-        try:
-            account = self._account_of(attempt, parts, tokens)
-            target = find_target(core.state.catalog.registry, attempt.provider)
-            checked = await check_credential(target, tokens.access_token, now_us)
-        except BadTokenAnswer:
-            raise _Failed("id_token_mismatch", tokens=tokens) from None
-        except PalyraError:
-            raise _Failed("provider_unavailable", tokens=tokens) from None
-        if not checked.is_good:
-            code = "token_rejected" if checked.code in _TOKEN_REJECTED else "provider_unavailable"
-            raise _Failed(code, http_status=checked.http_status, tokens=tokens)
-        can_refresh = tokens.refresh_token is not None
-        grant = msgspec.structs.replace(attempt.grant, account_fingerprint=account, can_refresh=can_refresh)
-        expires_us = expiry_of(tokens, now_us)
-        profile_id = attempt.for_profile_id or attempt.profile_id
-
-        def facts(stored: Stored) -> list[Draft]:
-            more = {
-                "vault_revision": stored.info.revision,
-                "key_fingerprint": stored.key_fingerprint,
-                "models_count": checked.models_count,
-                "expires_us": expires_us,
-                "oauth": grant,
-            }
-            told = _end_of(core, attempt, target.audience, more)
-            completed = of_attempt(attempt.attempt_id, OauthAttemptCompleted(profile_id=profile_id))
-            return [*(Draft(f"credential-{profile_id}", fact) for fact in told), *completed]
-
-        own = {name: parts[name] for name in ("client_secret",) if name in parts}
-        try:
-            await self._vault.put(
-                ref_of(_ref_for(core, attempt)),
-                {**parts_of(tokens), **own},
-                reason="rotate" if attempt.for_profile_id else "connect",
-                record=_recorder(core, attempt.actor),
-                audience=target.audience,
-                profile_id=profile_id,
-                then=facts,
-            )
-        except (VaultError, Refused):
-            raise _Failed("not_stored", tokens=tokens) from None
-
-    def _account_of(self, attempt: OAuthAttempt, parts: dict[str, Secret], tokens: Tokens) -> str:
-        if tokens.id_token is None:
-            return ""
-        subject = subject_of(
-            tokens.id_token,
-            nonce=parts["nonce"],
-            client_id=attempt.grant.client_id,
-            now_s=self._core.clock.now_us() // US_PER_S,
-        )
-        return self._vault.fingerprint(subject)
 
     # -- while it lasts, and otherwise
 
@@ -435,17 +326,6 @@ class OAuthDesk:
         return dict(self._vault.opened(ref_of(reference), 0 if secret is None else secret.revision).parts)
 
 
-class _Failed(Exception):
-    """A claimed attempt that came to nothing."""
-
-    def __init__(self, code: str, *, http_status: int = 0, tokens: Tokens | None = None) -> None:
-        super().__init__(code)
-        self.code = code
-        self.http_status = http_status
-        #: What the provider gave for it, and takes back.
-        self.tokens = tokens
-
-
 def cookie_name(attempt: OAuthAttempt) -> str:
     """Return the name of the cookie that binds an attempt to a browser: one for each, so that two do not meet."""
     return f"palyra_oauth_{attempt.attempt_id[-6:]}"
@@ -455,54 +335,3 @@ def is_here(url: str) -> bool:
     """Return whether an address is on this very machine."""
     host = urlsplit(url).hostname or ""
     return is_local_name(host) or (is_literal(host) and classify_address(host) == "loopback")
-
-
-def _origin(url: str) -> str:
-    """Return scheme, host and port of an address, "" for none."""
-    parsed = endpoint_url(url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/-")
-    return parsed.origin if isinstance(parsed, BaseUrl) else ""
-
-
-def _ref_for(core: Core, attempt: OAuthAttempt) -> str:
-    if not attempt.for_profile_id:
-        return vault_ref(attempt.profile_id, attempt.agent_id)
-    profile = core.state.auth.profiles[attempt.for_profile_id]
-    return profile.vault_ref
-
-
-def _end_of(core: Core, attempt: OAuthAttempt, audience: str, more: dict[str, Any]) -> list[Fact]:
-    """Return what becomes of a profile whose tokens are sealed; raises `Refused` where it cannot be any more."""
-    if attempt.state != "exchanging":
-        raise Refused(Refusal(code="conflict", message="The login is over."))
-    if attempt.for_profile_id:
-        profile = _or_refuse(find_profile(core.state, attempt.for_profile_id))
-        before = "" if profile.oauth is None else profile.oauth.account_fingerprint
-        after = more["oauth"].account_fingerprint
-        return [AuthProfileRotated(account_changed=bool(before and after and before != after), **more)]
-    wish = Wish(
-        provider=attempt.provider,
-        profile_name=attempt.profile_name,
-        profile_id=attempt.profile_id,
-        agent_id=attempt.agent_id,
-        suffix="",
-    )
-    _or_refuse(profile_id_for(core.state, wish))
-    connected = AuthProfileConnected(
-        provider=attempt.provider,
-        profile_name=attempt.profile_name,
-        agent_id=attempt.agent_id,
-        credential_kind="oauth2",
-        audience=audience,
-        **more,
-    )
-    return [connected, *([AuthProfileDefaultSet()] if attempt.set_default else [])]
-
-
-def _recorder(core: Core, actor: str) -> Callable[[Any], Awaitable[None]]:
-    return lambda drafts: core.record(drafts, actor)
-
-
-def _or_refuse(found: Any) -> Any:
-    if isinstance(found, Refusal):
-        raise Refused(found)
-    return found

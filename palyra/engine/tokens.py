@@ -227,7 +227,7 @@ class TokenKeeper:
                 raise
             await core.record(_of(profile_id, AuthProfileRefreshFailed(error_code=SUPERSEDED)))
             assert profile.oauth is not None
-            self.drop(profile.oauth, parts_of(tokens) | _client_of(parts))
+            self.drop(profile.oauth, parts_of(tokens) | client_of(parts))
             return _superseded(profile_id)
         return None
 
@@ -313,7 +313,8 @@ def expiry_of(tokens: Tokens, now_us: int) -> int | None:
     return None if tokens.expires_in_s is None else now_us + tokens.expires_in_s * US_PER_S
 
 
-def _client_of(parts: Mapping[str, Secret]) -> dict[str, Secret]:
+def client_of(parts: Mapping[str, Secret]) -> dict[str, Secret]:
+    """Return what of a sealed credential, or of an attempt, tells who we are to the provider."""
     return {name: part for name, part in parts.items() if name == "client_secret"}
 
 

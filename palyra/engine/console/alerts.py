@@ -10,7 +10,7 @@ from palyra.engine.console.frame import Items, ListParams, Params, Sight
 from palyra.engine.console.pages import page_of
 from palyra.engine.questions import AlertAnswer, alert_answer
 from palyra.engine.reports.alerts import is_about
-from palyra.errors import PalyraError, Refusal, Refused
+from palyra.errors import PalyraError, or_refuse
 from palyra.projections.alerts import Alert
 from palyra.projections.state import State
 
@@ -57,10 +57,7 @@ async def acknowledge_alert(order: Order, params: AlertParams) -> AlertAnswer:
     """Note that somebody has seen an alert; it stays on the list until its cause has gone."""
     now_us = order.core.clock.now_us()
     found = _find(order.core.state, params.alert)
-    decided = acknowledge(found, now_us)
-    if isinstance(decided, Refusal):
-        raise Refused(decided)
-    await order.record(decided)
+    await order.record(or_refuse(acknowledge(found, now_us)))
     return alert_answer(found, now_us)
 
 

@@ -9,7 +9,7 @@ from palyra.engine.console.changes import Order
 from palyra.engine.console.frame import Items, ListParams, Params, Sight
 from palyra.engine.console.pages import page_of
 from palyra.engine.questions import Answer
-from palyra.errors import PalyraError, Refusal, Refused
+from palyra.errors import PalyraError, Refusal, Refused, or_refuse
 from palyra.events.base import Draft
 from palyra.projections.approvals import Approval, ApprovalStatus, status_of
 from palyra.projections.state import State
@@ -151,9 +151,7 @@ async def override_request(order: Order, params: OverrideParams) -> ApprovalView
 
 
 async def _record(order: Order, decided: list[Draft] | Refusal, approval_id: str) -> ApprovalView:
-    if isinstance(decided, Refusal):
-        raise Refused(decided)
-    await order.record(decided)
+    await order.record(or_refuse(decided))
     return view_of(order.core.state.approvals.by_id[approval_id], order.core.clock.now_us())
 
 

@@ -18,7 +18,7 @@ from palyra.engine.console.frame import Params
 from palyra.engine.credential_checks import Checked, Target, check_credential, find_target
 from palyra.engine.questions import Answer
 from palyra.engine.vault import ref_of
-from palyra.errors import PalyraError, Refusal, Refused, VaultError
+from palyra.errors import PalyraError, Refusal, Refused, VaultError, or_refuse
 from palyra.events.auth import (
     AuthProfileConnected,
     AuthProfileCooldownCleared,
@@ -130,14 +130,14 @@ async def connect(order: Order, params: ConnectParams) -> ActionResult:
         agent_id=agent_id,
         suffix=core.ids.ulid(core.clock.now_us())[-6:].lower(),
     )
-    profile_id = _or_refuse(profile_id_for(core.state, wish))
+    profile_id = or_refuse(profile_id_for(core.state, wish))
     secret = _key(params.api_key)
     _need_open_vault(order)
     checked = await _check(order, target, secret)
     ref = ref_of(vault_ref(profile_id, agent_id))
 
     def facts(revision: int, key_fingerprint: str) -> list[Draft]:
-        _or_refuse(profile_id_for(core.state, msgspec.structs.replace(wish, profile_id=profile_id)))
+        or_refuse(profile_id_for(core.state, msgspec.structs.replace(wish, profile_id=profile_id)))
         connected = AuthProfileConnected(
             provider=target.provider,
             profile_name=wish.profile_name,
@@ -333,12 +333,6 @@ def _of(profile_id: str, *facts: Fact) -> list[Draft]:
     return [Draft(f"credential-{profile_id}", fact) for fact in facts]
 
 
-def _or_refuse(found: str | Refusal) -> str:
-    if isinstance(found, Refusal):
-        raise Refused(found)
-    return found
-
-
 def agent_of(scope: Scope) -> str:
     if (scope.kind == "agent") != bool(scope.agent_id):
         message = 'A scope is {"kind": "global"} or {"kind": "agent", "agent_id": "..."}.'
@@ -347,10 +341,7 @@ def agent_of(scope: Scope) -> str:
 
 
 def _profile(order: Order, profile_id: str) -> AuthProfile:
-    found = find_profile(order.core.state, profile_id)
-    if isinstance(found, Refusal):
-        raise Refused(found)
-    return found
+    return or_refuse(find_profile(order.core.state, profile_id))
 
 
 def _key(text: str) -> Secret:

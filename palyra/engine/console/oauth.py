@@ -16,7 +16,7 @@ from palyra.engine.console.frame import Items, ListParams, Params, Sight
 from palyra.engine.console.pages import page_of
 from palyra.engine.oauth import PROVIDER, OAuthDesk, Started
 from palyra.engine.questions import Answer
-from palyra.errors import Refusal, Refused
+from palyra.errors import Refusal, Refused, or_refuse
 from palyra.projections.oauth import OAuthAttempt, attempt_of
 
 Mode = Literal["browser", "paste"]
@@ -107,9 +107,7 @@ async def bootstrap(order: Order, params: BootstrapParams) -> StartedAnswer:
 
 async def reconnect(order: Order, params: ReconnectParams) -> StartedAnswer:
     """Start a login that gives new tokens to a profile."""
-    profile = find_profile(order.core.state, params.profile_id)
-    if isinstance(profile, Refusal):
-        raise Refused(profile)
+    profile = or_refuse(find_profile(order.core.state, params.profile_id))
     if profile.provider != PROVIDER or profile.credential_kind != "oauth2":
         message = f"{profile.profile_id} was not connected by a login at {PROVIDER}."
         raise Refused(Refusal(code="profile_provider_mismatch", message=message, param="profile_id"))
@@ -149,9 +147,7 @@ async def cancel(order: Order, params: AttemptParams) -> AttemptView:
 
 async def refresh(order: Order, params: ProfileParams) -> ActionResult:
     """Renew a profile's token now, or join whoever does."""
-    profile = find_profile(order.core.state, params.id)
-    if isinstance(profile, Refusal):
-        raise Refused(profile)
+    profile = or_refuse(find_profile(order.core.state, params.id))
     renewed = await order.desk.tokens.renew(params.id)
     if renewed.refusal is not None:
         raise Refused(renewed.refusal)
