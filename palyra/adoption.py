@@ -18,10 +18,9 @@ from palyra.config.reload import merge
 from palyra.config.tree import Config
 from palyra.daemon.requests import GatewayLimits
 from palyra.daemon.tls import hosts_of
-from palyra.decisions.config import adopt, reject
+from palyra.decisions.config import reject
 from palyra.decisions.pricing import adopt_prices
-from palyra.engine.adoptable import adoptable_of
-from palyra.engine.boot import Adoptable
+from palyra.engine.adoptable import Adoptable, adoptable_of
 from palyra.engine.budgets import adopt_file_policies
 from palyra.engine.console.changes import Order
 from palyra.engine.console.config import ReloadAnswer
@@ -93,16 +92,7 @@ class Adoption:
         self, order: Order, config: Config, adoptable: Adoptable, pending: list[str], prices: PriceList
     ) -> ReloadAnswer:
         state = order.core.state
-        drafts = adopt(
-            state,
-            digest=adoptable.digest,
-            effective=adoptable.effective,
-            registry=adoptable.registry,
-            accounting=adoptable.accounting,
-            routing=adoptable.routing,
-            sources=adoptable.sources,
-            pending=pending,
-        )
+        drafts = adoptable.adoption(state, pending=pending)
         if drafts:
             noted = order.note(drafts)
             order.note(adopt_prices(state, **prices._asdict()))

@@ -5,45 +5,22 @@ from __future__ import annotations
 import functools
 import os
 import platform
-from collections.abc import Sequence
-from typing import Any
-
-import msgspec
 
 import palyra
 from palyra.decisions.budgets import sweep
-from palyra.decisions.config import adopt
 from palyra.decisions.pricing import adopt_prices
 from palyra.decisions.recovery import clear_old_boot, recover_run
+from palyra.engine.adoptable import Adoptable
 from palyra.engine.budgets import adopt_file_policies
 from palyra.engine.core import Core
 from palyra.engine.prices import make_price_list
-from palyra.events.accounting import Accounting
 from palyra.events.base import Draft
-from palyra.events.budgets import UsageBudgetPolicyRecord
-from palyra.events.config import ConfigSource
 from palyra.events.daemon import DaemonStarted
 from palyra.events.journal import JournalCreated
-from palyra.events.pricing import PriceEntry
-from palyra.events.registry import Registry
-from palyra.events.smart_routing import SmartRouting
 from palyra.journal.version import SQLITE_VERSION
 from palyra.limits import COMMIT_MAX_COUNT
 from palyra.projections.budgets import reserved_tokens
 from palyra.projections.state import State
-
-
-class Adoptable(msgspec.Struct, frozen=True, kw_only=True):
-    """A loaded configuration in the form in which it is recorded."""
-
-    digest: str
-    effective: dict[str, Any]
-    registry: Registry
-    accounting: Accounting = Accounting()
-    routing: SmartRouting = SmartRouting()
-    sources: Sequence[ConfigSource] = ()
-    overrides: Sequence[PriceEntry] = ()
-    policies: Sequence[UsageBudgetPolicyRecord] = ()
 
 
 async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
@@ -55,15 +32,7 @@ async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
     prices = await make_price_list(config.registry, config.overrides)
     with core.batch() as batch:
         batch.add(creation(core))
-        adopted = adopt(
-            core.state,
-            digest=config.digest,
-            effective=config.effective,
-            registry=config.registry,
-            accounting=config.accounting,
-            routing=config.routing,
-            sources=config.sources,
-        )
+        adopted = config.adoption(core.state)
         started = DaemonStarted(
             boot_id=boot_id,
             release=palyra.__version__,
@@ -93,17 +62,7 @@ async def adopt_config(core: Core, config: Adoptable, *, actor: str) -> None:
     """Adopt a configuration without a start, where another one is in force."""
     prices = await make_price_list(config.registry, config.overrides)
     with core.batch(actor) as batch:
-        batch.add(
-            adopt(
-                core.state,
-                digest=config.digest,
-                effective=config.effective,
-                registry=config.registry,
-                accounting=config.accounting,
-                routing=config.routing,
-                sources=config.sources,
-            )
-        )
+        batch.add(config.adoption(core.state))
         batch.add(adopt_prices(core.state, **prices._asdict()))
     await batch.durable()
     await adopt_file_policies(core, config.policies)

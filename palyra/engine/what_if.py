@@ -15,7 +15,7 @@ from palyra.config.schema import is_zone
 from palyra.decisions.overrides import Fault, read_overrides
 from palyra.decisions.policies import read_policies
 from palyra.decisions.what_if import OtherRules, WhatIf, WhatIfReport
-from palyra.engine.boot import Adoptable
+from palyra.engine.adoptable import Adoptable
 from palyra.engine.codec import to_known
 from palyra.engine.prices import make_price_list
 from palyra.errors import PalyraError

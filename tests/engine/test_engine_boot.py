@@ -8,7 +8,8 @@ from typing import Any
 from engine_fakes import BrittleJournal, GatedJournal, ManualClock, Script, ScriptedProvider, until
 from engine_world import World, audit_runs, fold, one, two
 
-from palyra.engine.boot import Adoptable, boot, open_work
+from palyra.engine.adoptable import Adoptable
+from palyra.engine.boot import boot, open_work
 from palyra.engine.codec import to_recorded
 from palyra.engine.core import Core, load_state
 from palyra.engine.ids import SeededIds

@@ -12,7 +12,8 @@ from sim_books import Violation
 from sim_journal import SimJournal, SimStore
 from sim_plan import SimProfile
 
-from palyra.engine.boot import Adoptable, boot, open_work, recover
+from palyra.engine.adoptable import Adoptable
+from palyra.engine.boot import boot, open_work, recover
 from palyra.engine.core import Core, load_state
 from palyra.engine.ids import SeededIds
 from palyra.engine.run import RunSettings
