@@ -239,14 +239,16 @@ def test_no_smaller_change_flips(seed: int) -> None:
         "context": [("", command.raw_tokens)],
     }
     for axis, flip in flips.items():
+        begin = world.now_us if axis == "circuit" else 0
         nearest: int | None = None
         for subject, current in subjects[axis]:
             if current is None:
                 continue
             trial = msgspec.structs.replace(flip, subject=subject)
-            begin = world.now_us if axis == "circuit" else 0
-            values = [value for value in range(begin, begin + SMALL) if value != current]
-            found = [abs(value - current) for value in values if outcome(world, command, trial, value) != now]
-            nearest = min([*found, *([] if nearest is None else [nearest])], default=None)
+            for distance in range(1, SMALL + current - begin if nearest is None else nearest):
+                values = [one for one in (current - distance, current + distance) if 0 <= one - begin < SMALL]
+                if any(outcome(world, command, trial, value) != now for value in values):
+                    nearest = distance
+                    break
         told = None if flip.value is None else abs(flip.value - (flip.now or 0))
         assert told == nearest, (axis, flip)
