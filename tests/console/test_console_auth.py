@@ -75,9 +75,6 @@ async def say(ask: Operator) -> str:
     return str(answer.choices[0].message.content)
 
 
-LIST = b'{"object":"list","data":[]}'
-
-
 @pytest.mark.parametrize(
     ("status", "headers", "body", "code", "http_status"),
     [

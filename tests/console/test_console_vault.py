@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from console_house import Answer, Operator, open_console
 
-SHOWN = ("ref", "revision", "value_bytes", "managed", "audience", "presence")
 VALUE = "sk-canary-0123456789abcdef"
 CONFIG = {
     "model_provider": {

@@ -48,7 +48,6 @@ from palyra.events.runs import RunFailed, RunRefused
 from palyra.projections.auth import cooldowns_of, standing_of
 from palyra.units import US_PER_S
 
-AUDIENCE = "https://a.example:443"
 GRANT = OAuthGrant(token_url="https://a.example/token", client_id="c", can_refresh=True)
 
 

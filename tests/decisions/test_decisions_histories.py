@@ -46,9 +46,6 @@ NAMES = ["gpt", "mini", "small", "a/gpt", "", "nobody"]
 CLASSES = [*sorted(FAILURES), *["overloaded", "timeout_idle", "transient_upstream", "stream_truncated"] * 8]
 PHASES = ["connect", "headers", "body", "content"]
 
-ENDS_OF_ATTEMPTS = (AttemptSucceeded, AttemptFailed, AttemptAbandoned)
-ENDS_OF_RUNS = (RunCompleted, RunFailed, RunCancelled)
-
 
 class Action(NamedTuple):
     """Something that happens; `pick` says to which run, `how` in which way."""

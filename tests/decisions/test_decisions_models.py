@@ -18,7 +18,6 @@ CONFIG = registry(
     model("gpt", "a", fallbacks=[]),
     model("bad", "a", fallbacks=[]),
 )
-BAD = {"model": "bad"}
 
 
 def break_once(world: World, run_id: str, failure_class: str = "overloaded", model_name: str = "bad") -> None:

@@ -22,6 +22,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import registries
+
 from palyra.decisions.runs import AdmitRun
 from palyra.engine.boot import recover
 from palyra.engine.clock import Clock
@@ -36,7 +38,7 @@ from palyra.engine.text_surface import ChatSurface
 from palyra.errors import JournalUnwritable, PalyraError
 from palyra.events.base import Draft, Fact
 from palyra.events.config import ConfigAdopted
-from palyra.events.registry import Capabilities, ModelEntry, ProviderEntry, Registry
+from palyra.events.registry import ModelEntry, ProviderEntry, Registry
 from palyra.journal.memory import MemoryJournal
 from palyra.journal.port import Journal, Row
 from palyra.journal.reader import JournalReader
@@ -47,8 +49,6 @@ from palyra.providers.port import Provider
 from palyra.redaction import Secret
 from palyra.wire.netguard import BaseUrl, validate_base_url_network_policy
 from palyra.wire.request import decode_chat, decode_embeddings
-
-ALL = Capabilities(**dict.fromkeys(Capabilities.__struct_fields__, True))
 
 #: The events of a run that is answered at once.
 HAPPY = [
@@ -65,11 +65,7 @@ RUN_ENDS = ("run.completed", "run.failed", "run.cancelled")
 
 def provider(provider_id: str, base_url: str = "", **changes: Any) -> ProviderEntry:
     """Return a provider with quick, usual settings."""
-    values: dict[str, Any] = {
-        "provider_id": provider_id,
-        "display_name": provider_id,
-        "kind": "openai_compatible",
-        "flavor": "generic",
+    quick: dict[str, Any] = {
         "base_url": base_url,
         "allow_private_base_url": True,
         "request_timeout_ms": 5_000,
@@ -78,41 +74,24 @@ def provider(provider_id: str, base_url: str = "", **changes: Any) -> ProviderEn
         "idle_timeout_ms": 5_000,
         "max_retries": 0,
         "retry_backoff_ms": 1,
-        "retry_after_cap_ms": 10_000,
-        "circuit_breaker_failure_threshold": 5,
-        "circuit_breaker_cooldown_ms": 30_000,
-        "max_concurrency": 32,
-        "max_queue": 256,
-        "queue_timeout_ms": 30_000,
-        "on_client_disconnect": "drain",
         "drain_max_ms": 2_000,
-        "drain_max_tokens": 4_096,
     }
-    return ProviderEntry(**{**values, **changes})
+    return registries.provider(provider_id, **{**quick, **changes})
 
 
 def model(model_id: str, provider_id: str, **changes: Any) -> ModelEntry:
-    """Return a model that can do everything."""
-    values: dict[str, Any] = {
-        "model_id": model_id,
-        "provider_id": provider_id,
+    """Return a model that can do everything, called the same upstream."""
+    quick: dict[str, Any] = {
         "upstream_model": model_id,
-        "capabilities": ALL,
-        "max_context_tokens": 128_000,
-        "max_tokens_per_event": 128_000,
         "request_timeout_ms": 5_000,
         "first_byte_timeout_ms": 5_000,
     }
-    return ModelEntry(**{**values, **changes})
+    return registries.model(model_id, provider_id, **{**quick, **changes})
 
 
 def registry(*entries: ProviderEntry | ModelEntry, **settings: Any) -> Registry:
     """Return a registry; `m` is the default chat model unless said otherwise."""
-    return Registry(
-        providers=[entry for entry in entries if isinstance(entry, ProviderEntry)],
-        models=[entry for entry in entries if isinstance(entry, ModelEntry)],
-        **{"default_chat_model_id": "m", **settings},
-    )
+    return registries.registry(*entries, **{"default_chat_model_id": "m", **settings})
 
 
 def one(base_url: str = "", *, of_model: Mapping[str, Any] | None = None, **changes: Any) -> Registry:
