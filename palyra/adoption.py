@@ -25,12 +25,14 @@ from palyra.engine.budgets import adopt_file_policies
 from palyra.engine.console.changes import Order
 from palyra.engine.console.config import ReloadAnswer
 from palyra.engine.content import ContentRules
-from palyra.engine.prices import PriceList, make_price_list
+from palyra.engine.core import Core
+from palyra.engine.prices import PriceList, make_price_list, renew_prices
 from palyra.engine.runs import Runs
 from palyra.errors import ConfigInvalid, PalyraError
 from palyra.events.config import ConfigProblem
 from palyra.limits import FOREIGN_MESSAGE_MAX_CHARS
 from palyra.outside import Outside
+from palyra.projections.catalog import registry_once_adopted
 from palyra.providers.port import Provider
 from palyra.providers.registry import close_all
 from palyra.redaction import redact_text
@@ -82,11 +84,17 @@ class Adoption:
                 self.files = digests_of(loaded)
                 merged = merge(self.config, loaded.config)
                 adoptable = adoptable_of(merged.config, loaded.sources)
-                prices = await make_price_list(adoptable.registry, adoptable.overrides)
+                registry = registry_once_adopted(order.core.state, adoptable.registry)
+                prices = await make_price_list(registry, adoptable.overrides)
             except ConfigInvalid as error:
                 await order.record(reject(order.core.state, problems_of(error)))
                 raise
             return await self._adopt(order, merged.config, adoptable, merged.pending, prices)
+
+    async def renew_prices(self, core: Core) -> None:
+        """Price the models that providers list by now."""
+        async with self._turn:
+            await renew_prices(core, self.config.pricing.overrides)
 
     async def _adopt(
         self, order: Order, config: Config, adoptable: Adoptable, pending: list[str], prices: PriceList

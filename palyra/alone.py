@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections.abc import AsyncIterator
 
@@ -24,6 +25,7 @@ from palyra.engine.core import Core, load_state
 from palyra.engine.ids import SystemIds
 from palyra.engine.listing import ModelLists
 from palyra.engine.offline import OPERATOR, held_core, take_lock
+from palyra.engine.prices import renew_prices
 from palyra.engine.vault import VaultKeeper, open_vault
 from palyra.engine.watching import DiscoveryChore, HealthChore, Watchers, watched
 from palyra.journal.memory import MemoryJournal
@@ -59,7 +61,8 @@ async def _make(
             watched(core, actor=OPERATOR, lazy=False),
         )
         health = HealthChore(ground, lambda provider: lists.ask(provider, pages_count=1))
-        desk = Desk(core, keeper, watchers=Watchers(health, DiscoveryChore(ground, lists.ask)))
+        reprice = functools.partial(renew_prices, core, loaded.config.pricing.overrides, actor=OPERATOR)
+        desk = Desk(core, keeper, watchers=Watchers(health, DiscoveryChore(ground, lists.ask, reprice)))
         return await Changer(desk).change(change, params, actor=OPERATOR)
     finally:
         await outside.close()

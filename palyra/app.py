@@ -238,7 +238,7 @@ class Daemon(Face):
         self._stack.push_async_callback(self.tokens.settle)
         lists, ground = ModelLists(outside, lambda: self.core.state, self._clock), watched(self.core)
         self.health = HealthChore(ground, lambda provider: lists.ask(provider, pages_count=1))
-        self.discovery = DiscoveryChore(ground, lists.ask)
+        self.discovery = DiscoveryChore(ground, lists.ask, self._renew_prices)
         self.runs = Runs(
             self.core,
             outside,
@@ -316,6 +316,10 @@ class Daemon(Face):
         order.core.check_writable()
         assert self._adoption is not None
         return await self._adoption.reload(order)
+
+    async def _renew_prices(self) -> None:
+        assert self._adoption is not None
+        await self._adoption.renew_prices(self.core)
 
     async def reload_and_tell(self) -> None:
         """Do so, and let the log say what came of it."""

@@ -20,6 +20,7 @@ from palyra.events.journal import JournalCreated
 from palyra.journal.version import SQLITE_VERSION
 from palyra.limits import COMMIT_MAX_COUNT
 from palyra.projections.budgets import reserved_tokens
+from palyra.projections.catalog import registry_once_adopted
 from palyra.projections.state import State
 
 
@@ -29,7 +30,7 @@ async def boot(core: Core, boot_id: str, config: Adoptable) -> dict[str, int]:
     From then on the core closes by itself what a failed commit leaves open.
     """
     core.catch_up_with_clock()
-    prices = await make_price_list(config.registry, config.overrides)
+    prices = await make_price_list(registry_once_adopted(core.state, config.registry), config.overrides)
     with core.batch() as batch:
         batch.add(creation(core))
         adopted = config.adoption(core.state)
@@ -60,7 +61,7 @@ def creation(core: Core) -> list[Draft]:
 
 async def adopt_config(core: Core, config: Adoptable, *, actor: str) -> None:
     """Adopt a configuration without a start, where another one is in force."""
-    prices = await make_price_list(config.registry, config.overrides)
+    prices = await make_price_list(registry_once_adopted(core.state, config.registry), config.overrides)
     with core.batch(actor) as batch:
         batch.add(config.adoption(core.state))
         batch.add(adopt_prices(core.state, **prices._asdict()))

@@ -129,9 +129,11 @@ class HealthChore:
 class DiscoveryChore:
     """Lists of models, read again when they are old."""
 
-    def __init__(self, ground: Watched, ask: Ask) -> None:
+    def __init__(self, ground: Watched, ask: Ask, reprice: Callable[[], Awaitable[None]]) -> None:
+        """`reprice` is called where other models are served than before."""
         self._ground = ground
         self._ask = ask
+        self._reprice = reprice
         #: By provider: as what it was asked, when it is to be asked again, and failures in a row.
         self._next: dict[str, tuple[_Known, int, int]] = {}
 
@@ -156,7 +158,10 @@ class DiscoveryChore:
         failures_in_row = 0 if listing.result == "ok" else failures_in_row + 1
         next_us = discovery.next_us(state, self._ground.now_us(), failures_in_row)
         self._next[provider_id] = (known, next_us, failures_in_row)
+        before = self._ground.state().catalog.registry
         await self._ground.record([lambda state, now_us: _changes(state, provider_id, listing, next_us)])
+        if self._ground.state().catalog.registry is not before:
+            await self._reprice()
         return listing
 
     def _due(self, now_us: int) -> list[tuple[int, ProviderEntry, int]]:

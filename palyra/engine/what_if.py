@@ -6,8 +6,9 @@ The file is opened read-only, beside a daemon or without one; nothing is sent, a
 from __future__ import annotations
 
 import asyncio
+import heapq
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ from palyra.errors import PalyraError
 from palyra.events.budgets import UsageBudgetPolicyRecord
 from palyra.events.pricing import PriceEntry
 from palyra.events.registry import Registry
-from palyra.journal.port import Reader
+from palyra.journal.port import Reader, Row
+from palyra.projections.catalog import registry_once_adopted
 from palyra.projections.pricing import entries_in_force
 from palyra.projections.state import State, evolve
 
 #: Told what is being done, how much of it is done, and of how much.
 Progress = Callable[[str, int, int], None]
-_CHANGES_OF_RULES = ("config", "pricing")
+#: The streams and names by which registry and prices change.
+_CHANGES = {"config": "config.adopted", "pricing": "price_list.adopted", "provider-*": "discovery.completed"}
 #: Later than any request.
 END_US = 1 << 62
 
@@ -36,7 +39,8 @@ END_US = 1 << 62
 def rules_of(adoptable: Adoptable, rows: Reader) -> OtherRules:
     """Return a whole configuration as other rules. Prices count as other ones only where they are."""
     known = _recorded_rules(rows)
-    made = asyncio.run(make_price_list(adoptable.registry, adoptable.overrides)).entries
+    registry = registry_once_adopted(known, adoptable.registry)
+    made = asyncio.run(make_price_list(registry, adoptable.overrides)).entries
     recorded = [entry for entry in entries_in_force(known) if not entry.retained]
     return OtherRules(
         registry=adoptable.registry,
@@ -55,11 +59,14 @@ def recorded_registry(rows: Reader) -> Registry:
 def _recorded_rules(rows: Reader) -> State:
     """Fold what was adopted, and nothing else: enough to know registry and prices at the end."""
     state = State()
-    for stream in _CHANGES_OF_RULES:
-        for batch in rows.stream(stream):
-            for row in batch:
-                evolve(state, to_known(row))
+    found = (_named(rows, stream, name) for stream, name in _CHANGES.items())
+    for row in heapq.merge(*found, key=lambda row: row.position):
+        evolve(state, to_known(row))
     return state
+
+
+def _named(rows: Reader, stream: str, name: str) -> Iterator[Row]:
+    return (row for batch in rows.stream(stream) for row in batch if row.name == name)
 
 
 def read_policy_file(path: Path) -> list[UsageBudgetPolicyRecord]:

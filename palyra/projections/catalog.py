@@ -105,18 +105,28 @@ def excluded_until_us(state: State, provider_id: str, model_id: str) -> int:
     return 0 if standing is None else standing.excluded_until_us
 
 
+def registry_once_adopted(state: State, registry: Registry) -> Registry:
+    """Return a registry as it will be in force: with what its providers are known to list."""
+    catalog = CatalogState(registry=state.catalog.registry, lists=state.catalog.lists)
+    _take_up(catalog, registry)
+    return catalog.registry
+
+
 @CHAPTER.on(config.ConfigAdopted)
 def _adopted(state: State, recorded: Recorded, body: config.ConfigAdopted) -> None:
-    catalog = state.catalog
+    state.catalog.adopted_us = recorded.recorded_at_us
+    _take_up(state.catalog, body.registry)
+
+
+def _take_up(catalog: CatalogState, registry: Registry) -> None:
     before = {entry.provider_id: _place(entry) for entry in catalog.registry.providers}
-    catalog.adopted_us = recorded.recorded_at_us
-    catalog.providers = {entry.provider_id: index for index, entry in enumerate(body.registry.providers)}
-    kept = [one.provider_id for one in body.registry.providers if before.get(one.provider_id) == _place(one)]
+    catalog.providers = {entry.provider_id: index for index, entry in enumerate(registry.providers)}
+    kept = [one.provider_id for one in registry.providers if before.get(one.provider_id) == _place(one)]
     catalog.lists = {name: catalog.lists[name] for name in kept if name in catalog.lists}
     # A registry out of a capsule has its discovered entries already.
-    configured = [entry for entry in body.registry.models if entry.metadata_source != DISCOVERED]
-    served = [entry for entry in body.registry.models if entry.metadata_source == DISCOVERED]
-    catalog.registry = msgspec.structs.replace(body.registry, models=configured)
+    configured = [entry for entry in registry.models if entry.metadata_source != DISCOVERED]
+    served = [entry for entry in registry.models if entry.metadata_source == DISCOVERED]
+    catalog.registry = msgspec.structs.replace(registry, models=configured)
     _apply_lists(catalog, served)
 
 

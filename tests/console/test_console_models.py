@@ -69,6 +69,23 @@ async def test_what_a_provider_lists_can_be_asked_for(tmp_path: Path) -> None:
         assert (await ask.post("models/discover")).json["items"][0]["gone"] == ["nomic-embed"]
 
 
+async def test_what_a_provider_lists_has_its_price(tmp_path: Path) -> None:
+    """A public one or the operator's own, from the moment on that it is listed, and at once after a start."""
+    async with Upstream(models=["gpt-4o-mini", "house"]) as up:
+        given = config(up.url)
+        given["model_provider"]["providers"][0]["price_vendor"] = "openai"
+        own = {"provider_id": "ollama", "model_id": "house", "input_usd_per_mtok": "1", "output_usd_per_mtok": "2"}
+        given["pricing"] = {"overrides": [own]}
+        for answers in ("discover", "status"):
+            async with open_console(tmp_path / "state", given) as ask:
+                if answers == "discover":
+                    assert (await ask("pricing")).json["items"] == []
+                    await ask.post("models/discover")
+                entries = [one["entry"] for one in (await ask("pricing")).json["items"]]
+                sources = {one["model_id"]: one.get("source", "operator") for one in entries}
+                assert sources == {"gpt-4o-mini": "catalogue", "house": "operator"}
+
+
 async def test_a_list_that_is_only_shown_serves_nobody(tmp_path: Path) -> None:
     """Mode list."""
     async with Upstream(models=["llama"]) as up:

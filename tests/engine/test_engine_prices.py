@@ -53,7 +53,7 @@ async def test_a_list_is_made_of_the_models_in_force() -> None:
 
 
 async def test_a_list_is_no_longer_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One price more is a problem of the configuration, by name and with the way out."""
+    """One price more is a problem of the configuration, by name and with the way out; of what is listed alone not."""
     known = registry(provider("a", pricing="free"), model("one", "a"), model("two", "a"))
     monkeypatch.setattr("palyra.engine.prices.PRICES_MAX_COUNT", 2)
     assert len((await make_price_list(known, [])).entries) == 2
@@ -61,6 +61,8 @@ async def test_a_list_is_no_longer_than_it_may_be(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigProblems, match="these models have 2 prices together, of 1 at most; take") as refused:
         await make_price_list(known, [])
     assert [one.code for one in refused.value.problems] == ["limit_prices"]
+    listed = registry(known.providers[0], known.models[0], model("two", "a", metadata_source="discovery"))
+    assert [one.model_id for one in (await make_price_list(listed, [])).entries] == ["one"]
 
 
 def test_where_every_model_is_free_the_catalogue_is_never_imported() -> None:

@@ -39,6 +39,7 @@ class Providers:
         self.asked: list[tuple[float, str]] = []
         self.answers: dict[str, Listing] = {}
         self.lasts_s = 0.01
+        self.repriced_count = 0
         self.adopt(config)
 
     def adopt(self, config: Registry) -> None:
@@ -62,6 +63,10 @@ class Providers:
         await trio.lowlevel.checkpoint()
         for decide in steps:
             self._add(decide(self.state, self.clock.now_us()))
+
+    async def reprice(self) -> None:
+        """Count how often other models are served than before."""
+        self.repriced_count += 1
 
     @property
     def ground(self) -> Watched:
@@ -118,7 +123,7 @@ async def test_another_configuration_is_asked_at_once(autojump_clock: MockClock)
 async def test_nobody_is_asked_where_probes_are_off(autojump_clock: MockClock) -> None:
     """The loop sleeps until something happens."""
     home = Providers(registry(provider("a"), model("gpt", "a"), health_ttl_ms=0, discovery_ttl_ms=0))
-    for chore in (HealthChore(home.ground, home.ask), DiscoveryChore(home.ground, home.ask)):
+    for chore in (HealthChore(home.ground, home.ask), DiscoveryChore(home.ground, home.ask, home.reprice)):
         assert chore.due_at_us() is None
         await chore.do()
         async with running(home.tree(chore)):
@@ -127,13 +132,13 @@ async def test_nobody_is_asked_where_probes_are_off(autojump_clock: MockClock) -
 
 
 async def test_a_list_is_read_every_few_minutes_and_told_once(autojump_clock: MockClock) -> None:
-    """As long as it is the same."""
+    """As long as it is the same; so are its prices looked up."""
     listing = provider("a", discovery_mode="list")
     home = Providers(registry(listing, model("gpt", "a"), discovery_ttl_ms=300_000))
-    async with running(home.tree(DiscoveryChore(home.ground, home.ask))):
+    async with running(home.tree(DiscoveryChore(home.ground, home.ask, home.reprice))):
         await trio.sleep(DAY_S)
     assert 280 <= len(home.asked) <= 289
-    assert home.counted(DiscoveryCompleted) == 1
+    assert (home.counted(DiscoveryCompleted), home.repriced_count) == (1, 1)
 
 
 async def test_a_list_that_cannot_be_had_is_tried_again(autojump_clock: MockClock) -> None:
@@ -142,7 +147,7 @@ async def test_a_list_that_cannot_be_had_is_tried_again(autojump_clock: MockCloc
     home = Providers(registry(listing, model("gpt", "a"), discovery_ttl_ms=300_000))
     home.answers["a"] = DOWN
     home.lasts_s = 0.0
-    async with running(home.tree(DiscoveryChore(home.ground, home.ask))):
+    async with running(home.tree(DiscoveryChore(home.ground, home.ask, home.reprice))):
         await trio.sleep(4 * 3_600)
         waits = [later - sooner for (sooner, _), (later, _) in zip(home.asked, home.asked[1:], strict=False)]
         assert [round(wait) for wait in waits[:4]] == [30, 60, 120, 240]
@@ -156,7 +161,7 @@ async def test_a_provider_without_a_list_is_no_failure_of_its_health(autojump_cl
     """Discovery says so once; a probe learns nothing."""
     home = Providers(registry(provider("a", discovery_mode="list"), model("gpt", "a")))
     home.answers["a"] = Listing("unsupported", [], 0, 3)
-    await DiscoveryChore(home.ground, home.ask).do()
+    await DiscoveryChore(home.ground, home.ask, home.reprice).do()
     await HealthChore(home.ground, home.ask).do()
     assert [fact.failure_class for fact in home.facts if isinstance(fact, DiscoveryFailed)] == ["no_model_list"]
     assert home.counted(HealthChanged) == 0
