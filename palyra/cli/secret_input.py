@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from palyra.errors import PalyraError
+from palyra.errors import PalyraError, Refused
 from palyra.redaction import Secret
 
 #: The largest that a vault keeps, and the end of its line.
@@ -60,28 +60,35 @@ def read_secret(
     if sum((secret_env is not None, is_stdin, secret_file is not None)) > 1:
         raise _usage("A secret comes from one place: --env, --stdin or --file.")
     if secret_env is not None:
-        return _variable(secret_env)
+        return Secret(_variable(secret_env))
     if is_stdin:
-        return _decoded(sys.stdin.buffer.read(_SECRET_MAX_BYTES + 1), "Standard input")
+        return Secret(_decoded(sys.stdin.buffer.read(_SECRET_MAX_BYTES + 1), "Standard input"))
     if secret_file is not None:
         try:
             with open(Path(secret_file), "rb") as file:
-                return _decoded(file.read(_SECRET_MAX_BYTES + 1), secret_file)
+                return Secret(_decoded(file.read(_SECRET_MAX_BYTES + 1), secret_file))
         except OSError as exc:
             raise PalyraError(f"{secret_file} cannot be read: {exc.strerror}.", code="bad_path") from exc
-    return _asked(prompt, "name where it is: --env NAME, --stdin or --file FILE")
+    return Secret(_asked(prompt, "name where it is: --env NAME, --stdin or --file FILE"))
 
 
 def read_key_input(prompt: str, key_env: str | None, is_key_stdin: bool, stray: tuple[str, ...]) -> Secret:
     """Return the key from the one place that was named, by default a prompt; raises `PalyraError`."""
+    from palyra.decisions.profiles import refuse_key
+
     _refuse_stray(stray, "A key")
     if key_env is not None and is_key_stdin:
         raise _usage("A key comes from one place: --key-env or --key-stdin.")
     if key_env is not None:
-        return _variable(key_env)
-    if is_key_stdin:
-        return Secret(sys.stdin.readline(_KEY_MAX_CHARS))
-    return _asked(prompt, "say where the key is: --key-env NAME or --key-stdin")
+        given = _variable(key_env)
+    elif is_key_stdin:
+        given = sys.stdin.readline(_KEY_MAX_CHARS)
+    else:
+        given = _asked(prompt, "say where the key is: --key-env NAME or --key-stdin")
+    key = given.strip()
+    if (refusal := refuse_key(key)) is not None:
+        raise Refused(refusal)
+    return Secret(key)
 
 
 def _refuse_stray(stray: tuple[str, ...], what: str) -> None:
@@ -89,29 +96,29 @@ def _refuse_stray(stray: tuple[str, ...], what: str) -> None:
         raise _usage(f"There is an argument too many. {what} is never an argument.", "let the command ask for it")
 
 
-def _variable(name: str) -> Secret:
+def _variable(name: str) -> str:
     value = os.environ.get(name, "")
     if not value.strip():
         raise _usage(f"The variable {name} is not set.")
-    return Secret(value)
+    return value
 
 
-def _decoded(data: bytes, where: str) -> Secret:
+def _decoded(data: bytes, where: str) -> str:
     if len(data) > _SECRET_MAX_BYTES:
         message = f"{where} holds more than {_SECRET_MAX_BYTES:,} bytes."
         raise PalyraError(message, hint="a secret has up to 65,536 bytes", code="value_too_large")
     try:
-        return Secret(data.decode())
+        return data.decode()
     except UnicodeDecodeError:
         pass
     # Outside the handler: the decoding error holds the bytes.
     raise _usage(f"{where} is not UTF-8 text.")
 
 
-def _asked(prompt: str, hint: str) -> Secret:
+def _asked(prompt: str, hint: str) -> str:
     if not sys.stdin.isatty():
         raise _usage("There is no terminal to ask at.", hint)
-    return Secret(ask_hidden(prompt))
+    return ask_hidden(prompt)
 
 
 def ask_hidden(prompt: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -129,11 +130,13 @@ def test_a_key_is_sent_where_its_entry_leads_and_nowhere_else(
 def test_any_other_server_is_connected_by_its_address(
     write: Writer, ollama: HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a key where none is given, and never without an address."""
+    """Without a key where none is given, never without an address; a key that is piped in ends with its line."""
     assert write("connect", "generic").status == 2
     assert write("connect", "generic", "--id", "vllm", "--base-url", url_of(ollama)).status == 0
-    monkeypatch.setenv("THEIR_KEY", "sk-their-1234567890")
-    options = ("--id", "theirs", "--base-url", url_of(ollama), "--key-env", "THEIR_KEY")
+    options = ("--id", "theirs", "--base-url", url_of(ollama), "--key-stdin")
+    monkeypatch.setattr("sys.stdin", io.StringIO("two words\n"))
+    assert write("connect", "generic", *options).document["error"]["code"] == "invalid_api_key_format"
+    monkeypatch.setattr("sys.stdin", io.StringIO("sk-their-1234567890\n"))
     assert write("connect", "generic", *options).status == 0
     bare, keyed = write.registry().providers
     assert (bare.flavor, bare.auth_scheme, bare.discovery_mode) == ("generic", "none", "serve")
