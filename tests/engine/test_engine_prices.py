@@ -53,7 +53,7 @@ async def test_a_list_is_made_of_the_models_in_force() -> None:
 
 
 async def test_a_list_is_no_longer_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One price more is a problem of the configuration, by name and with the way out; of what is listed alone not."""
+    """One more is a problem of the configuration, by name and with the way out; of what is listed it is none."""
     known = registry(provider("a", pricing="free"), model("one", "a"), model("two", "a"))
     monkeypatch.setattr("palyra.engine.prices.PRICES_MAX_COUNT", 2)
     assert len((await make_price_list(known, [])).entries) == 2
