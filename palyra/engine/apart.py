@@ -100,7 +100,7 @@ class Apart:
         return value  # type: ignore[no-any-return]
 
     def _exchange(self, asked: bytes, body: bytes) -> bytes:
-        child = self._child = self._child or _start()
+        child = self._child = self._child or start_child()
         assert child.stdin is not None
         assert child.stdout is not None
         alarm = threading.Timer(self._work_s, child.kill)
@@ -136,7 +136,8 @@ def _read(data: bytes, size_bytes: int) -> bytes:
     return data
 
 
-def _start() -> subprocess.Popen[bytes]:
+def start_child() -> subprocess.Popen[bytes]:
+    """Start a process that does what `palyra.engine.apart_child` says."""
     places = [str(Path(palyra.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
         [sys.executable, "-m", "palyra.engine.apart_child"],

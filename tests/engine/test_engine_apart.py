@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import pickle
+import re
 import select
 import signal
 import threading
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from palyra.engine.apart import Apart, aside
+from palyra.engine.apart import ASKED, Apart, aside, start_child
 from palyra.errors import PalyraError
 from palyra.limits import APART_BYTES, OFF_LOOP_BYTES
 from palyra.wire.apart import read_large_request
@@ -132,3 +134,14 @@ async def test_what_nobody_waits_for_is_not_finished(apart: Apart) -> None:
     request, _ = await apart.do(APART_BYTES + 1, read_in, apart)
     assert request.raw_tokens == 8
     assert apart.pid not in (None, first)
+
+
+def test_a_child_does_not_outlive_its_daemon() -> None:
+    """Its input ends with the daemon; what it is at is not finished for nobody."""
+    asked = pickle.dumps((functools.partial(re.fullmatch, rb"(a+)+b"), ()))  # takes longer than anybody lives
+    body = b"a" * 64
+    with start_child() as child:
+        assert child.stdin is not None
+        child.stdin.write(ASKED.pack(len(asked), len(body)) + asked + body)
+        child.stdin.close()
+        assert child.wait(timeout=30) in (0, -signal.SIGIO)

@@ -3,7 +3,7 @@
 `python -m palyra.engine.console.child JOURNAL KEY_FILE` reads questions from its standard input, a JSON line each,
 and answers them in order: a JSON line, and where it names a size so many bytes of answer behind it. A download
 is the last thing that it is asked: what follows the line is the file, to the end. It reads and writes nothing else,
-and ends when its input does, which is when the daemon ends, however that ends.
+and ends when its input does, which is when the daemon ends, however that ends; in the midst of an answer, too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import msgspec
 from palyra.engine.console.file import ask_file, sight_of_file
 from palyra.engine.console.frame import At, Download, JournalFiles
 from palyra.engine.console.table import DOWNLOADS, QUESTIONS
+from palyra.engine.hangup import ending_with, watch
 from palyra.errors import CODES, PalyraError, Refusal, Refused
 from palyra.journal.lock import Holder, LockState
 from palyra.redaction import hidden_also, hide_also
@@ -58,6 +59,7 @@ def main(journal: str, key_file: str) -> None:
     """Answer until there is nothing more to read."""
     os.nice(_NICENESS)
     files = JournalFiles(Path(journal), Path(key_file))
+    watch(sys.stdin.buffer)
     for line in sys.stdin.buffer:
         asked = msgspec.json.decode(line, type=Asked)
         if asked.hidden != hidden_also():
@@ -66,7 +68,8 @@ def main(journal: str, key_file: str) -> None:
         if download is not None:
             _write(files, download, asked, sys.stdout.buffer)
             return
-        _answer(files, asked, sys.stdout.buffer)
+        with ending_with(sys.stdin.buffer):
+            _answer(files, asked, sys.stdout.buffer)
 
 
 def _write(files: JournalFiles, download: Download[Any], asked: Asked, out: BinaryIO) -> None:
