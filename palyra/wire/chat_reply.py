@@ -82,6 +82,8 @@ class ChatWriter:
         self._wants_usage = reply.wants_usage
         head = msgspec.json.encode(_head(reply, "chat.completion.chunk"))
         self._head = b"data: " + head[:-1]
+        #: Of a stream that ends with its usage every chunk before has the member, too.
+        self._end = b',"usage":null}\n\n' if reply.wants_usage else b"}\n\n"
         self._usage = TokenUsage()
         self._kinds: dict[int, PartStart] = {}
         #: Of calls: their index among the calls.
@@ -147,4 +149,4 @@ class ChatWriter:
 
     def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return self._head + b"," + msgspec.json.encode({"choices": [choice]})[1:] + b"\n\n"
+        return self._head + b"," + msgspec.json.encode({"choices": [choice]})[1:-1] + self._end

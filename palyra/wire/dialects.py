@@ -26,12 +26,12 @@ from palyra.wire.messages_relay import MessagesOutlet, prepare_messages
 from palyra.wire.messages_reply import PING, MessagesWriter, write_messages_reply
 from palyra.wire.messages_request import read_messages_request
 from palyra.wire.neutral import Call, Dialect, Foreign, NeutralRequest, Reasoning
-from palyra.wire.neutral_answer import Answer, events_of
+from palyra.wire.neutral_answer import Answer, Usage, events_of
 from palyra.wire.openai_chat import ChatStreamMeter, prepare_chat
 from palyra.wire.openai_chat_reply import read_chat_reply
 from palyra.wire.openai_edits import rename_model
 from palyra.wire.parameters import Policy
-from palyra.wire.reply_facts import ReplyFacts, facts_of
+from palyra.wire.reply_facts import ReplyFacts, estimated_usage, facts_of
 from palyra.wire.request import SurfaceRequest
 from palyra.wire.responses_answer import ResponsesReader
 from palyra.wire.responses_call import write_responses_call
@@ -149,16 +149,24 @@ class Channel(NamedTuple):
             facts = read_chat_reply(body)
             return ReadAnswer(facts=facts, body=rename_model(body, self.target.model, self.reply.model))
         answer = fold(self.reader().read_whole(body))
+        facts = facts_of(answer, is_translated=not self.is_passthrough)
         if self.is_passthrough:
             told = rename_model(body, self.target.model, self.reply.model)
         else:
-            told = DIALECT_ROWS[self.client].write_reply(answer, self.reply)
+            told = DIALECT_ROWS[self.client].write_reply(self._counted(answer, facts), self.reply)
         return ReadAnswer(
-            facts=facts_of(answer, is_translated=not self.is_passthrough),
+            facts=facts,
             body=told,
             thoughts=tuple(said for said in answer.parts if isinstance(said, Reasoning)),
             call_ids=tuple(said.call_id for said in answer.parts if isinstance(said, Call)),
         )
+
+    def _counted(self, answer: Answer, facts: ReplyFacts) -> Answer:
+        """Return an answer with our count of it where its provider gave none."""
+        if answer.usage is not None:
+            return answer
+        usage = estimated_usage(None, self.reply.input_estimate_tokens, facts.output_tokens_estimate)
+        return msgspec.structs.replace(answer, usage=Usage(usage=usage))
 
     def meter(self, output_cap_tokens: int | None) -> StreamMeter:
         """Return what a stream goes through."""
@@ -167,9 +175,15 @@ class Channel(NamedTuple):
                 upstream_model=self.target.model,
                 public_model=self.reply.model,
                 wants_usage=self.reply.wants_usage,
+                input_estimate_tokens=self.reply.input_estimate_tokens,
                 output_cap_tokens=output_cap_tokens,
             )
-        return EventMeter(self.reader(), self._outlet(), output_cap_tokens=output_cap_tokens)
+        return EventMeter(
+            self.reader(),
+            self._outlet(),
+            input_estimate_tokens=self.reply.input_estimate_tokens,
+            output_cap_tokens=output_cap_tokens,
+        )
 
     def _outlet(self) -> Outlet:
         if self.is_passthrough:

@@ -64,9 +64,7 @@ class MessagesOutlet:
 
     def relay(self, block: bytes, data: bytes, events: list[Event]) -> bytes:
         """See `Outlet.relay`."""
-        for event in events:
-            if isinstance(event, Usage):
-                self._usage = event.usage
+        self.tail(events)
         typed = read_or_none(_TYPED, data) or _Typed()
         match typed.type:
             case "message_start" if self._upstream_model != self._public_model:
@@ -81,7 +79,10 @@ class MessagesOutlet:
         return block
 
     def tail(self, events: list[Event]) -> bytes:
-        """See `Outlet.tail`; what follows from the end alone, the provider has left out for the client too."""
+        """See `Outlet.tail`: usage is kept; what a provider left out, it left out for the client too."""
+        for event in events:
+            if isinstance(event, Usage):
+                self._usage = event.usage
         return b""
 
     def closing(self, *, is_cut: bool) -> bytes:

@@ -87,6 +87,7 @@ class Reply(msgspec.Struct):
 
     id: Any = None
     object: Any = None
+    created: Any = None
     model: Any = None
     choices: list[Choice] | None = None
     usage: msgspec.Raw = NULL

@@ -23,11 +23,12 @@ from palyra.wire.openai_chat_reply import (
     text_or_empty,
 )
 from palyra.wire.openai_edits import model_span
-from palyra.wire.reply_facts import ReplyFacts
+from palyra.wire.reply_facts import ReplyFacts, estimated_usage
 from palyra.wire.sse import SseSplitter, encode_event, event_data, event_name
 from palyra.wire.tokens import TokenTally
 from palyra.wire.upstream_errors import UpstreamError, read_upstream_error
 from palyra.wire.usage import merge_usage
+from palyra.wire.usage_written import chat_usage
 
 DONE = b"data: [DONE]\n\n"
 #: Of a stream whose events differ in more than their text, so many are looked at in vain.
@@ -43,9 +44,18 @@ class ChatStreamMeter:
     """Takes the bytes of one upstream stream and gives back those that may be relayed."""
 
     def __init__(
-        self, *, upstream_model: str, public_model: str, wants_usage: bool, output_cap_tokens: int | None
+        self,
+        *,
+        upstream_model: str,
+        public_model: str,
+        wants_usage: bool,
+        input_estimate_tokens: int = 0,
+        output_cap_tokens: int | None,
     ) -> None:
-        """`wants_usage`: of the client, who then sees the usage chunk. `output_cap_tokens`: the event limit."""
+        """`wants_usage`: of the client, who then sees the usage chunk. `output_cap_tokens`: the event limit.
+
+        `input_estimate_tokens`: what a client is told of the input of a stream that is cut.
+        """
         #: There was text, reasoning, refusal, a tool's name or argument, audio, or a clean end.
         self.has_content = False
         #: The error that the stream turned into; its event and all that follows is withheld.
@@ -59,10 +69,12 @@ class ChatStreamMeter:
         self._renamer = _Renamer(upstream_model, public_model)
         self._alike = _Alike()
         self._wants_usage = wants_usage
+        self._input_estimate_tokens = input_estimate_tokens
         self._output_cap_tokens = output_cap_tokens
         self._tally = TokenTally()
         self._usage: dict[str, Any] = {}
         self._reply_id: Any = None
+        self._created: Any = None
         self._model: Any = None
         self._service_tier: Any = None
         #: By choice: the finish reason, "" until there is one.
@@ -99,13 +111,22 @@ class ChatStreamMeter:
         """Return the last bytes of the stream; one that was cut says so before."""
         if not is_cut:
             return DONE
-        cut = {
+        head = {
             "id": text_or_empty(self._reply_id),
             "object": "chat.completion.chunk",
+            "created": self._created if isinstance(self._created, int) else 0,
             "model": self._public_model,
-            "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}],
         }
-        return encode_event(msgspec.json.encode(cut)) + DONE
+        chunks: list[dict[str, Any]] = [
+            {**head, "choices": [{"index": index, "delta": {}, "finish_reason": "length"}]}
+            for index, raw_stop in (self._raw_stops or {0: ""}).items()
+            if not raw_stop
+        ]
+        if self._wants_usage:
+            seen = self.facts().usage
+            usage = estimated_usage(seen, self._input_estimate_tokens, self._tally.tokens)
+            chunks.append({**head, "choices": [], "usage": chat_usage(usage)})
+        return b"".join([encode_event(msgspec.json.encode(chunk)) for chunk in chunks]) + DONE
 
     def failing(self, envelope: dict[str, Any]) -> bytes:
         """Return the last bytes of a stream that broke; `envelope` is an error answer as plain data."""
@@ -162,6 +183,8 @@ class ChatStreamMeter:
         fields = reply.usage_fields()
         if fields:
             self._usage = merge_usage(self._usage, fields)
+        if self._created is None:
+            self._created = reply.created
         self._reply_id = self._reply_id or reply.id
         self._model = self._model or reply.model
         self._service_tier = reply.service_tier or self._service_tier

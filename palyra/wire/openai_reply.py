@@ -65,11 +65,12 @@ def chat_events(
 ) -> Iterator[bytes]:
     """Yield the events of a stream; `pieces` are the parts of the text, which they make up exactly."""
     head = _head(answer, "chat.completion.chunk")
+    tail = {"usage": None} if include_usage else {}
 
     def events(delta: dict[str, Any], finish_reason: str | None = None) -> Iterator[bytes]:
         for index in range(answer.choices_count):
             choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-            yield encode_event(msgspec.json.encode({**head, "choices": [choice]}))
+            yield encode_event(msgspec.json.encode({**head, "choices": [choice], **tail}))
 
     yield from events({"role": "assistant", "content": ""})
     if answer.reasoning:

@@ -60,3 +60,9 @@ def facts_of(answer: Answer, *, is_translated: bool = False) -> ReplyFacts:
         service_tier="" if usage is None else usage.service_tier,
         dropped=tuple(sorted(dropped)) if is_translated else (),
     )
+
+
+def estimated_usage(seen: TokenUsage | None, input_tokens: int, output_tokens: int) -> TokenUsage:
+    """Return what a client is told of an answer whose provider has not counted all of it."""
+    seen = seen or TokenUsage(input_tokens=input_tokens)
+    return msgspec.structs.replace(seen, output_tokens=max(seen.output_tokens, output_tokens))

@@ -24,6 +24,8 @@ _INCOMPLETE = {
     "content_filter": "content_filter",
     "refusal": "content_filter",
 }
+#: Stops that came while an item was being written.
+_CUT_STOPS = ("max_tokens", "context_window", "content_filter")
 #: Members of a response that its request may set, and what they are where it does not.
 ECHOED: dict[str, Any] = {
     "instructions": None,
@@ -45,10 +47,10 @@ ECHOED: dict[str, Any] = {
 
 def write_responses_reply(answer: Answer, reply: Reply) -> bytes:
     """Return a whole answer."""
-    items: list[Any] = []
-    for part in answer.parts:
-        if not (isinstance(part, Text | Refused) and not part.text):
-            items.append(_item(part, len(items), reply))
+    parts = [part for part in answer.parts if not (isinstance(part, Text | Refused) and not part.text)]
+    whole_count = len(parts) - (answer.stop in _CUT_STOPS)
+    statuses = ["completed" if index < whole_count else "incomplete" for index in range(len(parts))]
+    items = [_item(part, index, reply, statuses[index]) for index, part in enumerate(parts)]
     return msgspec.json.encode(_ended(reply, items, answer.stop, answer.usage.usage if answer.usage else None))
 
 
@@ -85,15 +87,15 @@ def _id(prefix: str, index: int, reply: Reply) -> str:
     return f"{prefix}_{reply.run_id}_{index}"
 
 
-def _item(part: Part, index: int, reply: Reply) -> Any:
+def _item(part: Part, index: int, reply: Reply, status: str) -> Any:
     """Return an item of a whole answer."""
     match part:
         case Text(text=text):
-            return _message(index, reply, [_text_part(text)])
+            return _message(index, reply, [_text_part(text)], status)
         case Refused(text=text):
-            return _message(index, reply, [{"type": "refusal", "refusal": text}])
+            return _message(index, reply, [_refusal_part(text)], status)
         case Call():
-            return _call(part, index, reply, "completed")
+            return _call(part, index, reply, status)
         case Reasoning():
             return _thoughts(part, index, reply)
         case Foreign(raw=raw):
@@ -105,7 +107,11 @@ def _text_part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
 
 
-def _message(index: int, reply: Reply, content: list[Any], status: str = "completed") -> dict[str, Any]:
+def _refusal_part(text: str) -> dict[str, Any]:
+    return {"type": "refusal", "refusal": text}
+
+
+def _message(index: int, reply: Reply, content: list[Any], status: str) -> dict[str, Any]:
     head = {"type": "message", "id": _id("msg", index, reply), "status": status, "role": "assistant"}
     return {**head, "content": content}
 
@@ -142,13 +148,18 @@ class _Open(msgspec.Struct):
 
 
 class ResponsesWriter:
-    """Writes one stream; see `StreamWriter`."""
+    """Writes one stream; see `StreamWriter`.
+
+    An item that has ended is told once it is clear that it was whole: when more comes, or the answer ends well.
+    """
 
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
         self._sequence_number = 0
         self._items: list[Any] = []
         self._open: dict[int, _Open] = {}
+        #: What has ended last, and how.
+        self._ended: tuple[_Open, PartEnd] | None = None
         self._usage: TokenUsage | None = None
         self._stop = "unknown"
 
@@ -163,15 +174,17 @@ class ResponsesWriter:
                 return begun + self._event("response.in_progress", response=response)
             case PartStart(index=index):
                 self._open[index] = opened = _Open(start=event, index=-1, pieces=[])
-                return self._begin(opened) if event.kind == "call" else b""
+                return self._tell_ended() + (self._begin(opened) if event.kind == "call" else b"")
             case PartEnd(index=index):
-                return self._end(self._open.pop(index), event)
+                told = self._tell_ended()
+                self._ended = (self._open.pop(index), event)
+                return told
             case Usage(usage=usage):
                 self._usage = usage
                 return b""
             case _:
                 self._stop = event.stop
-                return b""
+                return self._tell_ended("incomplete" if event.stop in _CUT_STOPS else "completed")
 
     def end(self) -> bytes:
         """See `StreamWriter.end`."""
@@ -179,14 +192,15 @@ class ResponsesWriter:
 
     def cut(self) -> bytes:
         """See `StreamWriter.cut`."""
-        ends = [self._end(opened, PartEnd(index=0)) for opened in self._open.values()]
-        return b"".join(ends) + self._last("max_tokens")
+        ends = [self._end(opened, PartEnd(index=0), "incomplete") for opened in self._open.values()]
+        return self._tell_ended() + b"".join(ends) + self._last("max_tokens")
 
     def fail(self, envelope: dict[str, Any]) -> bytes:
         """See `StreamWriter.fail`."""
         error = {"code": envelope["error"]["code"], "message": envelope["error"]["message"]}
+        told = self._tell_ended()
         response = _response(self._reply, "failed", self._items, error=error)
-        return self._event("response.failed", response=response, palyra=envelope["palyra"])
+        return told + self._event("response.failed", response=response, palyra=envelope["palyra"])
 
     def _last(self, stop: str) -> bytes:
         response = _ended(self._reply, self._items, stop, self._usage)
@@ -218,7 +232,7 @@ class ResponsesWriter:
         out = self._event("response.output_item.added", output_index=index, item=item)
         if start.kind in ("text", "refusal"):
             at = {**self._at(opened, "msg"), "content_index": 0}
-            part = _text_part("") if start.kind == "text" else {"type": "refusal", "refusal": ""}
+            part = _text_part("") if start.kind == "text" else _refusal_part("")
             out += self._event("response.content_part.added", **at, part=part)
         return out
 
@@ -250,7 +264,11 @@ class ResponsesWriter:
             out += self._event("response.reasoning_summary_part.added", **at, part=part)
         return out + self._event("response.reasoning_summary_text.delta", **at, delta=text)
 
-    def _end(self, opened: _Open, end: PartEnd) -> bytes:
+    def _tell_ended(self, status: str = "completed") -> bytes:
+        ended, self._ended = self._ended, None
+        return b"" if ended is None else self._end(*ended, status)
+
+    def _end(self, opened: _Open, end: PartEnd, status: str) -> bytes:
         text, kind = opened.text, opened.start.kind
         if kind in ("text", "refusal") and not text:
             return b""
@@ -276,7 +294,7 @@ class ResponsesWriter:
                     out += self._event("response.reasoning_summary_part.done", **at, part=done)
             case _:
                 part = Foreign(label=end.label, raw=end.raw)
-        self._items[opened.index] = item = _item(part, opened.index, self._reply)
+        self._items[opened.index] = item = _item(part, opened.index, self._reply, status)
         return out + self._event("response.output_item.done", output_index=opened.index, item=item)
 
     def _end_content(self, opened: _Open, text: str) -> bytes:
@@ -285,4 +303,4 @@ class ResponsesWriter:
             done = self._event("response.output_text.done", **at, text=text, logprobs=[])
             return done + self._event("response.content_part.done", **at, part=_text_part(text))
         done = self._event("response.refusal.done", **at, refusal=text)
-        return done + self._event("response.content_part.done", **at, part={"type": "refusal", "refusal": text})
+        return done + self._event("response.content_part.done", **at, part=_refusal_part(text))

@@ -15,7 +15,7 @@ from palyra.wire.answer_writer import StreamWriter
 from palyra.wire.errors import Malformed
 from palyra.wire.neutral import Reasoning
 from palyra.wire.neutral_answer import Delta, Event, Finish, PartEnd, PartStart, Start, Usage
-from palyra.wire.reply_facts import ReplyFacts
+from palyra.wire.reply_facts import ReplyFacts, estimated_usage
 from palyra.wire.sse import SseSplitter, event_data, event_name
 from palyra.wire.tokens import TokenTally
 from palyra.wire.upstream_errors import UpstreamError, UpstreamErrorInBody
@@ -90,7 +90,7 @@ class Outlet(Protocol):
         ...
 
     def tail(self, events: list[Event]) -> bytes:
-        """Return what becomes of events that follow from the stream's end alone."""
+        """Return what becomes of events that no event of the provider's says."""
         ...
 
     def closing(self, *, is_cut: bool) -> bytes:
@@ -105,15 +105,23 @@ class Outlet(Protocol):
 class EventMeter:
     """See `StreamMeter`."""
 
-    def __init__(self, reader: StreamReader, outlet: Outlet, *, output_cap_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        reader: StreamReader,
+        outlet: Outlet,
+        *,
+        input_estimate_tokens: int = 0,
+        output_cap_tokens: int | None = None,
+    ) -> None:
+        """`input_estimate_tokens`: what a client is told of the input where its provider says nothing."""
         self.has_content = False
         self.error: UpstreamError | None = None
         self.unparsed_count = 0
-        self.closing = outlet.closing
         self.failing = outlet.failing
         self._splitter = SseSplitter()
         self._reader = reader
         self._outlet = outlet
+        self._input_estimate_tokens = input_estimate_tokens
         self._output_cap_tokens = output_cap_tokens
         self._tally = TokenTally()
         #: What was thought, and the ids of the calls that it led to.
@@ -155,7 +163,13 @@ class EventMeter:
             return out
         events = self._reader.finish()
         self._note(events)
-        return out + self._outlet.tail(events)
+        return out + self._outlet.tail(self._told(events))
+
+    def closing(self, *, is_cut: bool) -> bytes:
+        """See `StreamMeter.closing`."""
+        if is_cut:
+            self._outlet.tail([self._counted()])
+        return self._outlet.closing(is_cut=is_cut)
 
     def facts(self) -> ReplyFacts:
         """See `StreamMeter.facts`."""
@@ -188,7 +202,18 @@ class EventMeter:
             self.unparsed_count += 1
             return self._outlet.pass_on(block)
         self._note(events)
-        return self._outlet.relay(block, data, events)
+        return self._outlet.relay(block, data, self._told(events))
+
+    def _told(self, events: list[Event]) -> list[Event]:
+        """Return what an outlet gets: an answer whose provider counts nothing has our count where it is written."""
+        if self._usage is not None or not self._outlet.drops or not (events and isinstance(events[-1], Finish)):
+            return events
+        return [*events[:-1], self._counted(), events[-1]]
+
+    def _counted(self) -> Usage:
+        """Return the usage as far as it is known, and else as we count it."""
+        seen = None if self._usage is None else self._usage.usage
+        return Usage(usage=estimated_usage(seen, self._input_estimate_tokens, self._tally.tokens))
 
     def _note(self, events: list[Event]) -> None:
         for event in events:

@@ -183,6 +183,7 @@ _READ = _at_top("cache_read_input_tokens")
 _WRITTEN = _at_top("cache_creation_input_tokens")
 _WRITTEN_5M = _within(("cache_creation",), "ephemeral_5m_input_tokens")
 _WRITTEN_1H = _within(("cache_creation",), "ephemeral_1h_input_tokens")
+_THOUGHT = _within(("output_tokens_details",), "thinking_tokens")
 _SEARCHES = _within(("server_tool_use",), "web_search_requests")
 
 
@@ -205,9 +206,11 @@ def read_messages_usage(
     if written is not None:
         # What is not told apart was kept for five minutes.
         written_5m += max(0, written - written_5m - written_1h)
+    (thought,) = cut_parts(counts, output_tokens or 0, [counts.find(_THOUGHT) or 0])
     usage = TokenUsage(
         input_tokens=(fresh or 0) + cached + written_5m + written_1h,
         output_tokens=output_tokens or 0,
+        reasoning_tokens=thought,
         cached_input_tokens=cached,
         cache_write_5m_tokens=written_5m,
         cache_write_1h_tokens=written_1h,

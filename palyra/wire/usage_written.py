@@ -1,4 +1,7 @@
-"""Usage in the words of each dialect, from the one normal form; details only where there are any."""
+"""Usage in the words of each dialect, from the one normal form.
+
+The details that every answer of the real thing has are always there, for clients that read them unasked.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,16 @@ def chat_usage(usage: TokenUsage) -> dict[str, Any]:
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.total_tokens,
-        **_named("prompt_tokens_details", _input_details(usage)),
-        **_named("completion_tokens_details", _output_details(usage)),
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0, **_input_details(usage)},
+        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0, **_output_details(usage)},
     }
 
 
 def responses_usage(usage: TokenUsage) -> dict[str, Any]:
-    """Return usage in the words of the Responses API, whose two details objects are always there."""
+    """Return usage in the words of the Responses API."""
     return {
         "input_tokens": usage.input_tokens,
-        "input_tokens_details": {"cached_tokens": 0, **_input_details(usage)},
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0, **_input_details(usage)},
         "output_tokens": usage.output_tokens,
         "output_tokens_details": {"reasoning_tokens": 0, **_output_details(usage)},
         "total_tokens": usage.total_tokens,
@@ -32,6 +35,7 @@ def responses_usage(usage: TokenUsage) -> dict[str, Any]:
 def messages_usage(usage: TokenUsage) -> dict[str, Any]:
     """Return usage in the words of the Messages API, whose input leaves out what a cache gave or took."""
     written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    thought = {"thinking_tokens": usage.reasoning_tokens} if usage.reasoning_tokens else {}
     return {
         "input_tokens": usage.input_tokens - usage.cached_input_tokens - written,
         "cache_creation_input_tokens": written,
@@ -41,11 +45,8 @@ def messages_usage(usage: TokenUsage) -> dict[str, Any]:
             "ephemeral_1h_input_tokens": usage.cache_write_1h_tokens,
         },
         "output_tokens": usage.output_tokens,
+        **({"output_tokens_details": thought} if thought else {}),
     }
-
-
-def _named(name: str, details: dict[str, int]) -> dict[str, Any]:
-    return {name: details} if details else {}
 
 
 def _input_details(usage: TokenUsage) -> dict[str, int]:

@@ -350,7 +350,7 @@ async def test_usage_of_a_reply_replaces_the_estimate() -> None:
     usage = (await answer_of(scripted({"reply": reply}), ask()))["usage"]
     assert usage["prompt_tokens"] == 0
     assert usage["completion_tokens"] == 1
-    assert usage["prompt_tokens_details"] == {"cached_tokens": 7}
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 7, "audio_tokens": 0}
 
 
 async def test_an_embedding_of_a_reply() -> None:
