@@ -147,8 +147,11 @@ def connect_provider(
         raise click.UsageError("Such a server is found by --base-url alone.")
     if provider not in _KEYLESS:
         entry["discovery_mode"] = "serve"
-    if provider in _KEYLESS or (base_url and not _is_public(entry)):
+    is_near = provider in _KEYLESS if not base_url else not _is_public(entry)
+    if is_near or provider in _KEYLESS:
         entry["allow_private_base_url"] = True
+    if is_near and provider in _KEYLESS:
+        entry["pricing"] = "free"  # in plain sight, for whoever knows better
     if provider == _OTHER and not key_env and not is_key_stdin:
         entry["auth_scheme"] = "none"
     if provider in _KEYLESS or "auth_scheme" in entry:
@@ -171,7 +174,8 @@ def connect_provider(
             page.line(name, indent=2)
         if len(names) > _SHOWN_COUNT:
             page.line(Styled(f"and {len(names) - _SHOWN_COUNT} more: palyra models list", "dim"), indent=2)
-        page.line(Styled(f"written to {written.file}", "dim"))
+        free = ', its models as free: pricing = "free"' if "pricing" in entry else ""
+        page.line(Styled(f"written to {written.file}{free}", "dim"))
 
     return Answer(data, show)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from cli_world import Cli, Ran
+from json_shapes import broken
 from story import T0_US
 
 from palyra.config.load import load_config
@@ -89,7 +90,7 @@ def write(day: Cli, tmp_path: Path) -> Writer:
 
 
 def test_ollama_is_connected_by_one_command(write: Writer, ollama: HTTPServer) -> None:
-    """It is asked first; then its entry stands in the file, with the line that private addresses need."""
+    """It is asked first; then its entry stands in the file: private, and free of charge."""
     ran = write("connect", "ollama", "--base-url", url_of(ollama))
     assert ran.status == 0
     assert ran.data["models"] == ["llama3.2:latest", "nomic-embed-text"]
@@ -97,6 +98,7 @@ def test_ollama_is_connected_by_one_command(write: Writer, ollama: HTTPServer) -
     assert write.file.read_text().startswith("# mine\nversion = 1\n")
     (entry,) = write.registry().providers
     assert (entry.provider_id, entry.flavor, entry.allow_private_base_url) == ("ollama", "ollama", True)
+    assert entry.pricing == "free"
     assert (entry.discovery_mode, entry.auth_scheme) == ("serve", "none")
     again = write("connect", "ollama", "--base-url", url_of(ollama))
     assert (again.status, again.document["error"]["code"]) == (7, "conflict")
@@ -313,3 +315,17 @@ def test_what_needs_a_daemon_says_so(day: Cli, command: tuple[str, ...]) -> None
 def test_a_time_is_checked(day: Cli) -> None:
     """Before anybody is asked."""
     assert day("models", "circuit", "openai", "open", "--for", "soon").status == 2
+
+
+def test_documents_keep_their_shape(day: Cli, write: Writer, ollama: HTTPServer) -> None:
+    """What programs read may grow, but no place is renamed and none gets another kind of value."""
+    answers = {
+        "models list": day("models", "list", "--json").data,
+        "models status": day("models", "status", "--json").data,
+        "models explain": day("models", "explain", "--prompt", "hi", "--json").data,
+        "models connect": write("connect", "ollama", "--base-url", url_of(ollama), "--id", "lab").data,
+        "models test": write("test").data,
+        "models discover": write("discover").data,
+        "models set": write("set", "llama3.2:latest").data,
+    }
+    assert [(command, place) for command, data in answers.items() for place in broken(command, data)] == []
