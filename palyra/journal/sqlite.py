@@ -36,12 +36,19 @@ _PAGE_BYTES = 4_096
 _CACHE_KIB = 4_096
 #: Prepared INSERTs that are kept, one a number of rows; the longest holds about 400 KiB.
 _STATEMENTS_COUNT = 32
+#: So that these are enough, a statement takes a multiple of so many rows; those without a position are left out.
+_ROWS_STEP_COUNT = 8
 
 _COLUMNS = (*Row._fields, "link")
 #: What stands for nothing is made NULL by SQLite, and a link goes in as a bytearray: for None and for bytes sqlite3
 #: first looks for an adapter, at the price of an exception that it drops.
 _NOTHING = {"correlation": "''", "causation": "0", "command_key": "''"}
-_ONE_ROW = f"({', '.join(f'nullif(?, {_NOTHING[name]})' if name in _NOTHING else '?' for name in _COLUMNS)})"
+_STORED = ", ".join(
+    f"nullif(column{number}, {_NOTHING[name]})" if name in _NOTHING else f"column{number}"
+    for number, name in enumerate(_COLUMNS, 1)
+)
+_ONE_ROW = f"({', '.join('?' * len(_COLUMNS))})"
+_NO_ROW = (None,) * len(_COLUMNS)
 
 
 T = TypeVar("T")
@@ -59,7 +66,8 @@ class CheckpointResult(NamedTuple):
 
 @lru_cache(maxsize=_STATEMENTS_COUNT)
 def _insert_sql(count: int) -> str:
-    return f"INSERT INTO event ({', '.join(_COLUMNS)}) VALUES {', '.join([_ONE_ROW] * count)}"
+    rows = ", ".join([_ONE_ROW] * count)
+    return f"INSERT INTO event ({', '.join(_COLUMNS)}) SELECT {_STORED} FROM (VALUES {rows}) WHERE column1 NOTNULL"
 
 
 def prepare_file(
@@ -149,7 +157,7 @@ class SqliteStore:
 
     async def write(self, rows: list[Row], links: list[bytes]) -> None:
         """Insert all rows in one statement that is a transaction of its own."""
-        parameters: list[str | int | bytearray] = []
+        parameters: list[str | int | bytearray | None] = []
         for row, link in zip(rows, links, strict=True):
             parameters += (
                 row.position,
@@ -165,7 +173,9 @@ class SqliteStore:
                 row.body.decode(),
                 bytearray(link),
             )
-        await self.connection.execute_fetchall(_insert_sql(len(rows)), parameters)
+        missing_count = -len(rows) % _ROWS_STEP_COUNT
+        parameters += _NO_ROW * missing_count
+        await self.connection.execute_fetchall(_insert_sql(len(rows) + missing_count), parameters)
 
     async def fetch(self, after: int, upto: int) -> list[Row]:
         """Read the next batch in a worker thread."""

@@ -29,8 +29,9 @@ from palyra.journal.port import Head, Row
 from palyra.limits import COMMIT_MAX_COUNT
 from palyra.units import ms_to_s
 
-#: Rows of one `append`; it goes in one statement, and older builds of SQLite take 32,766 values in it.
-CALL_MAX_COUNT = 32_766 // 12
+#: Rows of one `append`; it goes in one statement, and older builds of SQLite take 32,766 values in it, which are
+#: this many rows of 12 by the eight.
+CALL_MAX_COUNT = 32_766 // (12 * 8) * 8
 #: Newest rows kept in memory, so that whoever follows at the head needs no disk.
 RECENT_COUNT = 1_024
 
