@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 import msgspec
 import structlog
@@ -18,7 +18,7 @@ import trio
 from palyra.decisions.loops import SLOW_LANE_CRASHES_COUNT, next_start, recent_count
 from palyra.errors import PalyraError
 from palyra.supervisor.loops import Loop
-from palyra.supervisor.pace import LoopState, Pace
+from palyra.supervisor.pace import Bell, LoopState, Pace
 from palyra.supervisor.ports import Clock, LoopCrash, LoopLog, Topic
 from palyra.units import ms_to_us
 
@@ -74,13 +74,13 @@ class Keeper:
 
     @property
     def topics(self) -> tuple[Topic, ...]:
-        """What wakes the loop."""
+        """What its bell is rung for."""
         return self._loop.topics
 
     @property
-    def ring(self) -> Callable[[], None]:
-        """Wake the loop: its own bell."""
-        return self._pace.bell.ring
+    def bell(self) -> Bell:
+        """What wakes the loop when it rings."""
+        return self._pace.bell
 
     def retire(self) -> None:
         """Begin nothing new: a loop that rests ends now, a busy one after its step."""

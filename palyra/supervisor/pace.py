@@ -33,16 +33,18 @@ class Bell:
     """Level-triggered and coalescing: however often it rang, it wakes once; rung too early, it wakes at once."""
 
     def __init__(self) -> None:
+        #: It has rung, and nobody has heard it yet.
+        self.is_rung = False
         self._rung = trio.Event()
 
     def ring(self) -> None:
         """Wake the loop. Legal from asyncio code too, at the cost of a plain call."""
-        if not self._rung.is_set():
-            self._rung.set()
+        self.is_rung = True
+        self._rung.set()
 
     async def wait_rung(self) -> None:
         await self._rung.wait()
-        self._rung = trio.Event()
+        self._rung, self.is_rung = trio.Event(), False
 
 
 class Pace:

@@ -6,12 +6,13 @@ and takes the whole guest down, so that the daemon ends with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import trio
 
 from palyra.supervisor.keeper import Keeper, LoopStatus
 from palyra.supervisor.loops import Loop
+from palyra.supervisor.pace import Bell
 from palyra.supervisor.ports import Clock, LoopLog, Topic
 from palyra.units import ms_to_s
 
@@ -25,10 +26,10 @@ class Tree:
     def __init__(self, loops: Sequence[Loop], clock: Clock, log: LoopLog) -> None:
         self._keepers = tuple(Keeper(loop, clock, log) for loop in loops)
         #: The bells of each topic: facts ring them with every commit.
-        self._bells: dict[Topic, tuple[Callable[[], None], ...]] = {}
+        self._bells: dict[Topic, tuple[Bell, ...]] = {}
         for keeper in self._keepers:
             for topic in keeper.topics:
-                self._bells[topic] = (*self._bells.get(topic, ()), keeper.ring)
+                self._bells[topic] = (*self._bells.get(topic, ()), keeper.bell)
 
     async def run(self) -> None:
         """Start the loops, each after the one before it; return when all have been drained."""
@@ -38,8 +39,9 @@ class Tree:
 
     def ring(self, topic: Topic) -> None:
         """Wake the loops that the topic concerns. A plain call, legal from asyncio code."""
-        for ring in self._bells.get(topic, ()):
-            ring()
+        for bell in self._bells.get(topic, ()):
+            if not bell.is_rung:  # which most are: a loop takes no step for each commit
+                bell.ring()
 
     def status(self) -> tuple[LoopStatus, ...]:
         """Return what each loop is doing, in start order."""
