@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -23,7 +23,7 @@ from msgspec.json import encode as encode_json
 
 from palyra.decisions.clock import STEP_MIN_US, Reading, step_between, step_while_away
 from palyra.engine.clock import Clock, SystemClock, asleep_us
-from palyra.engine.codec import encode_fact, state_digest, to_known, to_recorded, to_row
+from palyra.engine.codec import encode_fact, state_digest, to_known, to_recorded
 from palyra.engine.ids import Ids, SystemIds
 from palyra.errors import EngineStopped, JournalUnwritable, Refusal, SecretInEvent
 from palyra.events.attempts import AttemptStarted, AttemptSucceeded
@@ -67,44 +67,37 @@ class Tap(Protocol):
 class Batch:
     """Facts of one commit. Use as a context manager; await `durable()` after it."""
 
-    def __init__(self, core: Core, actor: str, *, lazy: bool = False) -> None:
-        self.now_us = core.clock.now_us()
+    def __init__(self, core: Core, actor: str, now_us: int, *, lazy: bool = False) -> None:
+        self.now_us = now_us
         self._core = core
         self._actor = actor
         self._lazy = lazy
         self._rows: list[Row] = []
-        self._durable: asyncio.Future[None] | None = None
+        self._commit: asyncio.Future[None] | None = None
+        #: Done after the commit; None while nobody waits.
+        self._waiter: asyncio.Future[None] | None = None
 
     def __enter__(self) -> Self:
         self._core.check_writable()
         return self
 
-    def add(self, drafts: Iterable[Draft]) -> None:
+    def add(self, drafts: Sequence[Draft]) -> None:
         """Stamp facts and fold them; they are on their way to the disk when the batch ends."""
-        drafts = list(drafts)
-        if not drafts:
-            return
-        encoded = [encode_fact(draft.body) for draft in drafts]
-        self._core.refuse_secrets(drafts, encoded)  # before anything is folded
-        state = self._core.state
-        for draft, stored in zip(drafts, encoded, strict=True):
-            recorded = Recorded(
-                state.position + 1,
-                draft.stream,
-                state.streams.get(draft.stream, 0) + 1,
-                self.now_us,
-                self._actor,
-                draft.correlation,
-                0,
-                draft.command_key,
-                draft.body,
-            )
-            row = to_row(recorded, stored)
+        core, state, actor, now_us = self._core, self._core.state, self._actor, self.now_us
+        encoded = [(draft, *encode_fact(draft.body)) for draft in drafts]
+        core.refuse_secrets(encoded)  # before anything is folded
+        for draft, name, schema, body in encoded:
+            stream, position, version = draft.stream, state.position + 1, state.streams.get(draft.stream, 0) + 1
+            correlation, key = draft.correlation, draft.command_key
+            row = Row(position, stream, version, name, schema, now_us, actor, correlation, 0, key, body)
             self._rows.append(row)
-            evolve(state, to_recorded(row) if row.name.startswith(_FROM_OUTSIDE) else recorded)
-            if self._core.taps:
-                for tap in self._core.taps:
-                    tap.append(recorded)
+            if name.startswith(_FROM_OUTSIDE):
+                recorded = to_recorded(row)
+            else:
+                recorded = Recorded(position, stream, version, now_us, actor, correlation, 0, key, draft.body)
+            evolve(state, recorded)
+            for tap in core.taps:
+                tap.append(recorded)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -114,12 +107,23 @@ class Batch:
                 self._core.fail()
             return
         if self._rows:
-            self._durable = self._core.append(self._rows, lazy=self._lazy)
+            self._commit = self._core.append(self._rows, self._committed, lazy=self._lazy)
+
+    def _committed(self, commit: asyncio.Future[None]) -> None:
+        self._core.committed(commit)
+        if self._waiter is not None:
+            _tell(self._waiter, commit)
 
     async def durable(self) -> None:
         """Wait until the batch is on the disk; raises `JournalUnwritable`. Being cancelled changes nothing."""
-        if self._durable is not None:
-            await _wait_for(self._durable)
+        if self._commit is None:
+            return
+        if self._waiter is not None or self._commit.done():
+            await _wait_for(self._commit)
+        else:
+            # It is told by the batch itself, which hears of the commit anyhow.
+            self._waiter = self._commit.get_loop().create_future()
+            await self._waiter
 
 
 async def _wait_for(commit: asyncio.Future[None]) -> None:
@@ -189,6 +193,8 @@ class Core:
         self._rebuilding: asyncio.Task[None] | None = None
         #: Future of the newest batch; those before it are durable when it is.
         self.last_commit: asyncio.Future[None] | None = None
+        #: The journal's head when `on_commit` was told last.
+        self._told_position = 0
 
     @property
     def is_writable(self) -> bool:
@@ -214,11 +220,12 @@ class Core:
 
     def batch(self, actor: str = SYSTEM, *, lazy: bool = False) -> Batch:
         """Return a new batch; `lazy` facts ride with the next commit instead of asking for one."""
-        last = self._reading
-        drift_us = self.clock.now_us() - last.wall_us - (self.clock.monotonic_us() - last.monotonic_us)
+        last, now_us = self._reading, self.clock.now_us()
+        drift_us = now_us - last.wall_us - (self.clock.monotonic_us() - last.monotonic_us)
         if not -STEP_MIN_US <= drift_us <= STEP_MIN_US:
             self.watch_clock()
-        return Batch(self, actor, lazy=lazy)
+            now_us = self.clock.now_us()
+        return Batch(self, actor, now_us, lazy=lazy)
 
     def watch_clock(self) -> None:
         """Read the clocks, and record it if the wall clock has left the time that passed since they were read last.
@@ -236,7 +243,7 @@ class Core:
     def _record_step(self, stepped: DaemonClockStepped | None) -> None:
         if stepped is None:
             return
-        with Batch(self, SYSTEM) as batch:
+        with Batch(self, SYSTEM, self.clock.now_us()) as batch:
             batch.add([Draft("daemon", stepped)])
         if self.on_clock_step is not None:
             self.on_clock_step()
@@ -261,19 +268,20 @@ class Core:
             # By identity: of two taps that hold the same so far, each is its own.
             self.taps = [one for one in self.taps if one is not tap]
 
-    def refuse_secrets(self, drafts: Sequence[Draft], encoded: Sequence[tuple[str, int, bytes]]) -> None:
+    def refuse_secrets(self, encoded: Sequence[tuple[Draft, str, int, bytes]]) -> None:
         """Raise `SecretInEvent` if a fact holds a secret: it would stand in the journal for ever."""
         foreign: list[bytes] = []
-        for draft, (_, _, body) in zip(drafts, encoded, strict=True):
+        for draft, _, _, body in encoded:
             fields = FOREIGN_FIELDS.get(type(draft.body))
             if fields is None:
                 foreign.append(body)
-            for field in fields or ():
+                continue
+            for field in fields:
                 value = getattr(draft.body, field)
                 if value:
                     foreign.append(value.encode() if isinstance(value, str) else encode_json(value))
         if foreign and self.known.are_in(b"\n".join(foreign)):
-            name = next((name for name, _, body in encoded if self.known.are_in(body)), encoded[0][0])
+            name = next((name for _, name, _, body in encoded if self.known.are_in(body)), encoded[0][1])
             if self.on_leak is not None:
                 self.on_leak(name)
             raise SecretInEvent(f"A fact ({name}) would have held a secret; nothing was recorded.")
@@ -289,22 +297,27 @@ class Core:
         if self.last_commit is not None:
             await _wait_for(self.last_commit)
 
-    def append(self, rows: Sequence[Row], *, lazy: bool) -> asyncio.Future[None]:
-        """Hand rows that are folded already to the journal."""
+    def append(
+        self, rows: Sequence[Row], on_end: Callable[[asyncio.Future[None]], None], *, lazy: bool
+    ) -> asyncio.Future[None]:
+        """Hand rows that are folded already to the journal; `on_end` passes how that ended on to `committed`."""
         try:
-            durable = self.journal.append(rows, lazy=lazy)
+            commit = self.journal.append(rows, lazy=lazy)
         except BaseException:
             self.fail()
             raise
-        durable.add_done_callback(self._on_commit)
-        self.last_commit = durable
-        return durable
+        commit.add_done_callback(on_end)
+        self.last_commit = commit
+        return commit
 
-    def _on_commit(self, durable: asyncio.Future[None]) -> None:
-        if durable.exception() is not None:
+    def committed(self, commit: asyncio.Future[None]) -> None:
+        """Go on after a commit; of all that went to the disk together, the first one tells of it."""
+        if commit.exception() is not None:
             self.fail()
-        elif self.on_commit is not None:
-            self.on_commit()
+        elif self.journal.head.position != self._told_position:
+            self._told_position = self.journal.head.position
+            if self.on_commit is not None:
+                self.on_commit()
 
     def fail(self) -> None:
         """Take no more facts, and fold the state anew as soon as the disk allows it."""
