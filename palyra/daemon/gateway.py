@@ -22,7 +22,7 @@ from palyra.daemon.models import find_model, list_models
 from palyra.daemon.request_lines import RequestLine
 from palyra.daemon.requests import NOWHERE, Entrance, GatewayLimits, Handler, Route, Visit
 from palyra.daemon.spending import Spending, dialect_of, role_of
-from palyra.daemon.stream import write_watched
+from palyra.daemon.stream import write_answer
 from palyra.decisions.keys import Caller
 from palyra.decisions.runs import AdmitRun
 from palyra.engine.access import Access
@@ -209,8 +209,6 @@ class Gateway:
 
     # -- the places
 
-    # -- the places
-
     def _spends(self, ask: Callable[[Visit], Awaitable[Reply]]) -> Handler:
         """Return what answers at a place that can spend."""
 
@@ -327,14 +325,15 @@ class Gateway:
             await self._record_refused(visit, visit.caller, _GONE)
 
     async def _send(self, visit: Visit, status: int, headers: Mapping[str, str], body: bytes) -> web.StreamResponse:
-        request = visit.request
-        response = web.Response(status=status, headers={**EVERY_ANSWER, **headers, **visit.more}, body=body)
-        if self.is_draining or getattr(request.protocol, "is_surplus", False):
-            response.force_close()
         visit.sent_bytes = len(body)
-        await response.prepare(request)
-        await write_watched(request, response.write_eof(), len(body), self._stall_ms)
-        return response
+        return await write_answer(
+            visit.request,
+            status,
+            {**EVERY_ANSWER, **headers, **visit.more},
+            body,
+            stall_ms=self._stall_ms,
+            closes=self.is_draining or getattr(visit.request.protocol, "is_surplus", False),
+        )
 
 
 def _preflight(route: Route) -> dict[str, str]:

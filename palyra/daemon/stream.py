@@ -1,26 +1,76 @@
-"""The way out of a stream: bytes to a client that may be slow, or gone."""
+"""The way out of an answer: bytes straight to the connection of a client that may be slow, or gone.
+
+aiohttp reads requests and keeps connections; what is answered is written here, past its own writer, in as few
+pieces as it comes in. It must never write to a connection that is closing, nor a head that could have been split.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+import functools
+import re
+from collections.abc import Mapping
+from email.utils import formatdate
 from types import MappingProxyType
-from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
 
 from palyra.daemon.answers import EVENT_STREAM
+from palyra.engine.clock import SystemClock
 from palyra.engine.exchange import ClientGone
-from palyra.units import ms_to_s
+from palyra.units import US_PER_S, ms_to_s
 
-#: As long as no more than this waits in a transport (its low-water mark), a write cannot have to wait.
+#: As long as no more than this waits in a transport (its low-water mark), nobody has to wait for it.
 _UNWATCHED_MAX_BYTES = 16 * 1024
+#: Larger bodies are not copied to go out in one piece with their head.
+_JOINED_MAX_BYTES = 64 * 1024
+#: What would end a line of the head, or the head itself.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_LAST_CHUNK = b"0\r\n\r\n"
 
 
-class _Stream(web.StreamResponse):
-    """An answer whose head leaves with its first bytes, which always are right behind it."""
+class Written(web.StreamResponse):
+    """An answer that is written already: what aiohttp is handed to go on with the connection."""
 
-    _send_headers_immediately = False
+    def __init__(self, status: int, *, closes: bool) -> None:
+        super().__init__(status=status)
+        self._closes = closes
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection takes another request."""
+        return not self._closes
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send no head; it has left."""
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send no end; it has left."""
+
+
+async def write_answer(
+    request: web.BaseRequest,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    stall_ms: int,
+    closes: bool = False,
+) -> Written:
+    """Write an answer that is there as a whole; raises `ClientGone` when its client takes nothing for so long."""
+    answer = Written(status, closes=closes or not request.keep_alive)
+    has_body = status >= 200 and status not in (204, 304)
+    head = _head(request, answer, headers, f"Content-Length: {len(body)}" if has_body else "")
+    if request.method == "HEAD" or not has_body:
+        body = b""
+    if len(body) <= _JOINED_MAX_BYTES:
+        await _write(request, head + body, stall_ms)
+    else:
+        await _write(request, head, stall_ms)
+        await _write(request, body, stall_ms)
+    return answer
 
 
 class StreamClient:
@@ -34,39 +84,48 @@ class StreamClient:
         self._headers = headers
         self._stall_ms = stall_ms
         #: None until the stream has begun.
-        self.response: web.StreamResponse | None = None
+        self.response: Written | None = None
+        #: The head, until it leaves with the first bytes, which always are right behind it.
+        self._head = b""
+        #: An older client takes the end of the connection for that of the answer.
+        self._is_chunked = request.version >= HttpVersion11
         self._is_closed = False
         self.sent_bytes = 0
 
     async def begin(self, headers: Mapping[str, str]) -> None:
         """See `palyra.engine.exchange.Client.begin`."""
-        response = _Stream(status=200, headers={**EVENT_STREAM, **headers, **self._headers})
-        try:
-            await response.prepare(self._request)
-        except ConnectionError:
-            raise ClientGone from None
-        self.response = response
+        request = self._request
+        if request.transport is None or request.transport.is_closing():
+            raise ClientGone
+        self.response = Written(200, closes=not (self._is_chunked and request.keep_alive))
+        framing = "Transfer-Encoding: chunked" if self._is_chunked else ""
+        self._head = _head(request, self.response, {**EVENT_STREAM, **headers, **self._headers}, framing)
 
     async def send(self, data: bytes) -> None:
         """See `palyra.engine.exchange.Client.send`."""
-        assert self.response is not None
-        self.sent_bytes += len(data)
-        await write_watched(self._request, self.response.write(data), len(data), self._stall_ms)
+        if data:
+            await self._send(data, b"")
 
     async def close(self, data: bytes) -> None:
         """See `palyra.engine.exchange.Client.close`: the last bytes and the end of the answer leave together."""
-        assert self.response is not None
-        self.sent_bytes += len(data)
-        await write_watched(self._request, self.response.write_eof(data), len(data), self._stall_ms)
+        await self._send(data, _LAST_CHUNK)
         self._is_closed = True
 
-    async def end(self) -> web.StreamResponse:
+    async def end(self) -> Written:
         """Close the stream, unless it is, and return its answer."""
         assert self.response is not None
-        if self._is_closed:
-            return self.response
-        await write_watched(self._request, self.response.write_eof(), 0, self._stall_ms)
+        if not self._is_closed:
+            await self.close(b"")
         return self.response
+
+    async def _send(self, data: bytes, end: bytes) -> None:
+        self.sent_bytes += len(data)
+        head, self._head = self._head, b""
+        if self._is_chunked:
+            data = b"%b%x\r\n%b\r\n%b" % (head, len(data), data, end) if data else head + end
+        else:
+            data = head + data
+        await _write(self._request, data, self._stall_ms)
 
     def abort(self) -> None:
         """Break the connection, so that nobody takes a part for the whole."""
@@ -74,26 +133,43 @@ class StreamClient:
             self._request.transport.abort()
 
 
-async def write_watched(
-    request: web.BaseRequest, writing: Coroutine[Any, Any, None], size_bytes: int, stall_ms: int
-) -> None:
-    """Run a write to its end; raises `ClientGone` when the client takes nothing of it for `stall_ms`."""
+def _head(request: web.BaseRequest, answer: Written, headers: Mapping[str, str], framing: str) -> bytes:
+    """Return the head of an answer; raises `ValueError` for a header that would end its line."""
+    lines = [f"HTTP/{request.version.major}.{request.version.minor} {answer.status} {answer.reason}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines.append(f"Date: {_date(SystemClock().now_us() // US_PER_S)}")
+    if framing:
+        lines.append(framing)
+    if not answer.keep_alive:
+        lines.append("Connection: close")
+    elif request.version < HttpVersion11:
+        lines.append("Connection: keep-alive")
+    if _CONTROL.search("".join(lines)):
+        raise ValueError("a header of the answer holds a control character")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+@functools.lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
+async def _write(request: web.BaseRequest, data: bytes, stall_ms: int) -> None:
+    """Write, and wait as long as the client takes something of it now and then; raises `ClientGone`."""
     transport = request.transport
     if transport is None or transport.is_closing():
-        writing.close()
         raise ClientGone
+    transport.write(data)
+    if transport.get_write_buffer_size() <= _UNWATCHED_MAX_BYTES:
+        return
+    # Never cancelled: aiohttp shares one future among all who wait for a transport.
+    draining = asyncio.create_task(request.writer.drain())
+    draining.add_done_callback(_retrieve)
     try:
-        if transport.get_write_buffer_size() + size_bytes <= _UNWATCHED_MAX_BYTES:
-            await writing
-            return
-        # Never cancelled: aiohttp shares one future among all who wait for a transport.
-        task = asyncio.create_task(writing)
-        task.add_done_callback(_retrieve)
-        await asyncio.sleep(0)
         while True:
             waiting_bytes = transport.get_write_buffer_size()
-            if (await asyncio.wait([task], timeout=ms_to_s(stall_ms)))[0]:
-                task.result()
+            if (await asyncio.wait([draining], timeout=ms_to_s(stall_ms)))[0]:
+                draining.result()
                 return
             if transport.get_write_buffer_size() >= waiting_bytes:
                 transport.abort()
