@@ -67,7 +67,7 @@ _SHAPES = re.compile(
     re.VERBOSE,
 )
 _SCHEME = re.compile(r"\b(Bearer|Basic)\s{1,8}[A-Za-z0-9._~+/=\-]{8,4096}", re.IGNORECASE)
-_USERINFO = re.compile(r"(://)[^/\s:@]{0,256}:[^/\s@]{1,256}@")
+_USERINFO = re.compile(r"(://)[^/?#\s@\"'<>]{1,512}@")
 #: A header whose whole line is secret; inside a quoted text it ends with that.
 _COOKIE = re.compile(r"(?i)\b((?:set-)?cookie\s{0,4}:)(?!\s{0,4}<redacted>)(\s{0,4})[^\r\n\"\\]{1,8192}")
 _QUERY = re.compile(

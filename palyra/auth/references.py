@@ -12,7 +12,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from palyra.decisions.key_text import read_key
+from palyra.decisions.key_text import refuse_own_key
 from palyra.errors import PalyraError
 from palyra.redaction import Secret
 
@@ -99,6 +99,6 @@ def _one_line(credential_ref: str, text: str) -> Secret:
         raise CredentialMissing(credential_ref, "is not set or blank")
     if not value.isprintable():
         raise CredentialMissing(credential_ref, "holds more than one line, or control characters")
-    if read_key(value) is not None:
+    if refuse_own_key(value, "") is not None:
         raise CredentialMissing(credential_ref, "is a key of Palyra itself; requests would come back in a loop")
     return Secret(value)

@@ -11,6 +11,8 @@ import hashlib
 import zlib
 from typing import Literal, NamedTuple
 
+from palyra.errors import Refusal
+
 KeyKind = Literal["client", "admin"]
 
 ID_BITS, SECRET_BITS = 60, 256
@@ -18,6 +20,7 @@ _ID_CHARS, _SECRET_CHARS, _CHECKSUM_CHARS = 12, 43, 6
 _TAIL_CHARS = _SECRET_CHARS + _CHECKSUM_CHARS
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_OWN_PREFIXES = ("palyra_client_", "palyra_admin_")
 #: Prefix of the digest, so that a verifier is a digest of nothing else.
 _VERIFIER_DOMAIN = b"palyra.key.v1\0"
 
@@ -50,6 +53,14 @@ def read_key(text: str) -> KeyText | None:
 def is_mistyped(text: str) -> bool:
     """Return whether a text has the shape of a key and a checksum that does not fit it."""
     return _parts(text.removeprefix("sk-"))[0] != "" and read_key(text) is None
+
+
+def refuse_own_key(text: str, param: str) -> Refusal | None:
+    """Return why a text is no key of a provider: it begins like one of ours, mistyped or not; else None."""
+    if not text.removeprefix("sk-").startswith(_OWN_PREFIXES):
+        return None
+    message = "This is a key of Palyra itself; a provider's key belongs here."
+    return Refusal(code="own_key_as_upstream_credential", message=message, param=param)
 
 
 def _parts(key: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from palyra.decisions.key_text import read_key
+from palyra.decisions.key_text import refuse_own_key
 from palyra.errors import CODES, Refusal
 from palyra.projections.auth import AuthProfile, failure_of, visible_profiles
 from palyra.projections.state import State
@@ -82,9 +82,9 @@ def _invalid(message: str, param: str) -> Refusal:
 
 def refuse_key(text: str) -> Refusal | None:
     """Return why a text, trimmed already, is no key of a provider; nothing of it is in the message."""
-    if read_key(text.removeprefix("sk-")) is not None:
-        message = "This is a key of Palyra itself; a provider's key belongs here."
-        return Refusal(code="own_key_as_upstream_credential", message=message, param="api_key")
+    own = refuse_own_key(text, "api_key")
+    if own is not None:
+        return own
     if text == REDACTED or not _KEY.fullmatch(text):
         message = "A key has 8 to 512 visible ASCII characters and no blanks."
         return Refusal(code="invalid_api_key_format", message=message, param="api_key")

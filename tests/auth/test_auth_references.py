@@ -148,6 +148,7 @@ def test_a_file_is_read_each_time(tmp_path: Path) -> None:
 def test_our_own_key_is_no_providers_key() -> None:
     """A variable that `palyra env` has set would send each request back here."""
     own = make_key("client").secret.reveal()
-    error = refusal(ReferenceSource({"OPENAI_API_KEY": own}), "env:OPENAI_API_KEY")
-    assert "loop" in str(error)
-    assert own not in str(error)
+    for value in (own, own[:-2]):
+        error = refusal(ReferenceSource({"OPENAI_API_KEY": value}), "env:OPENAI_API_KEY")
+        assert "loop" in str(error)
+        assert value not in str(error)

@@ -112,9 +112,10 @@ def test_forms_of_keys(text: str, code: str | None) -> None:
 
 
 def test_our_own_key_is_no_providers_key() -> None:
-    """With `sk-` before it or without: that would be a loop."""
-    for prefix in ("", "sk-"):
-        refusal = refuse_key(prefix + spell_key("client", 5, 7))
+    """With `sk-` before it or without, mistyped too: that would be a loop, or hand most of it to somebody else."""
+    own = spell_key("client", 5, 7)
+    for text in (own, f"sk-{own}", own[:-1], spell_key("admin", 5, 7) + "x"):
+        refusal = refuse_key(text)
         assert refusal is not None
         assert refusal.code == "own_key_as_upstream_credential"
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Literal
 
 from palyra.auth.keysource import KeySourceName
-from palyra.decisions.key_text import read_key
+from palyra.decisions.key_text import refuse_own_key
 from palyra.decisions.vault import SYSTEM_SCOPE, VaultRef, read_vault_ref, refuse_by_hand
 from palyra.engine.console.changes import Order
 from palyra.engine.console.frame import Items, ListParams, Params, Sight
 from palyra.engine.console.pages import page_of
 from palyra.engine.questions import Answer
 from palyra.engine.vault import ref_of
-from palyra.errors import PalyraError, Refusal, Refused, VaultError
+from palyra.errors import PalyraError, Refused, VaultError
 from palyra.projections.state import State
 from palyra.projections.vault import VAULT_FORM, Presence, presence_of
 from palyra.redaction import Secret
@@ -124,9 +124,9 @@ def secrets(sight: Sight, params: SecretsParams) -> Items[SecretAnswer]:
 async def put(order: Order, params: PutSecretParams) -> SecretAnswer:
     """Store a new revision of a secret; the next attempt that names it uses it."""
     ref = _by_hand(params.ref)
-    if read_key(params.value.strip()) is not None:
-        message = "This is a key of Palyra itself; a provider's key belongs here."
-        raise Refused(Refusal(code="own_key_as_upstream_credential", message=message, param="value"))
+    own = refuse_own_key(params.value.strip(), "value")
+    if own is not None:
+        raise Refused(own)
     await order.desk.vault.put(
         ref,
         Secret(params.value),
