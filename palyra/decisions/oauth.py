@@ -19,6 +19,8 @@ from palyra.events.oauth import (
 from palyra.projections.oauth import OPEN_STATES, OAuthAttempt, attempt_of, open_attempts
 from palyra.projections.state import State
 
+#: The provider that people can log in at.
+PROVIDER = "openai"
 #: Parameters of the page that people are sent to which are ours to set.
 OWN_PARAMETERS = frozenset(
     "response_type client_id redirect_uri scope state nonce code_challenge code_challenge_method".split()

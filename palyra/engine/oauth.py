@@ -20,6 +20,7 @@ from palyra.auth.oauth import (
 )
 from palyra.config.tree import OAuthConfig
 from palyra.decisions.oauth import (
+    PROVIDER,
     Claim,
     cancel,
     claim_browser,
@@ -44,7 +45,6 @@ from palyra.redaction import Secret
 from palyra.units import US_PER_S, ms_to_s, ms_to_us
 from palyra.wire.netguard import classify_address, is_literal, is_local_name
 
-PROVIDER = "openai"
 #: Where people come back to, below the daemon's own address, unless configuration says otherwise.
 OPENAI_OAUTH_CALLBACK_PATH = f"/console/v1/auth/providers/{PROVIDER}/callback"
 LAUNCH_LIFE_US = 60 * US_PER_S

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -15,7 +15,9 @@ from authorization_server import AuthorizationServer
 from console_house import Answer, Operator, open_console
 
 from palyra import Daemon
+from palyra.errors import JournalUnwritable
 from palyra.events.auth import AuthProfileConnected, AuthProfileRotated
+from palyra.events.base import Draft
 from palyra.events.oauth import OauthAttemptCallbackReceived, OauthAttemptFailed
 from palyra.events.vault import VaultSecretDeleted
 
@@ -105,6 +107,7 @@ async def test_a_login_in_a_browser(tmp_path: Path) -> None:
         assert (page.status, b"You are logged in" in page.body) == (200, True)
         assert "default-src 'none'" in page.headers["content-security-policy"]
         assert page.headers["x-frame-options"] == "DENY"
+        assert b"<script" not in page.body
         profile_id = (await state_of(ask, started))["profile_id"]
         shown = (await ask(f"auth/profiles/{profile_id}")).json
         wanted = ("credential_kind", "health", "is_default", "audience", "vault_ref", "scopes")
@@ -295,6 +298,30 @@ async def test_tokens_that_are_not_kept(
         assert failed.failure_code == failure_code
 
 
+async def test_tokens_that_the_journal_does_not_take_are_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fails while they are kept: nobody would ever use them, so the provider takes them back."""
+    async with AuthorizationServer() as up, open_console(tmp_path, up.config) as ask, browsing() as browser:
+        started = await start(ask)
+        back = up.allow(await browser.go_to_provider(started))
+        core = ask.daemon.core
+        record = core.record
+
+        async def fail_at_last(drafts: Sequence[Draft], *more: str) -> None:
+            if any(isinstance(one.body, AuthProfileConnected) for one in drafts):
+                raise JournalUnwritable
+            await record(drafts, *more)
+
+        monkeypatch.setattr(core, "record", fail_at_last)
+        assert (await browser.get(back)).status == 303
+        ended = await state_of(ask, started)
+        assert (ended["state"], ended["failure_code"]) == ("failed", "not_stored")
+        await ask.daemon.tokens.settle()
+        assert len(up.revocations) == 2
+        assert [info.ref for info in ask.daemon.vault.vault.revisions()] == []
+
+
 async def test_a_token_of_unknown_life(tmp_path: Path) -> None:
     """`expires_in` may be left out, or be digits."""
     async with AuthorizationServer() as up, open_console(tmp_path, up.config) as ask:
@@ -375,6 +402,11 @@ async def test_a_callback_on_another_port(tmp_path: Path) -> None:
             assert (await state_of(ask, started))["state"] == "completed"
 
 
+async def logins_at(ask: Operator, provider: str) -> tuple[bool, bool]:
+    shown = (await ask(f"auth/providers/{provider}")).json
+    return shown["oauth_supported"], shown["oauth_configured"]
+
+
 async def test_what_is_missing_or_too_much(tmp_path: Path) -> None:
     """No client id, or too many logins at once: told before anything is sealed."""
     async with AuthorizationServer() as up, open_console(tmp_path, up.config) as ask:
@@ -382,8 +414,11 @@ async def test_what_is_missing_or_too_much(tmp_path: Path) -> None:
             await start(ask, profile_name=f"P{number}")
         refused = await ask.post(f"{OPENAI}/bootstrap", {"profile_name": "P5"})
         assert (refused.status, refused.code) == (429, "too_many_attempts")
+        assert await logins_at(ask, "openai") == (True, True)
+        assert await logins_at(ask, "groq") == (False, False)
     config = up.config
     del config["auth"]["oauth"]["openai"]["client_id"]
     async with open_console(tmp_path / "other", config) as ask:
         refused = await ask.post(f"{OPENAI}/bootstrap", {"profile_name": "P"})
         assert (refused.status, refused.code) == (409, "oauth_not_configured")
+        assert await logins_at(ask, "openai") == (True, False)

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from palyra.decisions import oauth
 from palyra.decisions.credentials import (
     USABLE,
     absent_credentials,
@@ -178,9 +179,12 @@ class ProviderParams(Params, frozen=True, kw_only=True):
 
 
 class ProviderAnswer(Answer, frozen=True, kw_only=True):
-    """What a provider is asked with."""
+    """What a provider is asked with, and whether people can log in there."""
 
     provider: str
+    oauth_supported: bool
+    #: Whether this program has an identity there; without one nobody can log in.
+    oauth_configured: bool
     default_profile_id: str | None
     profile_ids: list[str]
     state: Literal["profile", "config", "none"]
@@ -267,9 +271,14 @@ def provider(sight: Sight, params: ProviderParams) -> ProviderAnswer:
     entry = provider_entry(state, params.provider)
     label = params.provider if entry is None else entry.auth_provider_kind
     ids = order_in_force(state, label, "").profile_ids
+    if entry is not None and entry.auth_profile_id:
+        ids = [entry.auth_profile_id]
     named = entry is not None and bool(entry.credential_ref)
+    logins = state.config.effective.get("auth", {}).get("oauth", {}).get(label)
     return ProviderAnswer(
         provider=label,
+        oauth_supported=label == oauth.PROVIDER,
+        oauth_configured=bool(logins and logins["client_id"]),
         default_profile_id=ids[0] if ids else None,
         profile_ids=ids,
         state="config" if named else "profile" if ids else "none",

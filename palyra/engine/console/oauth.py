@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 import msgspec
 
 from palyra.auth.oauth import REDIRECT_URL_MAX_BYTES, read_redirect
-from palyra.decisions.oauth import SENTENCES, sentence_of
+from palyra.decisions.oauth import PROVIDER, SENTENCES, sentence_of
 from palyra.decisions.profiles import Wish, find_profile
 from palyra.engine.console.auth import ActionResult, ProfileParams, Scope, agent_of
 from palyra.engine.console.changes import Order
 from palyra.engine.console.frame import Items, ListParams, Params, Sight
 from palyra.engine.console.pages import page_of
-from palyra.engine.oauth import PROVIDER, OAuthDesk, Started
+from palyra.engine.oauth import OAuthDesk, Started
 from palyra.engine.questions import Answer
 from palyra.errors import Refusal, Refused, or_refuse
 from palyra.projections.oauth import OAuthAttempt, attempt_of
