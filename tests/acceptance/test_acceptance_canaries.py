@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
+import os
+import pty
 import re
 import secrets
 import tempfile
@@ -162,6 +165,25 @@ async def test_no_canary_is_found_anywhere(home: Path) -> None:
         assert process.returncode is not None
         return process.returncode
 
+    async def type_in(line: str, typed: str) -> int:
+        """Run a command line at a terminal and type what it asks for."""
+        typing, read = pty.openpty()
+        try:
+            process = await spawn(home, *line.split(), environ=environ, stdin=read)
+            assert process.stderr is not None
+            asked = await process.stderr.readuntil(b": ")
+            os.write(typing, f"{typed}\n".encode())
+            out, err = await process.communicate()
+            os.set_blocking(typing, False)
+            with contextlib.suppress(BlockingIOError):
+                seen.append((f"{line}, the terminal", os.read(typing, 65_536)))
+        finally:
+            os.close(typing)
+            os.close(read)
+        seen.extend([(line, out), (line, asked + err)])
+        assert process.returncode is not None
+        return process.returncode
+
     async def run_all(lines: list[str]) -> None:
         """Run command lines, a few at a time."""
         waiting = list(reversed(lines))
@@ -178,6 +200,17 @@ async def test_no_canary_is_found_anywhere(home: Path) -> None:
         assert await run("auth connect open --key-env CONNECT_KEY --name A") == 0
         assert await run("auth connect open --key-stdin --name B", planted.new("--key-stdin").encode()) == 0
         assert await run("vault put global/one --stdin", planted.new("vault put", "plain {} value").encode()) == 0
+        environ["VAULT_VALUE"] = planted.new("vault put --env", "word {}")
+        assert await run("vault put global/env --env VAULT_VALUE") == 0
+        assert await type_in("auth connect open --name T", planted.new("a prompt of connect")) == 0
+        assert await type_in("vault put global/typed", planted.new("a prompt of put", "word {}")) == 0
+        secret_file = home / "secret.txt"
+        secret_file.write_text(planted.new("vault put --file", "word {}"))
+        assert await run(f"vault put global/file --file {secret_file}") == 0
+        secret_file.unlink()
+        assert await run("auth list --json") == 0
+        rotated = json.loads(seen[-2][1])["data"]["items"][-1]["profile_id"]
+        assert await run(f"auth rotate {rotated} --key-stdin", planted.new("auth rotate").encode()) == 0
         assert await run("auth connect open " + planted.new("an argument")) == 2
         token = read_key_file(StatePaths(daemon.state_dir).admin_token)
         assert token is not None

@@ -42,6 +42,32 @@ def test_variables_in_the_words_of_a_shell(shell: str, line: str, day: Cli) -> N
     assert (ran.status, ran.out, ran.err) == (0, text, "")
 
 
+@pytest.mark.parametrize(
+    ("program", "shell", "read"),
+    [
+        ("sh", "sh", 'eval "$(cat "$0")"'),
+        ("bash", "sh", 'eval "$(cat "$0")"'),
+        ("sh", "dotenv", 'set -a; . "$0"'),
+        ("fish", "fish", "cat $argv[1] | source"),
+    ],
+)
+def test_shells_take_them(program: str, shell: str, read: str, day: Cli, tmp_path: Path) -> None:
+    """What is printed for a shell sets the variables in it, for whatever it starts."""
+    if shutil.which(program) is None:
+        pytest.skip(f"there is no {program} here")
+    lines = tmp_path / "lines"
+    lines.write_text(day("env", "--shell", shell).out)
+    ran = subprocess.run(
+        [program, "-c", f"{read}; env", str(lines)],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = dict(line.split("=", 1) for line in ran.stdout.splitlines() if "=" in line)
+    assert {name: found.get(name) for name in VARIABLES} == VARIABLES
+
+
 def test_variables_as_json(day: Cli) -> None:
     """Programs that read JSON get an object."""
     ran = day("env", "--shell", "json")

@@ -236,6 +236,35 @@ def test_inline_keys_are_moved_into_the_vault(day: Cli, config: Path) -> None:
         assert not path.is_file() or VALUE.encode() not in path.read_bytes()
 
 
+TABLES = {
+    "an array of tables": "[[model_provider.providers]] # c\n{entry}\napi_key = {value} # mine\n",
+    "inline tables": "[model_provider]\nproviders = [\n  {{ {inline}, api_key = {value} }}, # c\n]\n",
+    "a dotted key": 'model_provider.providers = [{{ {inline}, "api_key" = {value} }}] # c\n',
+    "a quoted key": "[['model_provider'.providers]] # c\n{entry}\n'api_key' = {value}\n",
+}
+_ENTRY = ('provider_id = "groq"', 'kind = "openai_compatible"', 'base_url = "https://api.groq.example/v1"')
+
+
+@pytest.mark.parametrize("spelled", [f"'{VALUE}'", '""'])
+@pytest.mark.parametrize("form", TABLES)
+def test_an_inline_key_is_found_in_every_form_of_table(day: Cli, config: Path, form: str, spelled: str) -> None:
+    """It is refused at its line, nothing of it is repeated, and it moves into the vault with comments kept."""
+    text = TABLES[form].format(entry="\n".join(_ENTRY), inline=", ".join(_ENTRY), value=spelled)
+    config.write_text(f'{text}\n[[model_provider.models]]\nmodel_id = "m"\nprovider_id = "groq"\n')
+    line = next(number for number, one in enumerate(text.splitlines(), 1) if "api_key" in one)
+    refused = day("config", "check")
+    assert refused.status == 2
+    assert f"palyra.toml:{line}:" in refused.out
+    assert "model_provider.providers[0].api_key: " in refused.out
+    assert "palyra vault absorb" in refused.out
+    moved = day("vault", "absorb")
+    assert (moved.status, day("config", "check").status) == (0, 0)
+    assert VALUE not in refused.out + refused.err + moved.out + moved.err + config.read_text()
+    assert "# c" in config.read_text()
+    assert ("global/groq" in config.read_text()) == (spelled != '""')
+    assert day("vault", "absorb", "--json").data["moved"] == []
+
+
 def test_keys_are_moved_before_anything_was_started(day: Cli, config: Path, tmp_path: Path) -> None:
     """A daemon does not start with a key in its file, so that the command which moves it cannot wait for one."""
     fresh = Cli(tmp_path / "fresh" / "state", day.now_us)

@@ -30,6 +30,9 @@ PLACES: dict[str, tuple[type, str]] = {
     "put": (Vault, "put"),
     "write": (SqliteStore, "write"),
     "delete": (Vault, "delete"),
+    "put_next": (FileSource, "put_next"),
+    "replace_key": (VaultDb, "replace_key"),
+    "rekey": (Vault, "rekey"),
 }
 
 
@@ -59,10 +62,10 @@ def die_at(name: str, armed: asyncio.Event, *, is_before: bool) -> None:
     setattr(kind, method, fatal_async if asyncio.iscoroutinefunction(real) else fatal)
 
 
-async def change(state_dir: Path, config: dict[str, Any], path: str, body: Any, armed: asyncio.Event) -> None:
-    async with open_console(state_dir, config) as ask:
+async def change(state_dir: Path, told: dict[str, Any], armed: asyncio.Event) -> None:
+    async with open_console(state_dir, told["config"]) as ask:
         armed.set()
-        answer = await ask.post(path, body)
+        answer = await ask(told["path"], method=told["method"], body=told["body"])
         armed.clear()
         assert answer.status in (200, 201), answer.body
 
@@ -79,7 +82,7 @@ def main() -> None:
                 armed = asyncio.Event()
                 if name:
                     die_at(name, armed, is_before=is_before)
-                asyncio.run(change(case, told["config"], told["path"], told["body"], armed))
+                asyncio.run(change(case, told, armed))
                 os._exit(0)
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             print(case.name, status, flush=True)

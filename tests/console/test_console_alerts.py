@@ -37,3 +37,15 @@ async def test_an_alert_that_is_none_is_not_found(tmp_path: Path) -> None:
     async with open_console(tmp_path) as ask:
         assert (await ask("alerts/4f1c")).code == "alert_not_found"
         assert (await ask.post("alerts/4f1c/ack")).code == "alert_not_found"
+
+
+async def test_listening_in_the_clear_is_told_as_long_as_it_is_so(tmp_path: Path) -> None:
+    """Whoever agreed to it is reminded; a start that listens on this machine alone ends that."""
+    daemon = {"host": "0.0.0.0", "allow_plain_remote": True}
+    async with open_console(tmp_path, {"daemon": daemon}) as ask:
+        while not (items := (await ask("alerts", state="open")).json["items"]):
+            await asyncio.sleep(0)
+        assert [(one["kind"], one["subject_id"]) for one in items] == [("plain_remote", "0.0.0.0")]
+    async with open_console(tmp_path) as ask:
+        while (await ask("alerts", state="open")).json["items"]:
+            await asyncio.sleep(0)

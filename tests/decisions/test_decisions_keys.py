@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,6 +131,28 @@ def test_nobody_else_is_let_in(presented: str | None, code: str) -> None:
     assert refused(answer) == code
     assert isinstance(answer, Refusal)
     assert presented is None or presented not in answer.message
+
+
+def test_an_unknown_id_costs_what_a_wrong_secret_costs() -> None:
+    """Both take the same way, call by call, so that no clock tells which ids there are."""
+
+    def calls(presented: str) -> list[str]:
+        made: list[str] = []
+        known = house()
+
+        def note(frame: FrameType, event: str, what: Any) -> None:
+            made.append(f"{event} {frame.f_code.co_qualname} {getattr(what, '__name__', '')}")
+
+        sys.setprofile(note)
+        try:
+            authenticate(known, presented, 2)
+        finally:
+            sys.setprofile(None)
+        return made
+
+    unknown, wrong = calls(spell_key("client", 99, 2)), calls(spell_key("client", 1, 3))
+    assert unknown == wrong
+    assert any("compare_digest" in one for one in unknown)
 
 
 def test_a_revoked_key_opens_nothing() -> None:
