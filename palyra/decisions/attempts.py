@@ -66,7 +66,7 @@ def start_attempt(
         upstream_model=step.upstream_model,
         credential_ref=command.credential_ref,
         credential_revision=command.credential_revision,
-        api=command.api or run.endpoint,
+        api=command.api or run.admitted.endpoint,
         passthrough=command.passthrough,
         edits=list(command.edits),
         dropped=list(command.dropped),
@@ -224,7 +224,7 @@ def fail_attempt(state: State, run: Run, end: FailureEnd, now_us: int, *, may_re
         )
     stream = f"provider-{attempt.provider_id}"
     drafts += [Draft(stream, fact, f"run-{run.run_id}") for fact in side_effects if fact is not None]
-    befell = credentials.at_failure(state, attempt, failure, now_us=now_us, jitter_bp=end.jitter_bp)
+    befell = credentials.at_failure(state, run, attempt, failure, now_us=now_us, jitter_bp=end.jitter_bp)
     if befell is not None:
         drafts.append(Draft(f"credential-{attempt.credential_ref}", befell, f"run-{run.run_id}"))
     return Failed(drafts, wait_ms, next_ref)
@@ -239,10 +239,11 @@ def _next_credential(state: State, run: Run, end: FailureEnd, opened: CircuitOpe
     is_closed = opened is None or opened.until_us <= now_us
     if now_us >= run.deadline_us or not is_closed:
         return ""
-    if credentials.is_renewed_for(state, attempt, failure, now_us):
+    if credentials.is_renewed_for(state, run, attempt, failure, now_us):
         return attempt.credential_ref
     step = run.plan[attempt.candidate]
-    return credentials.next_after(state, step, attempt.credential_ref, agent_id=run.agent_id, now_us=now_us)
+    agent_id = run.admitted.agent_id
+    return credentials.next_after(state, step, attempt.credential_ref, agent_id=agent_id, now_us=now_us)
 
 
 def _settle_cut(state: State, run: Run, end: FailureEnd, now_us: int) -> list[Draft]:
@@ -306,5 +307,5 @@ def _note_unpriced(state: State, run: Run, row: UsageRecorded, now_us: int) -> l
 
 def _estimated(state: State, run: Run) -> int:
     assert run.attempt is not None
-    _, estimated, _ = calibrate(state, run.attempt.provider_id, run.attempt.upstream_model, run.tokens.raw)
+    _, estimated, _ = calibrate(state, run.attempt.provider_id, run.attempt.upstream_model, run.admitted.tokens.raw)
     return estimated

@@ -344,11 +344,11 @@ class Start(NamedTuple):
 def plan_start(state: State, run: Run, where: Where, upstream_model: str, now_us: int) -> Start:
     """Judge an attempt of a run, kept short where that makes it fit and nobody asked for more."""
     size = size_of(state, run, where, upstream_model, now_us)
-    if not state.budgets.policies and run.max_cost_nanousd is None:
+    if not state.budgets.policies and run.admitted.max_cost_nanousd is None:
         return Start(size, None, NOTHING)
     judge = functools.partial(_judge_size, state, run, where, now_us)
     judgement = judge(size)
-    if run.endpoint != "chat" or not _has_hard(judgement):
+    if run.admitted.endpoint != "chat" or not _has_hard(judgement):
         return Start(size, None, judgement)
     cap = size.output_tokens // size.choices_count
     stopping = [one for one in judgement.evaluations if one.stops]
@@ -368,13 +368,13 @@ def plan_start(state: State, run: Run, where: Where, upstream_model: str, now_us
 def _judge_size(state: State, run: Run, where: Where, now_us: int, size: Size) -> Judgement:
     return evaluate_budgets(
         state,
-        run,
+        run.admitted,
         run.run_id,
         where,
         size,
         effective_at_us=run.admitted_us,
         now_us=now_us,
-        max_cost=run.max_cost_nanousd,
+        max_cost=run.admitted.max_cost_nanousd,
     )
 
 
@@ -383,7 +383,7 @@ def evaluations_at(state: State, run: Run, entry: ModelEntry, now_us: int) -> li
     where = Where(entry.provider_id, entry.model_id)
     size = size_of(state, run, where, entry.upstream_model, now_us)
     judgement = _judge_size(state, run, where, now_us, size)
-    if run.endpoint != "chat" or run.output_requested_tokens is not None:
+    if run.admitted.endpoint != "chat" or run.output_requested_tokens is not None:
         return judgement.evaluations
     short = _judge_size(state, run, where, now_us, size.with_output(_SHORTEST_OUTPUT_TOKENS))
     return [*judgement.evaluations, *short.evaluations]

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from palyra.decisions.failures import Failure
 from palyra.errors import Refusal
+from palyra.events.attempts import AttemptStarted
 from palyra.events.auth import AuthProfileCooledDown, AuthProfileFailed, CooldownKind, FailureCode
 from palyra.events.registry import ProviderEntry
 from palyra.events.routing import CredentialVerdict, PlannedCredential, PlanStep
@@ -27,7 +28,7 @@ from palyra.projections.auth import (
     standing_of,
 )
 from palyra.projections.catalog import provider_entry
-from palyra.projections.runs import Attempt
+from palyra.projections.runs import Run
 from palyra.projections.state import State
 from palyra.projections.vault import VAULT_FORM, Presence, presence_of
 from palyra.units import US_PER_MS, US_PER_S, ceil_div, us_to_ms
@@ -302,7 +303,7 @@ def next_after(state: State, step: PlanStep, credential_ref: str, *, agent_id: s
     return picked.credential_ref if isinstance(picked, PlannedCredential) else ""
 
 
-def is_renewed_for(state: State, attempt: Attempt, failure: Failure, now_us: int) -> bool:
+def is_renewed_for(state: State, run: Run, attempt: AttemptStarted, failure: Failure, now_us: int) -> bool:
     """Return whether the same credential is tried once more after a 401, with a new token.
 
     Once: a 401 that the new token gets as well is a failure of the credential.
@@ -313,31 +314,33 @@ def is_renewed_for(state: State, attempt: Attempt, failure: Failure, now_us: int
         return False
     if profile.status != "active" or not can_refresh(profile) or failure_of(state, ref) is not None:
         return False
-    befell = at_failure(state, attempt, failure, now_us=now_us, jitter_bp=0)
+    befell = at_failure(state, run, attempt, failure, now_us=now_us, jitter_bp=0)
     return not isinstance(befell, AuthProfileFailed)
 
 
 def at_failure(
-    state: State, attempt: Attempt, failure: Failure, *, now_us: int, jitter_bp: int
+    state: State, run: Run, attempt: AttemptStarted, failure: Failure, *, now_us: int, jitter_bp: int
 ) -> AuthProfileCooledDown | AuthProfileFailed | None:
     """Return what a failed call does to its credential; nothing where that has a newer secret by now."""
     ref = attempt.credential_ref
     if not ref or attempt.credential_revision != live_revision(state, ref) or failure_of(state, ref) is not None:
         return None
     if failure.failure_class == "auth_invalid":
-        return _at_401(state, attempt, failure, now_us)
+        return _at_401(state, run, attempt, failure, now_us)
     if failure.failure_class == "quota_exceeded":
-        return _cool_down(state, attempt, "quota", now_us, _QUOTA_FIRST_US, _QUOTA_MAX_US)
+        return _cool_down(state, run, attempt, "quota", now_us, _QUOTA_FIRST_US, _QUOTA_MAX_US)
     if failure.failure_class != "rate_limited":
         return None
     if failure.retry_after_ms is not None:
         asked_us = min(failure.retry_after_ms, _RATE_ASKED_MAX_MS) * US_PER_MS
-        return _cool_down(state, attempt, "rate_limit", now_us, asked_us, asked_us)
-    return _cool_down(state, attempt, "rate_limit", now_us, _RATE_FIRST_US, _RATE_MAX_US, _JITTER_LOW + jitter_bp)
+        return _cool_down(state, run, attempt, "rate_limit", now_us, asked_us, asked_us)
+    return _cool_down(
+        state, run, attempt, "rate_limit", now_us, _RATE_FIRST_US, _RATE_MAX_US, _JITTER_LOW + jitter_bp
+    )
 
 
 def _at_401(
-    state: State, attempt: Attempt, failure: Failure, now_us: int
+    state: State, run: Run, attempt: AttemptStarted, failure: Failure, now_us: int
 ) -> AuthProfileCooledDown | AuthProfileFailed | None:
     ref = attempt.credential_ref
     profile = state.auth.profiles.get(ref)
@@ -346,23 +349,24 @@ def _at_401(
     before = standing_of(state, ref).cooldowns.get("auth|")
     if failure.code in _BAD_ACCOUNT_CODES:
         code = "account_disabled"
-    elif (is_key and failure.code in _BAD_KEY_CODES) or _is_again(before, attempt, now_us):
+    elif (is_key and failure.code in _BAD_KEY_CODES) or _is_again(before, run, now_us):
         code = "key_rejected" if is_key else "reauth_required"
     if code is not None:
         return AuthProfileFailed(code=code, vault_revision=attempt.credential_revision)
-    return _cool_down(state, attempt, "auth", now_us, _AUTH_COOLDOWN_US, _AUTH_COOLDOWN_US)
+    return _cool_down(state, run, attempt, "auth", now_us, _AUTH_COOLDOWN_US, _AUTH_COOLDOWN_US)
 
 
-def _is_again(before: Cooldown | None, attempt: Attempt, now_us: int) -> bool:
+def _is_again(before: Cooldown | None, run: Run, now_us: int) -> bool:
     """Return whether a 401 is the second one; calls that were under way when the first came count as one."""
-    if before is None or attempt.started_us < before.since_us:
+    if before is None or run.started_us < before.since_us:
         return False
     return now_us - before.since_us < _AUTH_AGAIN_US
 
 
 def _cool_down(
     state: State,
-    attempt: Attempt,
+    run: Run,
+    attempt: AttemptStarted,
     kind: CooldownKind,
     now_us: int,
     first_us: int,
@@ -378,7 +382,7 @@ def _cool_down(
     streak_count = 1
     if before is not None:
         lasted_us = before.until_us - before.since_us
-        if attempt.started_us < before.since_us:
+        if run.started_us < before.since_us:
             streak_count = before.streak_count
         elif now_us - before.since_us < 2 * lasted_us:
             streak_count = before.streak_count + 1

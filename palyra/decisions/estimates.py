@@ -27,7 +27,7 @@ _SHORT_ANSWER_TOKENS = 64
 
 def expected_usage(state: State, run: Run, entry: ModelEntry, price: PriceEntry | None) -> TokenUsage:
     """Return what a request is expected to use at a model; a recording its length, where that is what costs."""
-    _, tokens_in, _ = calibrate(state, entry.provider_id, entry.upstream_model, run.tokens.raw)
+    _, tokens_in, _ = calibrate(state, entry.provider_id, entry.upstream_model, run.admitted.tokens.raw)
     return _used(run, price, tokens_in, _lengths(state, run, entry, tokens_in).p50_tokens)
 
 
@@ -47,11 +47,11 @@ def estimate_of(state: State, run: Run, entry: ModelEntry, at_us: int) -> Pricin
     variant, price = variant_at(run, entry), price_for(state, run, entry, at_us)
     if price is None:
         return PricingEstimate(variant=variant)
-    _, tokens_in, upper_in = calibrate(state, entry.provider_id, entry.upstream_model, run.tokens.raw)
+    _, tokens_in, upper_in = calibrate(state, entry.provider_id, entry.upstream_model, run.admitted.tokens.raw)
     lengths = _lengths(state, run, entry, tokens_in)
     middle = cost_of(_used(run, price, tokens_in, lengths.p50_tokens), price).nanousd
-    upper = worst_nanousd(price, upper_in, lengths.p95_tokens, run.audio_ms)
-    worst = worst_nanousd(price, upper_in, _output_cap(state, run, entry), run.audio_ms)
+    upper = worst_nanousd(price, upper_in, lengths.p95_tokens, run.admitted.audio_ms)
+    worst = worst_nanousd(price, upper_in, _output_cap(state, run, entry), run.admitted.audio_ms)
     if middle is None or upper is None or worst is None:
         return PricingEstimate(price_id=price.price_id, variant=variant)
     shortest = _used(run, price, tokens_in, lengths.p10_tokens)
@@ -72,8 +72,8 @@ def estimate_of(state: State, run: Run, entry: ModelEntry, at_us: int) -> Pricin
 
 
 def _used(run: Run, price: PriceEntry | None, tokens_in: int, tokens_out: int) -> TokenUsage:
-    if run.audio_ms:
-        return usage_of_recording(price, tokens_in, tokens_out, run.audio_ms)
+    if run.admitted.audio_ms:
+        return usage_of_recording(price, tokens_in, tokens_out, run.admitted.audio_ms)
     return TokenUsage(input_tokens=tokens_in, output_tokens=tokens_out)
 
 
@@ -85,9 +85,9 @@ def _is_stand_in(price: PriceEntry, variant: str) -> bool:
 def _lengths(state: State, run: Run, entry: ModelEntry, tokens_in: int) -> Quantiles:
     """Return how long all choices together are taken to be, cut to the longest that they can be."""
     cap = _output_cap(state, run, entry)
-    found = quantiles_of(state, run.agent_id, entry.provider_id, entry.model_id)
+    found = quantiles_of(state, run.admitted.agent_id, entry.provider_id, entry.model_id)
     if found is None:
-        short = run.choices_count * max(_SHORT_ANSWER_TOKENS, tokens_in // 2)
+        short = run.admitted.choices_count * max(_SHORT_ANSWER_TOKENS, tokens_in // 2)
         found = Quantiles(1, short, cap, "guess", 0)
     return found._replace(
         p10_tokens=min(found.p10_tokens, cap),
@@ -98,6 +98,6 @@ def _lengths(state: State, run: Run, entry: ModelEntry, tokens_in: int) -> Quant
 
 def _output_cap(state: State, run: Run, entry: ModelEntry) -> int:
     """Return the longest that all choices together can be."""
-    _, _, upper = calibrate(state, entry.provider_id, entry.upstream_model, run.tokens.raw)
+    _, _, upper = calibrate(state, entry.provider_id, entry.upstream_model, run.admitted.tokens.raw)
     each = output_bound_tokens(run, entry, upper, state.config.accounting.default_output_cap_tokens)
-    return run.choices_count * each
+    return run.admitted.choices_count * each

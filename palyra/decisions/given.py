@@ -14,13 +14,12 @@ from palyra.decisions.credentials import jitter_behind
 from palyra.decisions.retries import backoff_ms
 from palyra.decisions.runs import AdmitRun
 from palyra.decisions.usage import Metered
-from palyra.events.attempts import AttemptFailed
+from palyra.events.attempts import AttemptFailed, AttemptStarted
 from palyra.events.auth import AuthProfileCooledDown
 from palyra.events.registry import ProviderEntry
 from palyra.events.routing import RoutingDecided
 from palyra.events.runs import RunAdmitted, RunRefused
 from palyra.events.usage import UsageRecorded
-from palyra.projections.runs import Attempt
 from palyra.units import US_PER_MS
 
 _JITTER_END_BP = 10_000
@@ -93,7 +92,7 @@ def metered_of(row: UsageRecorded | None) -> Metered:
 
 def jitter_of(
     body: AttemptFailed,
-    attempt: Attempt,
+    attempt: AttemptStarted,
     provider: ProviderEntry | None,
     cooled: AuthProfileCooledDown | None,
     now_us: int,

@@ -97,9 +97,8 @@ class Imagined:
         if breaker is not None:
             self._break(recorded, breaker)
         for chapter in _CHAPTERS:
-            handler = chapter.CHAPTER.handlers.get(type(recorded.body))
-            if handler is not None and not (chapter is catalog and recorded.stream.startswith("run-")):
-                handler(other, recorded, recorded.body)
+            if not (chapter is catalog and recorded.stream.startswith("run-")):
+                chapter.CHAPTER.fold(other, recorded)
 
     def imagine(self, like: Recorded, stream: str, body: Fact) -> None:
         """Fold a fact that was never recorded, at the place and instant of one that was."""
@@ -194,9 +193,7 @@ class Imagined:
             self._fold_circuit(recorded, stream, follows)
 
     def _fold_circuit(self, like: Recorded, stream: str, body: object) -> None:
-        handler = boards.CHAPTER.handlers.get(type(body))
-        if handler is not None:
-            handler(self._own, msgspec.structs.replace(like, stream=stream, body=body), body)
+        boards.CHAPTER.fold(self._own, msgspec.structs.replace(like, stream=stream, body=body))
 
 
 def _breaker(provider: ProviderEntry) -> tuple[int, int]:

@@ -32,13 +32,14 @@ from palyra.errors import Refusal
 from palyra.events.base import Draft
 from palyra.events.registry import ModelEntry
 from palyra.events.routing import Basis, Evaluated, Exclusion, PlanStep, RoutingDecided, WouldBe
-from palyra.events.runs import TokenEstimate
+from palyra.events.runs import RunAdmitted, TokenEstimate
 from palyra.events.smart_routing import RoutingMode, SmartRouting, TaskClass
 from palyra.projections.budgets import Where
 from palyra.projections.catalog import model_entry, models_named
 from palyra.projections.runs import Run
 from palyra.projections.state import State
 from palyra.projections.usage import calibrate
+from palyra.units import US_PER_MS
 
 if TYPE_CHECKING:
     from palyra.decisions.runs import AdmitRun
@@ -107,28 +108,45 @@ def class_of(origin: str, asked: str) -> TaskClass:
 
 
 def run_asked(state: State, asked: AdmitRun, entry: ModelEntry, now_us: int) -> Run:
-    """Return a request as the run that it would be, its input as it is estimated for a model."""
-    ratio_bp, estimated, upper = calibrate(state, entry.provider_id, entry.upstream_model, asked.raw_tokens)
+    """Return a request as the run that it would be at a model."""
+    admitted = admission(state, asked, entry.provider_id, entry.upstream_model, now_us)
     return Run(
         run_id=asked.run_id,
-        principal_id=asked.principal_id,
-        key_id=asked.key_id,
-        session_id=asked.session_id,
-        agent_id=asked.agent_id,
-        endpoint=asked.endpoint,
-        dialect=asked.dialect,
-        origin=asked.origin,
-        config_generation=state.config.generation,
+        admitted=admitted,
         admitted_us=now_us,
-        deadline_us=now_us,
+        deadline_us=admitted.deadline_us,
         last_life_us=now_us,
-        tokens=TokenEstimate(raw=asked.raw_tokens, ratio_bp=ratio_bp, estimated=estimated, upper=upper),
-        choices_count=asked.choices_count,
-        body_bytes=asked.body_bytes,
-        audio_ms=asked.audio_ms,
-        variant=asked.variant,
-        max_cost_nanousd=asked.max_cost_nanousd,
         output_requested_tokens=asked.output_max_tokens,
+    )
+
+
+def admission(state: State, command: AdmitRun, provider_id: str, upstream_model: str, now_us: int) -> RunAdmitted:
+    """Return the first fact of a run, its input as it is estimated for a model."""
+    ratio_bp, estimated, upper = calibrate(state, provider_id, upstream_model, command.raw_tokens)
+    run_timeout_ms = state.catalog.registry.run_timeout_ms
+    if command.timeout_ms is not None:
+        run_timeout_ms = min(run_timeout_ms, command.timeout_ms)
+    return RunAdmitted(
+        principal_id=command.principal_id,
+        key_id=command.key_id,
+        session_id=command.session_id,
+        agent_id=command.agent_id,
+        tags=command.tags,
+        endpoint=command.endpoint,
+        dialect=command.dialect,
+        origin=command.origin,
+        model_requested=command.model[:256],
+        needs=sorted(command.needs),
+        stream=command.stream,
+        choices_count=command.choices_count,
+        config_generation=state.config.generation,
+        body_digest=command.body_digest,
+        body_bytes=command.body_bytes,
+        audio_ms=command.audio_ms,
+        variant=command.variant,
+        deadline_us=now_us + run_timeout_ms * US_PER_MS,
+        tokens=TokenEstimate(raw=command.raw_tokens, ratio_bp=ratio_bp, estimated=estimated, upper=upper),
+        max_cost_nanousd=command.max_cost_nanousd,
     )
 
 

@@ -141,8 +141,9 @@ def variant_of(service_tier: str) -> str:
 
 def variant_at(run: Run, entry: ModelEntry | None) -> str:
     """Return the variant in which a run is served at a model: a request that is translated loses its tier."""
-    is_translated = entry is not None and bool(run.dialect) and entry.api_for(run.dialect) != run.dialect
-    return "standard" if is_translated else run.variant
+    asked = run.admitted
+    is_translated = entry is not None and bool(asked.dialect) and entry.api_for(asked.dialect) != asked.dialect
+    return "standard" if is_translated else asked.variant
 
 
 def with_id(entry: PriceEntry) -> PriceEntry:

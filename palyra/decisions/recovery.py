@@ -60,7 +60,7 @@ def _abandon(state: State, run: Run, *, boot_id: str, now_us: int) -> list[Draft
     stream = f"run-{run.run_id}"
     key = f"recover|{run.run_id}|{attempt.attempt}"
     drafts = [Draft(stream, AttemptAbandoned(attempt=attempt.attempt, boot_id=boot_id), command_key=key)]
-    _, estimated, _ = calibrate(state, attempt.provider_id, attempt.upstream_model, run.tokens.raw)
+    _, estimated, _ = calibrate(state, attempt.provider_id, attempt.upstream_model, run.admitted.tokens.raw)
     row = usage.row_of_abandoned(state, run, attempt, estimated_input_tokens=estimated)
     if row is not None:
         drafts.append(Draft(stream, row))

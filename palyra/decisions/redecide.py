@@ -53,7 +53,7 @@ from palyra.events.usage import UsageRecorded
 from palyra.events.vocabulary import VOCABULARY
 from palyra.projections.catalog import provider_entry
 from palyra.projections.circuits import provider_of
-from palyra.projections.runs import Attempt, Run
+from palyra.projections.runs import Run
 from palyra.projections.state import State, evolve
 
 #: Refusals that a name causes; every other one without a plan was decided before the request got so far.
@@ -224,7 +224,7 @@ class _Redecision:
             self._state,
             step,
             wanted=self._credential,
-            agent_id=run.agent_id,
+            agent_id=run.admitted.agent_id,
             has_waited=self._has_waited,
             now_us=now_us,
         )
@@ -331,7 +331,7 @@ class _Redecision:
             self._differ(None)
         return run
 
-    def _attempt(self) -> Attempt:
+    def _attempt(self) -> AttemptStarted:
         attempt = self._run().attempt
         if attempt is None:
             self._differ(None)

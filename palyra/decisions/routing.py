@@ -282,7 +282,7 @@ def next_candidate(
     window = _window_of(state, run, after) if needs_larger_window else None
     for index in range(after + 1, len(run.plan)):
         step = run.plan[index]
-        ready = ready_at(state, step, agent_id=run.agent_id, now_us=now_us)
+        ready = ready_at(state, step, agent_id=run.admitted.agent_id, now_us=now_us)
         exclusion = ready if isinstance(ready, Exclusion) else None
         if exclusion is None and f"{step.provider_id}/{step.model_id}" in run.failed:
             exclusion = Exclusion(provider_id=step.provider_id, model_id=step.model_id, excluded_by="duplicate")
@@ -298,7 +298,7 @@ def next_candidate(
 
 def _window_of(state: State, run: Run, index: int) -> int | None:
     step = run.plan[index]
-    entry = model_entry(state, run.endpoint, step.provider_id, step.model_id)
+    entry = model_entry(state, run.admitted.endpoint, step.provider_id, step.model_id)
     return None if entry is None else entry.max_context_tokens
 
 

@@ -15,26 +15,22 @@ from palyra.decisions import approvals, budgets, routing
 from palyra.decisions.base import Decision
 from palyra.decisions.budget_refusals import refusal_of
 from palyra.decisions.failures import Failure, rule_of
-from palyra.decisions.planning import plan_usage_routing
+from palyra.decisions.planning import admission, plan_usage_routing
 from palyra.decisions.repeats import next_key
 from palyra.errors import CODES, Refusal
 from palyra.events.base import Draft
 from palyra.events.routing import Features, PlanStep, RoutingFailedOver
 from palyra.events.runs import (
     CancelReason,
-    RunAdmitted,
     RunCancelled,
     RunCompleted,
     RunFailed,
     RunRefused,
-    TokenEstimate,
 )
 from palyra.events.smart_routing import RoutingMode
 from palyra.projections.budgets import Where
 from palyra.projections.runs import Run, open_for_us
 from palyra.projections.state import State
-from palyra.projections.usage import calibrate
-from palyra.units import US_PER_MS
 
 
 class CacheAsk(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,38 +105,9 @@ def admit(state: State, command: AdmitRun, now_us: int) -> Decision:
 
 def admitted(state: State, command: AdmitRun, provider_id: str, upstream_model: str, now_us: int) -> Draft:
     """Return the first fact of a run, sized for the model that it is meant for."""
-    fact = _admission(state, command, provider_id, upstream_model, now_us)
+    fact = admission(state, command, provider_id, upstream_model, now_us)
     key = next_key(state, command.command_name) if command.command_name else ""
     return Draft(f"run-{command.run_id}", fact, command_key=key)
-
-
-def _admission(state: State, command: AdmitRun, provider_id: str, upstream_model: str, now_us: int) -> RunAdmitted:
-    ratio_bp, estimated, upper = calibrate(state, provider_id, upstream_model, command.raw_tokens)
-    run_timeout_ms = state.catalog.registry.run_timeout_ms
-    if command.timeout_ms is not None:
-        run_timeout_ms = min(run_timeout_ms, command.timeout_ms)
-    return RunAdmitted(
-        principal_id=command.principal_id,
-        key_id=command.key_id,
-        session_id=command.session_id,
-        agent_id=command.agent_id,
-        tags=command.tags,
-        endpoint=command.endpoint,
-        dialect=command.dialect,
-        origin=command.origin,
-        model_requested=command.model[:256],
-        needs=sorted(command.needs),
-        stream=command.stream,
-        choices_count=command.choices_count,
-        config_generation=state.config.generation,
-        body_digest=command.body_digest,
-        body_bytes=command.body_bytes,
-        audio_ms=command.audio_ms,
-        variant=command.variant,
-        deadline_us=now_us + run_timeout_ms * US_PER_MS,
-        tokens=TokenEstimate(raw=command.raw_tokens, ratio_bp=ratio_bp, estimated=estimated, upper=upper),
-        max_cost_nanousd=command.max_cost_nanousd,
-    )
 
 
 def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:
@@ -220,7 +187,7 @@ def after_failure(
         where = Where(step.provider_id, step.model_id)
         judgement = budgets.plan_start(state, run, where, step.upstream_model, now_us).judgement
         if judgement.stops:
-            needed = approvals.ask_for(state, run.run_id, run.principal_id, judgement, now_us)
+            needed = approvals.ask_for(state, run.run_id, run.admitted.principal_id, judgement, now_us)
             asked, refusal = needed.drafts, refusal_of(state, judgement, now_us, needed)
     return NextStep([*asked, fail_run(run, refusal, failure.failure_class, now_us)], None, refusal)
 

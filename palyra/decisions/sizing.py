@@ -53,10 +53,10 @@ def output_bound_tokens(run: Run, entry: ModelEntry | None, input_tokens: int, d
     Where the client names none it also has to fit into the model's window beside the input, which is taken at its
     bound: providers refuse a maximum that does not. A client's own maximum is the provider's to judge.
     """
-    if run.endpoint == "embeddings":
+    if run.admitted.endpoint == "embeddings":
         return 0
-    if run.audio_ms:
-        default_tokens = _TRANSCRIPT_TOKENS + run.audio_ms // _MS_PER_TRANSCRIPT_TOKEN
+    if run.admitted.audio_ms:
+        default_tokens = _TRANSCRIPT_TOKENS + run.admitted.audio_ms // _MS_PER_TRANSCRIPT_TOKEN
     named = [run.output_requested_tokens, entry.max_output_tokens if entry is not None else None]
     bounds = [bound for bound in named if bound is not None] or [default_tokens]
     if entry is not None:
@@ -68,18 +68,18 @@ def output_bound_tokens(run: Run, entry: ModelEntry | None, input_tokens: int, d
 
 def size_of(state: State, run: Run, where: Where, upstream_model: str, at_us: int) -> Size:
     """Return what an attempt of a run at a candidate may consume at most."""
-    entry = model_entry(state, run.endpoint, where.provider_id, where.model_id)
-    _, _, upper = calibrate(state, where.provider_id, upstream_model, run.tokens.raw)
+    entry = model_entry(state, run.admitted.endpoint, where.provider_id, where.model_id)
+    _, _, upper = calibrate(state, where.provider_id, upstream_model, run.admitted.tokens.raw)
     output = output_bound_tokens(run, entry, upper, state.config.accounting.default_output_cap_tokens)
     variant = variant_at(run, entry)
     return Size(
         input_tokens=upper,
         # A token is at least a byte of the body; what a picture counts for is in the estimate alone.
-        strict_input_tokens=upper + run.body_bytes,
-        output_tokens=run.choices_count * output,
-        choices_count=run.choices_count,
+        strict_input_tokens=upper + run.admitted.body_bytes,
+        output_tokens=run.admitted.choices_count * output,
+        choices_count=run.admitted.choices_count,
         price=price_at(state, where.provider_id, where.model_id, at_us, variant),
-        audio_ms=run.audio_ms,
+        audio_ms=run.admitted.audio_ms,
         variant=variant,
     )
 

@@ -7,10 +7,11 @@ from typing import Literal
 import msgspec
 
 from palyra.decisions.pricing import Cost, cost_of, usage_of_recording
+from palyra.events.attempts import AttemptStarted
 from palyra.events.usage import UsageRecorded
 from palyra.projections.catalog import provider_entry
 from palyra.projections.pricing import entry_of, price_at
-from palyra.projections.runs import Attempt, Run
+from palyra.projections.runs import Run
 from palyra.projections.state import State
 from palyra.usage import TokenUsage
 
@@ -39,7 +40,7 @@ _UNBILLED_CLASSES = ("redirect_refused",)
 
 
 def row_of_answer(
-    state: State, run: Run, attempt: Attempt, metered: Metered, *, estimated_input_tokens: int
+    state: State, run: Run, attempt: AttemptStarted, metered: Metered, *, estimated_input_tokens: int
 ) -> UsageRecorded:
     """Return the row of a complete answer."""
     usage = metered.reported
@@ -60,7 +61,7 @@ def row_of_answer(
 def row_of_cut(
     state: State,
     run: Run,
-    attempt: Attempt,
+    attempt: AttemptStarted,
     metered: Metered,
     *,
     estimated_input_tokens: int,
@@ -87,14 +88,14 @@ def row_of_cut(
 
 
 def row_of_abandoned(
-    state: State, run: Run, attempt: Attempt, *, estimated_input_tokens: int
+    state: State, run: Run, attempt: AttemptStarted, *, estimated_input_tokens: int
 ) -> UsageRecorded | None:
     """Return the row of an attempt whose process died, by the rule for those; None: nothing is counted."""
     return _row_of_unknown(state, run, attempt, state.config.accounting.abandoned, estimated_input_tokens)
 
 
 def _row_of_unknown(
-    state: State, run: Run, attempt: Attempt, rule: str, estimated_input_tokens: int
+    state: State, run: Run, attempt: AttemptStarted, rule: str, estimated_input_tokens: int
 ) -> UsageRecorded | None:
     if rule == "zero":
         return None
@@ -104,10 +105,11 @@ def _row_of_unknown(
     return _row(state, run, attempt, usage, "estimated", "unknown", Metered())
 
 
-def _estimate(state: State, run: Run, attempt: Attempt, input_tokens: int, output_tokens: int) -> TokenUsage:
+def _estimate(state: State, run: Run, attempt: AttemptStarted, input_tokens: int, output_tokens: int) -> TokenUsage:
     """Return what an attempt is taken to have used; of a recording that is its length, where that is what costs."""
-    if run.audio_ms:
-        return usage_of_recording(entry_of(state, attempt.price_id), input_tokens, output_tokens, run.audio_ms)
+    audio_ms = run.admitted.audio_ms
+    if audio_ms:
+        return usage_of_recording(entry_of(state, attempt.price_id), input_tokens, output_tokens, audio_ms)
     return TokenUsage(input_tokens=input_tokens, output_tokens=output_tokens)
 
 
@@ -121,7 +123,7 @@ def may_have_cost(*, phase: str, status: int, saw_output: bool, failure_class: s
 def _row(
     state: State,
     run: Run,
-    attempt: Attempt,
+    attempt: AttemptStarted,
     usage: TokenUsage,
     source: Literal["provider", "partial", "estimated"],
     billed: Literal["yes", "unknown"],
@@ -131,26 +133,27 @@ def _row(
     entry = entry_of(state, attempt.price_id)
     variant = metered.variant or attempt.variant
     if variant != attempt.variant:
-        entry = price_at(state, attempt.provider_id, attempt.model_id, attempt.started_us, variant)
+        entry = price_at(state, attempt.provider_id, attempt.model_id, run.started_us, variant)
     cost = _believed(state, attempt, cost_of(usage, entry), metered)
+    asked = run.admitted
     return UsageRecorded(
         attempt=attempt.attempt,
         provider_id=attempt.provider_id,
         model_id=attempt.model_id,
         upstream_model=attempt.upstream_model,
-        principal_id=run.principal_id,
-        key_id=run.key_id,
-        session_id=run.session_id,
-        agent_id=run.agent_id,
-        endpoint=run.endpoint,
-        origin=run.origin,
+        principal_id=asked.principal_id,
+        key_id=asked.key_id,
+        session_id=asked.session_id,
+        agent_id=asked.agent_id,
+        endpoint=asked.endpoint,
+        origin=asked.origin,
         effective_at_us=run.admitted_us,
         usage=usage,
         overshoot_tokens=max(0, usage.input_tokens - attempt.input_max_tokens)
         + max(0, usage.output_tokens - attempt.output_max_tokens),
         source=source,
         billed=billed,
-        raw_input_tokens=0 if metered.is_part else run.tokens.raw,
+        raw_input_tokens=0 if metered.is_part else asked.tokens.raw,
         price_id="" if entry is None else entry.price_id,
         variant=variant,
         tier_above_tokens=cost.tier_above_tokens,
@@ -163,7 +166,7 @@ def _row(
     )
 
 
-def _believed(state: State, attempt: Attempt, cost: Cost, metered: Metered) -> Cost:
+def _believed(state: State, attempt: AttemptStarted, cost: Cost, metered: Metered) -> Cost:
     """Return the cost by the rule of the provider: that of the price list, or the one that it reports itself."""
     provider = provider_entry(state, attempt.provider_id)
     reported = metered.provider_cost_nanousd

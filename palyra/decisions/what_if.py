@@ -311,8 +311,8 @@ class WhatIf:
             run_id=run.run_id,
             position=head.position,
             at_us=head.recorded_at_us,
-            principal_id=run.principal_id,
-            model_requested=run.model_requested,
+            principal_id=run.admitted.principal_id,
+            model_requested=run.admitted.model_requested,
             verdict=fate.verdict,
             before=f"{body.provider_id}/{body.model_id}",
             after=code,
@@ -410,7 +410,7 @@ class WhatIf:
 
     def _answer_at(self, run: Run, head: Recorded, step: PlanStep) -> None:
         """Let a call cost what it is expected to, and end its run."""
-        entry = model_entry(self._other, run.endpoint, step.provider_id, step.model_id)
+        entry = model_entry(self._other, run.admitted.endpoint, step.provider_id, step.model_id)
         assert entry is not None, "a plan holds only what there is"
         price = price_for(self._other, run, entry, run.admitted_us)
         usage = expected_usage(self._other, run, entry, price)
@@ -420,16 +420,16 @@ class WhatIf:
             provider_id=step.provider_id,
             model_id=step.model_id,
             upstream_model=step.upstream_model,
-            principal_id=run.principal_id,
-            key_id=run.key_id,
-            session_id=run.session_id,
-            agent_id=run.agent_id,
-            endpoint=run.endpoint,
-            origin=run.origin,
+            principal_id=run.admitted.principal_id,
+            key_id=run.admitted.key_id,
+            session_id=run.admitted.session_id,
+            agent_id=run.admitted.agent_id,
+            endpoint=run.admitted.endpoint,
+            origin=run.admitted.origin,
             effective_at_us=run.admitted_us,
             usage=usage,
             source="estimated",
-            raw_input_tokens=run.tokens.raw,
+            raw_input_tokens=run.admitted.tokens.raw,
             price_id="" if price is None else price.price_id,
             cost_state=cost.state,
             cost_nanousd=cost.nanousd,

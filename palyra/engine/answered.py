@@ -79,8 +79,8 @@ class Answered:
 
     def store(self, stored: Storing | None) -> None:
         """Put an answer into the cache whose fact is durable."""
-        if stored is not None and stored.is_recorded:
-            self._runs.cache.keep(stored.answer(), self._core.state.catalog.registry)
+        if stored is not None and stored.kept is not None:
+            self._runs.cache.keep(stored.kept, self._core.state.catalog.registry)
 
     def keep_for_repeats(self, answer: KeptAnswer | None) -> None:
         """Keep what the client was told, for when it sends a request with a name again."""

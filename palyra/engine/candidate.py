@@ -47,8 +47,8 @@ def candidate_of(state: State, run: Run, index: int) -> Candidate:
     """Return a candidate of a run's plan; the plan holds only what is configured."""
     step = run.plan[index]
     provider = provider_entry(state, step.provider_id)
-    entry = model_entry(state, run.endpoint, step.provider_id, step.model_id)
+    entry = model_entry(state, run.admitted.endpoint, step.provider_id, step.model_id)
     assert provider is not None
     assert entry is not None
-    cap_tokens = output_cap(state, step, run.endpoint, run.output_requested_tokens)
+    cap_tokens = output_cap(state, step, run.admitted.endpoint, run.output_requested_tokens)
     return Candidate(index=index, step=step, provider=provider, entry=entry, cap_tokens=cap_tokens)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import msgspec
 
 from palyra.projections.alerts import Alert, is_open
-from palyra.projections.runs import NOTHING, Run, RunSummary
+from palyra.projections.runs import Run, RunSummary
 from palyra.projections.state import State
-from palyra.projections.usage import UsageCell
+from palyra.projections.usage import UsageCell, total_of
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +113,7 @@ def usage_since(state: State, since_us: int) -> UsageAnswer:
 
 def usage_total(state: State) -> UsageAnswer:
     """Return the sums of everything that was recorded."""
-    return _usage([state.usage.total], None)
+    return _usage([total_of(state)], None)
 
 
 def _usage(cells: list[UsageCell], since_us: int | None) -> UsageAnswer:
@@ -138,25 +138,24 @@ def runs_answer(state: State, *, now_us: int, is_open: bool = False) -> list[Run
 
 def open_run_answers(state: State, now_us: int) -> list[RunAnswer]:
     """Return the open runs, in the order in which they were admitted."""
-    return [_open_run(state, run, now_us) for run in state.runs.open.values()]
+    return [_open_run(run, now_us) for run in state.runs.open.values()]
 
 
-def _open_run(state: State, run: Run, now_us: int) -> RunAnswer:
-    spent = state.runs.consumed.get(run.run_id, NOTHING)
+def _open_run(run: Run, now_us: int) -> RunAnswer:
     return RunAnswer(
         run_id=run.run_id,
         state="cancelling" if run.cancel_requested else "open",
-        endpoint=run.endpoint,
-        stream=run.stream,
-        principal_id=run.principal_id,
-        session_id=run.session_id,
-        model_requested=run.model_requested,
+        endpoint=run.admitted.endpoint,
+        stream=run.admitted.stream,
+        principal_id=run.admitted.principal_id,
+        session_id=run.admitted.session_id,
+        model_requested=run.admitted.model_requested,
         provider_id=run.attempt.provider_id if run.attempt is not None else "",
         model_id=run.attempt.model_id if run.attempt is not None else "",
         code="",
         attempts_count=run.attempts_count,
-        input_tokens=spent.input_tokens,
-        output_tokens=spent.output_tokens,
+        input_tokens=run.input_tokens,
+        output_tokens=run.output_tokens,
         admitted_us=run.admitted_us,
         duration_us=max(0, now_us - run.admitted_us),
     )

@@ -20,11 +20,12 @@ from palyra.engine.cache import CachedAnswer
 from palyra.engine.core import Batch, Core
 from palyra.engine.exchange import Ended, Exchange
 from palyra.errors import Refusal
+from palyra.events.attempts import AttemptStarted
 from palyra.events.base import Draft
 from palyra.events.cache import CacheStored
 from palyra.events.registry import ModelEntry
 from palyra.events.runs import CancelReason
-from palyra.projections.runs import NOTHING, Attempt, Run
+from palyra.projections.runs import Run
 from palyra.units import ms_to_us, us_to_ms
 
 #: Decides the end of a run: (run, now).
@@ -46,42 +47,33 @@ class Storing:
     """An answer on its way into the response cache; what it used is known once its attempt is settled."""
 
     def __init__(self, key_digest: str, entry: ModelEntry, stop: str, body: bytes) -> None:
-        self.is_recorded = False
+        #: The answer as it is kept; None until that is recorded.
+        self.kept: CachedAnswer | None = None
         self._key_digest = key_digest
         self._entry = entry
         self._stop = stop
         self._body = body
-        self._run_id = ""
-        self._stored_us = 0
-        self._spent = NOTHING
 
-    def record(self, core: Core, batch: Batch, run_id: str) -> None:
+    def record(self, core: Core, batch: Batch, run: Run) -> None:
         """Record that the answer is kept, right before its run ends."""
-        state = core.state
-        self.is_recorded, self._run_id, self._stored_us = True, run_id, batch.now_us
-        self._spent = state.runs.consumed.get(run_id, NOTHING)
         stored = CacheStored(
             key_digest=self._key_digest,
             size_bytes=len(self._body),
-            until_us=batch.now_us + ms_to_us(state.catalog.registry.response_cache_ttl_ms),
+            until_us=batch.now_us + ms_to_us(core.state.catalog.registry.response_cache_ttl_ms),
         )
-        batch.add([Draft(f"run-{run_id}", stored)])
-
-    def answer(self) -> CachedAnswer:
-        """Return the answer as it is kept."""
-        spent = self._spent
+        batch.add([Draft(f"run-{run.run_id}", stored)])
         known = Cached(
             key_digest=self._key_digest,
-            run_id=self._run_id,
+            run_id=run.run_id,
             provider_id=self._entry.provider_id,
             model_id=self._entry.model_id,
             stop=self._stop,
-            stored_us=self._stored_us,
-            input_tokens=spent.input_tokens,
-            output_tokens=spent.output_tokens,
-            known_nanousd=spent.known_nanousd,
+            stored_us=batch.now_us,
+            input_tokens=run.input_tokens,
+            output_tokens=run.output_tokens,
+            known_nanousd=run.known_nanousd,
         )
-        return CachedAnswer(known=known, body=self._body)
+        self.kept = CachedAnswer(known=known, body=self._body)
 
 
 class Settlement:
@@ -160,13 +152,13 @@ class Settlement:
         await batch.durable()
 
     def _succeed(
-        self, batch: Batch, run: Run, attempt: Attempt, ended: Ended, completes: bool, stored: Storing | None
+        self, batch: Batch, run: Run, attempt: AttemptStarted, ended: Ended, completes: bool, stored: Storing | None
     ) -> Following:
         end = _answer_end(ended)
         batch.add(succeed_attempt(self._core.state, run, end, ended.metered, batch.now_us))
         if completes:
             if stored is not None:
-                stored.record(self._core, batch, self._run_id)
+                stored.record(self._core, batch, run)
             step, first_byte_us = run.plan[attempt.candidate], end.first_byte_us
             self._end_run(
                 batch,
@@ -174,7 +166,7 @@ class Settlement:
             )
         return Following()
 
-    def _fail(self, batch: Batch, run: Run, attempt: Attempt, ended: Ended, *, may_go_on: bool) -> Following:
+    def _fail(self, batch: Batch, run: Run, attempt: AttemptStarted, ended: Ended, *, may_go_on: bool) -> Following:
         end = _failure_end(ended, self._core.ids.jitter_bp())
         failed = fail_attempt(self._core.state, run, end, batch.now_us, may_retry=may_go_on)
         batch.add(failed.drafts)

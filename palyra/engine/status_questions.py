@@ -21,6 +21,7 @@ from palyra.projections.alerts import open_alerts
 from palyra.projections.budgets import reserved_tokens
 from palyra.projections.daemon import Boot, current_boot
 from palyra.projections.incidents import open_incidents
+from palyra.projections.runs import totals_of
 from palyra.projections.state import State
 
 
@@ -153,7 +154,7 @@ def status_answer(state: State, lock: LockState, *, now_us: int, today_us: int) 
         providers=provider_answers(state, now_us),
         open_runs=open_run_answers(state, now_us),
         reserved_tokens=reserved_tokens(state),
-        totals=dict(state.runs.totals),
+        totals=totals_of(state),
         refusals=dict(state.runs.refusals),
         incidents=msgspec.convert(open_incidents(state), list[IncidentAnswer], from_attributes=True),
         alerts=[alert_answer(one, now_us) for one in open_alerts(state, now_us)],

@@ -36,6 +36,11 @@ class AttemptStarted(Fact, tag="attempt.started", frozen=True, kw_only=True):
     #: The service tier that is asked for.
     variant: str = "standard"
 
+    @property
+    def max_tokens(self) -> int:
+        """What it may use at most."""
+        return self.input_max_tokens + self.output_max_tokens
+
 
 class AttemptSucceeded(Fact, tag="attempt.succeeded", frozen=True, kw_only=True):
     """A complete answer arrived."""

@@ -164,10 +164,11 @@ def _rule_changed(state: State, recorded: Recorded, body: Fact) -> None:
 @CHAPTER.on(usage.UsageRecorded)
 def _used(state: State, recorded: Recorded, body: usage.UsageRecorded) -> None:
     """Remember what passed its bounds; what was kept for it is still there."""
-    run_id, tokens = recorded.stream[4:], body.overshoot_tokens
-    hold = state.budgets.holds.get(run_id)
-    if hold is None and not tokens:
+    tokens = body.overshoot_tokens
+    if not tokens and not state.budgets.holds:
         return
+    run_id = recorded.stream[4:]
+    hold = state.budgets.holds.get(run_id)
     shares = hold.shares if hold is not None and hold.attempt == body.attempt else []
     priced = next((share for share in shares if share.meter == "usd_cost"), None)
     nanousd = 0 if priced is None else max(0, amount_of("usd_cost", body) - priced.amount)

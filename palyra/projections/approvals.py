@@ -164,6 +164,8 @@ def _resumed(state: State, recorded: Recorded, body: runs.RunResumed) -> None:
 @CHAPTER.on(runs.RunCompleted, runs.RunFailed, runs.RunCancelled, runs.RunRefused)
 def _run_ended(state: State, recorded: Recorded, body: Fact) -> None:
     own = state.approvals
+    if not own.held and not own.by_policy:
+        return
     run_id = recorded.stream[4:]
     own.held.pop(run_id, None)
     for approval_ids in own.by_policy.values():

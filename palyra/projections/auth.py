@@ -14,6 +14,7 @@ from palyra.events import attempts, auth, config, daemon
 from palyra.events.base import Recorded
 from palyra.projections.base import Chapter
 from palyra.projections.catalog import provider_entry
+from palyra.projections.runs import Run
 from palyra.projections.vault import Presence, revision_in_use
 
 if TYPE_CHECKING:
@@ -450,11 +451,10 @@ def _used(state: State, recorded: Recorded, body: attempts.AttemptStarted) -> No
         standing.used_position, standing.used_us = recorded.position, recorded.recorded_at_us
 
 
-@CHAPTER.on(attempts.AttemptSucceeded)
-def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded) -> None:
+@CHAPTER.of_run(attempts.AttemptSucceeded)
+def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded, run: Run) -> None:
     """A credential that is served begins anew: its pauses for this model, and those for all, are over."""
-    run = state.runs.open.get(recorded.stream[4:])
-    if run is None or run.attempt is None:
+    if run.attempt is None:
         return
     attempt = run.attempt
     standing = state.auth.standings.get(attempt.credential_ref)

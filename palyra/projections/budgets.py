@@ -292,7 +292,10 @@ def _released(state: State, recorded: Recorded, body: budgets.BudgetReleased) ->
 @CHAPTER.on(usage.UsageRecorded)
 def _used(state: State, recorded: Recorded, body: usage.UsageRecorded) -> None:
     own = state.budgets
-    own.overshoot_tokens += body.overshoot_tokens
+    if body.overshoot_tokens:
+        own.overshoot_tokens += body.overshoot_tokens
+    if not own.holds and not own.policies:
+        return
     run_id = recorded.stream[4:]
     hold = own.holds.get(run_id)
     shares = hold.shares if hold is not None and hold.attempt == body.attempt else []

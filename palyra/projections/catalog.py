@@ -13,12 +13,13 @@ from palyra.events.discovery import ListedModel
 from palyra.events.registry import LISTED_FIGURES, ModelEntry, ProviderEntry, Registry
 from palyra.projections.base import Chapter
 from palyra.projections.circuits import provider_of
+from palyra.projections.runs import Run
 
 if TYPE_CHECKING:
     from palyra.projections.state import State
 
 
-class ModelStanding(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ModelStanding(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """How one model does at one provider."""
 
     #: Counted failures in a row of this model alone.
@@ -215,17 +216,15 @@ def _readmitted(state: State, recorded: Recorded, body: models.ModelReadmitted) 
     state.catalog.standings.pop(f"{provider_of(recorded.stream)}/{body.model_id}", None)
 
 
-@CHAPTER.on(attempts.AttemptFailed)
-def _failed(state: State, recorded: Recorded, body: attempts.AttemptFailed) -> None:
-    run = state.runs.open.get(recorded.stream[4:])
-    if body.counted and run is not None and run.attempt is not None:
+@CHAPTER.of_run(attempts.AttemptFailed)
+def _failed(state: State, recorded: Recorded, body: attempts.AttemptFailed, run: Run) -> None:
+    if body.counted and run.attempt is not None:
         _own(state, run.attempt.provider_id, run.attempt.model_id).streak += 1
 
 
-@CHAPTER.on(attempts.AttemptSucceeded)
-def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded) -> None:
-    run = state.runs.open.get(recorded.stream[4:])
-    if run is not None and run.attempt is not None:
+@CHAPTER.of_run(attempts.AttemptSucceeded)
+def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded, run: Run) -> None:
+    if state.catalog.standings and run.attempt is not None:
         standing = standing_of(state, run.attempt.provider_id, run.attempt.model_id)
         if standing is not None:
             standing.streak = 0

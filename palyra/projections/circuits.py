@@ -9,6 +9,7 @@ import msgspec
 from palyra.events import attempts, circuits, daemon
 from palyra.events.base import Recorded
 from palyra.projections.base import Chapter
+from palyra.projections.runs import Run
 
 if TYPE_CHECKING:
     from palyra.projections.state import State
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 CircuitStatus = Literal["closed", "open", "half_open"]
 
 
-class Circuit(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Circuit(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """One provider's circuit."""
 
     status: CircuitStatus = "closed"
@@ -96,17 +97,15 @@ def _forced(state: State, recorded: Recorded, body: circuits.CircuitForced) -> N
     circuit.changed_us = recorded.recorded_at_us
 
 
-@CHAPTER.on(attempts.AttemptFailed)
-def _failed(state: State, recorded: Recorded, body: attempts.AttemptFailed) -> None:
-    run = state.runs.open.get(recorded.stream[4:])
-    if body.counted and run is not None and run.attempt is not None:
+@CHAPTER.of_run(attempts.AttemptFailed)
+def _failed(state: State, recorded: Recorded, body: attempts.AttemptFailed, run: Run) -> None:
+    if body.counted and run.attempt is not None:
         _own(state, run.attempt.provider_id).streak += 1
 
 
-@CHAPTER.on(attempts.AttemptSucceeded)
-def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded) -> None:
-    run = state.runs.open.get(recorded.stream[4:])
-    if run is not None and run.attempt is not None:
+@CHAPTER.of_run(attempts.AttemptSucceeded)
+def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded, run: Run) -> None:
+    if run.attempt is not None:
         circuit = state.circuits.by_provider.get(run.attempt.provider_id)
         if circuit is not None:
             circuit.streak = 0

@@ -15,7 +15,7 @@ from palyra.events import attempts, daemon, runs
 from palyra.events.base import Recorded
 from palyra.limits import COMMAND_KEY_TTL_US
 from palyra.projections.base import Chapter
-from palyra.projections.runs import NOTHING
+from palyra.projections.runs import Run
 
 if TYPE_CHECKING:
     from palyra.projections.state import State
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _NUMBER_MAX_CHARS = 9
 
 
-class CommandMark(msgspec.Struct, kw_only=True, omit_defaults=True):
+class CommandMark(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """Where a command's first event stands, and what became of it if it was a request."""
 
     position: int
@@ -92,40 +92,40 @@ def _admitted(state: State, recorded: Recorded, body: runs.RunAdmitted) -> None:
             state.commands.open[recorded.stream[4:]] = name
 
 
-@CHAPTER.on(attempts.AttemptFailed)
-def _failed(state: State, recorded: Recorded, body: attempts.AttemptFailed) -> None:
+@CHAPTER.of_run(attempts.AttemptFailed)
+def _failed(state: State, recorded: Recorded, body: attempts.AttemptFailed, run: Run) -> None:
     if body.phase == "content":
-        mark = _open_mark(state, recorded)
+        mark = _open_mark(state, run)
         if mark is not None:
             mark.reached_content = True
 
 
-@CHAPTER.on(runs.RunCompleted)
-def _completed(state: State, recorded: Recorded, body: runs.RunCompleted) -> None:
+@CHAPTER.of_run(runs.RunCompleted)
+def _completed(state: State, recorded: Recorded, body: runs.RunCompleted, run: Run) -> None:
     if state.commands.open:
-        _end(state, recorded, has_answer=True)
+        _end(state, recorded, run, has_answer=True)
 
 
-@CHAPTER.on(runs.RunFailed, runs.RunCancelled, runs.RunRefused)
-def _ended(state: State, recorded: Recorded, body: runs.RunFailed | runs.RunCancelled | runs.RunRefused) -> None:
+@CHAPTER.of_run(runs.RunFailed, runs.RunCancelled, runs.RunRefused)
+def _ended(
+    state: State, recorded: Recorded, body: runs.RunFailed | runs.RunCancelled | runs.RunRefused, run: Run
+) -> None:
     if state.commands.open:
-        _end(state, recorded, has_answer=False)
+        _end(state, recorded, run, has_answer=False)
 
 
-def _open_mark(state: State, recorded: Recorded) -> CommandMark | None:
-    name = state.commands.open.get(recorded.stream[4:])
+def _open_mark(state: State, run: Run) -> CommandMark | None:
+    name = state.commands.open.get(run.run_id)
     return None if name is None else state.commands.by_key.get(name)
 
 
-def _end(state: State, recorded: Recorded, *, has_answer: bool) -> None:
-    """Note what became of a request; what it used is known until the run's own chapter lets go of it."""
-    run_id = recorded.stream[4:]
-    mark = _open_mark(state, recorded)
-    state.commands.open.pop(run_id, None)
+def _end(state: State, recorded: Recorded, run: Run, *, has_answer: bool) -> None:
+    """Note what became of a request."""
+    mark = _open_mark(state, run)
+    state.commands.open.pop(run.run_id, None)
     if mark is None or mark.stream != recorded.stream:
         return
-    spent = state.runs.consumed.get(run_id, NOTHING)
-    mark.input_tokens, mark.output_tokens = spent.input_tokens, spent.output_tokens
+    mark.input_tokens, mark.output_tokens = run.input_tokens, run.output_tokens
     has_cost = mark.reached_content or mark.input_tokens or mark.output_tokens
     mark.outcome = "done" if has_answer or has_cost else "free"
 

@@ -11,6 +11,7 @@ from palyra.events.base import Recorded
 from palyra.events.registry import ProviderEntry
 from palyra.projections.base import Chapter
 from palyra.projections.circuits import circuit_of, provider_of
+from palyra.projections.runs import Run
 from palyra.units import US_PER_MS
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _BLOCKING = ("netguard_blocked", "redirect_refused")
 READINESS: dict[str, int] = {"unavailable": 2}
 
 
-class ProviderHealth(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ProviderHealth(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """Evidence about one provider."""
 
     last_success_us: int = 0
@@ -90,19 +91,22 @@ def health_of(state: State, provider: ProviderEntry, now_us: int) -> HealthState
 
 
 def _own(state: State, provider_id: str) -> ProviderHealth:
-    return state.health.by_provider.setdefault(provider_id, ProviderHealth())
+    evidence = state.health.by_provider.get(provider_id)
+    if evidence is None:
+        evidence = state.health.by_provider[provider_id] = ProviderHealth()
+    return evidence
 
 
 def _succeed(evidence: ProviderHealth, recorded: Recorded) -> None:
     evidence.last_success_us = recorded.recorded_at_us
-    evidence.failures_count, evidence.last_error, evidence.is_blocked = 0, "", False
-    evidence.probe_failures = 0
+    if evidence.failures_count or evidence.last_error or evidence.is_blocked or evidence.probe_failures:
+        evidence.failures_count, evidence.last_error, evidence.is_blocked = 0, "", False
+        evidence.probe_failures = 0
 
 
-@CHAPTER.on(attempts.AttemptSucceeded)
-def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded) -> None:
-    run = state.runs.open.get(recorded.stream[4:])
-    if run is None or run.attempt is None:
+@CHAPTER.of_run(attempts.AttemptSucceeded)
+def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded, run: Run) -> None:
+    if run.attempt is None:
         return
     evidence = _own(state, run.attempt.provider_id)
     _succeed(evidence, recorded)
@@ -111,10 +115,9 @@ def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded
     evidence.succeeded_count += 1
 
 
-@CHAPTER.on(attempts.AttemptFailed)
-def _failed(state: State, recorded: Recorded, body: attempts.AttemptFailed) -> None:
-    run = state.runs.open.get(recorded.stream[4:])
-    if run is None or run.attempt is None:
+@CHAPTER.of_run(attempts.AttemptFailed)
+def _failed(state: State, recorded: Recorded, body: attempts.AttemptFailed, run: Run) -> None:
+    if run.attempt is None:
         return
     evidence = _own(state, run.attempt.provider_id)
     evidence.attempts_count += 1

@@ -13,6 +13,7 @@ import msgspec
 from palyra.events import attempts
 from palyra.events.base import Recorded
 from palyra.projections.base import Chapter
+from palyra.projections.runs import Run
 from palyra.units import US_PER_MS, ceil_div
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 #: Models that are nearer to each other than this are equally fast.
 STEP_MS = 250
+_STEP_US = STEP_MS * US_PER_MS
 #: Answers of a model that count.
 RECENT_COUNT = 32
 #: Models that are kept; the one that answered longest ago goes first.
@@ -42,10 +44,9 @@ def recent_latency_ms(state: State, provider_id: str, model_id: str) -> int | No
     return None if steps is None else sorted(steps)[(len(steps) - 1) // 2] * STEP_MS
 
 
-@CHAPTER.on(attempts.AttemptSucceeded)
-def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded) -> None:
-    run = state.runs.open.get(recorded.stream[4:])
-    if run is None or run.attempt is None:
+@CHAPTER.of_run(attempts.AttemptSucceeded)
+def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded, run: Run) -> None:
+    if run.attempt is None:
         return
     models, key = state.latencies.by_model, f"{run.attempt.provider_id}/{run.attempt.model_id}"
     steps = models.pop(key, None)
@@ -54,6 +55,6 @@ def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded
         if len(models) >= KEEP_COUNT:
             del models[next(iter(models))]
     models[key] = steps
-    steps.append(ceil_div(max(0, body.duration_us), STEP_MS * US_PER_MS))
+    steps.append(ceil_div(body.duration_us, _STEP_US) if body.duration_us > 0 else 0)
     if len(steps) > RECENT_COUNT:
         del steps[0]

@@ -80,7 +80,7 @@ def agent_key(agent_id: str, model: str) -> str:
 def bucket_of(tokens: int) -> int:
     """Return the number of the bucket that a length falls into."""
     if tokens < _EXACT_TOKENS:
-        return tokens
+        return tokens if tokens > 0 else 0
     power = tokens.bit_length() - 1
     eighth = (tokens >> (power - _SHIFT)) - _PER_POWER
     return _EXACT_TOKENS + (power - _EXACT_BITS) * _PER_POWER + eighth
@@ -99,7 +99,7 @@ def _recorded(state: State, recorded: Recorded, body: usage.UsageRecorded) -> No
     if body.source != "provider":
         return
     model = f"{body.provider_id}/{body.model_id}"
-    bucket = bucket_of(max(0, body.usage.output_tokens))
+    bucket = bucket_of(body.usage.output_tokens)
     _teach(state.outputs.by_model, model, bucket)
     if body.agent_id:
         _teach(state.outputs.by_agent, agent_key(body.agent_id, model), bucket)

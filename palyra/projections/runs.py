@@ -1,4 +1,4 @@
-"""Runs that are open, the newest that ended, and how many there were.
+"""Runs that are open, and the newest that ended.
 
 A run leaves memory when it ends, which is after its last attempt was settled; what it was can be read back from its
 own stream with `palyra.projections.run_view`.
@@ -6,7 +6,7 @@ own stream with `palyra.projections.run_view`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,63 +19,25 @@ if TYPE_CHECKING:
     from palyra.projections.state import State
 
 RECENT_RUNS_COUNT = 200
-
-
-class Attempt(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
-    """An attempt that has not ended."""
-
-    attempt: int
-    candidate: int
-    retry: int
-    provider_id: str
-    model_id: str
-    upstream_model: str
-    started_us: int
-    deadline_ms: int
-    #: What it may use at most.
-    input_max_tokens: int
-    output_max_tokens: int
-    trial: bool = False
-    price_id: str = ""
-    variant: str = "standard"
-    credential_ref: str = ""
-    credential_revision: int = 0
-
-    @property
-    def max_tokens(self) -> int:
-        """What it may use at most."""
-        return self.input_max_tokens + self.output_max_tokens
+_OUTCOMES = ("admitted", "completed", "failed", "cancelled", "refused")
 
 
 class Run(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
-    """An open run."""
+    """An open run: what was let in, and what has become of it so far."""
 
     run_id: str
-    principal_id: str
-    key_id: str = ""
-    session_id: str = ""
-    agent_id: str = ""
-    endpoint: str
-    dialect: str = ""
-    origin: str = "http"
-    stream: bool = False
-    model_requested: str = ""
-    config_generation: int
+    admitted: runs.RunAdmitted
     admitted_us: int
     deadline_us: int
     last_life_us: int
-    tokens: runs.TokenEstimate
     plan: list[PlanStep] = []
-    choices_count: int = 1
-    body_bytes: int = 0
-    audio_ms: int = 0
-    variant: str = "standard"
-    max_cost_nanousd: int | None = None
     output_requested_tokens: int | None = None
     attempts_count: int = 0
-    attempt: Attempt | None = None
-    #: Position of its newest start, and what that attempt could use at most.
+    #: The attempt that has not ended.
+    attempt: attempts.AttemptStarted | None = None
+    #: Position and instant of its newest start, and what that attempt could use at most.
     started_position: int = 0
+    started_us: int = 0
     started_max_tokens: int = 0
     #: The newest attempt that came to nothing.
     failed_attempt: int = 0
@@ -83,6 +45,10 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     failed: list[str] = []
     #: Distinct classes of its failures, in the order in which they were seen.
     failure_classes: list[str] = []
+    #: What its settled attempts used together. A cost that is not known counts with the part that is.
+    input_tokens: int = 0
+    output_tokens: int = 0
+    known_nanousd: int = 0
     cancel_requested: str = ""
     #: Steps of the clock since its admission, together.
     stepped_us: int = 0
@@ -108,27 +74,12 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     duration_us: int = 0
 
 
-class Consumed(NamedTuple):
-    """What the settled attempts of a run used together."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    #: A cost that is not known counts with the part that is.
-    known_nanousd: int = 0
-
-
-NOTHING = Consumed()
-
-
 class RunsState(msgspec.Struct, kw_only=True):
-    """Open runs, the newest ended ones (oldest first), and totals by outcome since the journal began."""
+    """Open runs, the newest ended ones (oldest first), and refusals by code since the journal began."""
 
     open: dict[str, Run] = {}
     recent: list[RunSummary] = []
-    totals: dict[str, int] = {}
     refusals: dict[str, int] = {}
-    #: What runs that have not ended used and cost, as far as that is known, by run.
-    consumed: dict[str, Consumed] = {}
 
 
 CHAPTER = Chapter()
@@ -142,6 +93,12 @@ def run_id_of(stream: str) -> str:
 def summary_of(state: State, run_id: str) -> RunSummary | None:
     """Return the line about a run that ended lately; None where it left none."""
     return next((one for one in reversed(state.runs.recent) if one.run_id == run_id), None)
+
+
+def totals_of(state: State) -> dict[str, int]:
+    """Return how many runs were admitted and how many ended how, since the journal began; what never was is not."""
+    counts = ((outcome, state.counts.get(f"run.{outcome}", 0)) for outcome in _OUTCOMES)
+    return {outcome: count for outcome, count in counts if count}
 
 
 def open_for_us(run: Run, now_us: int) -> int:
@@ -158,98 +115,51 @@ def _clock_stepped(state: State, recorded: Recorded, body: daemon.DaemonClockSte
         run.stepped_us += body.step_us
 
 
-def run_of(run_id: str, body: runs.RunAdmitted, at_us: int) -> Run:
-    """Return a run as its admission makes it."""
-    return Run(
-        run_id=run_id,
-        principal_id=body.principal_id,
-        key_id=body.key_id,
-        session_id=body.session_id,
-        agent_id=body.agent_id,
-        endpoint=body.endpoint,
-        dialect=body.dialect,
-        origin=body.origin,
-        stream=body.stream,
-        model_requested=body.model_requested,
-        config_generation=body.config_generation,
-        admitted_us=at_us,
-        deadline_us=body.deadline_us,
-        last_life_us=at_us,
-        tokens=body.tokens,
-        choices_count=body.choices_count,
-        body_bytes=body.body_bytes,
-        audio_ms=body.audio_ms,
-        variant=body.variant,
-        max_cost_nanousd=body.max_cost_nanousd,
+@CHAPTER.on(runs.RunAdmitted)
+def _admitted(state: State, recorded: Recorded, body: runs.RunAdmitted) -> None:
+    run_id, at_us = recorded.stream[4:], recorded.recorded_at_us
+    state.runs.open[run_id] = Run(
+        run_id=run_id, admitted=body, admitted_us=at_us, deadline_us=body.deadline_us, last_life_us=at_us
     )
 
 
-@CHAPTER.on(runs.RunAdmitted)
-def _admitted(state: State, recorded: Recorded, body: runs.RunAdmitted) -> None:
-    run_id = run_id_of(recorded.stream)
-    state.runs.open[run_id] = run_of(run_id, body, recorded.recorded_at_us)
-    _count(state, "admitted")
+@CHAPTER.of_run(RoutingDecided)
+def _decided(state: State, recorded: Recorded, body: RoutingDecided, run: Run) -> None:
+    run.last_life_us = recorded.recorded_at_us
+    run.plan = body.plan
+    run.output_requested_tokens = body.output_requested_tokens
 
 
-@CHAPTER.on(RoutingDecided)
-def _decided(state: State, recorded: Recorded, body: RoutingDecided) -> None:
-    run = _touch(state, recorded)
-    if run is not None:
-        run.plan = body.plan
-        run.output_requested_tokens = body.output_requested_tokens
+@CHAPTER.of_run(RoutingFailedOver, budgets.BudgetReserved, budgets.BudgetReleased)
+def _lives(state: State, recorded: Recorded, body: Fact, run: Run) -> None:
+    run.last_life_us = recorded.recorded_at_us
 
 
-@CHAPTER.on(RoutingFailedOver, budgets.BudgetReserved, budgets.BudgetReleased)
-def _lives(state: State, recorded: Recorded, body: Fact) -> None:
-    _touch(state, recorded)
+@CHAPTER.of_run(attempts.AttemptStarted)
+def _attempt_started(state: State, recorded: Recorded, body: attempts.AttemptStarted, run: Run) -> None:
+    run.last_life_us = recorded.recorded_at_us
+    run.attempt = body
+    run.attempts_count = body.attempt
+    run.started_position, run.started_us = recorded.position, recorded.recorded_at_us
+    run.started_max_tokens = body.max_tokens
 
 
-@CHAPTER.on(attempts.AttemptStarted)
-def _attempt_started(state: State, recorded: Recorded, body: attempts.AttemptStarted) -> None:
-    run = _touch(state, recorded)
-    if run is not None:
-        run.attempts_count = body.attempt
-        run.started_position = recorded.position
-        run.started_max_tokens = body.input_max_tokens + body.output_max_tokens
-        run.attempt = Attempt(
-            attempt=body.attempt,
-            candidate=body.candidate,
-            retry=body.retry,
-            provider_id=body.provider_id,
-            model_id=body.model_id,
-            upstream_model=body.upstream_model,
-            started_us=recorded.recorded_at_us,
-            deadline_ms=body.deadline_ms,
-            input_max_tokens=body.input_max_tokens,
-            output_max_tokens=body.output_max_tokens,
-            trial=body.trial,
-            price_id=body.price_id,
-            variant=body.variant,
-            credential_ref=body.credential_ref,
-            credential_revision=body.credential_revision,
-        )
+@CHAPTER.of_run(attempts.AttemptSucceeded)
+def _attempt_succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded, run: Run) -> None:
+    run.last_life_us = recorded.recorded_at_us
+    _close_attempt(run, body.attempt)
 
 
-@CHAPTER.on(attempts.AttemptSucceeded)
-def _attempt_succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded) -> None:
-    run = _touch(state, recorded)
-    if run is not None:
-        _close_attempt(run, body.attempt)
+@CHAPTER.of_run(attempts.AttemptAbandoned)
+def _attempt_abandoned(state: State, recorded: Recorded, body: attempts.AttemptAbandoned, run: Run) -> None:
+    run.last_life_us = recorded.recorded_at_us
+    run.failed_attempt = body.attempt
+    _close_attempt(run, body.attempt)
 
 
-@CHAPTER.on(attempts.AttemptAbandoned)
-def _attempt_abandoned(state: State, recorded: Recorded, body: attempts.AttemptAbandoned) -> None:
-    run = _touch(state, recorded)
-    if run is not None:
-        run.failed_attempt = body.attempt
-        _close_attempt(run, body.attempt)
-
-
-@CHAPTER.on(attempts.AttemptFailed)
-def _attempt_failed(state: State, recorded: Recorded, body: attempts.AttemptFailed) -> None:
-    run = _touch(state, recorded)
-    if run is None:
-        return
+@CHAPTER.of_run(attempts.AttemptFailed)
+def _attempt_failed(state: State, recorded: Recorded, body: attempts.AttemptFailed, run: Run) -> None:
+    run.last_life_us = recorded.recorded_at_us
     if run.attempt is not None and body.wait_ms is None and not body.next_credential_ref:
         run.failed = [*run.failed, f"{run.attempt.provider_id}/{run.attempt.model_id}"]
     run.failed_attempt = body.attempt
@@ -258,38 +168,33 @@ def _attempt_failed(state: State, recorded: Recorded, body: attempts.AttemptFail
     _close_attempt(run, body.attempt)
 
 
-@CHAPTER.on(usage.UsageRecorded)
-def _usage(state: State, recorded: Recorded, body: usage.UsageRecorded) -> None:
-    run = _touch(state, recorded)
-    if run is not None:
-        before = state.runs.consumed.get(run.run_id, NOTHING)
-        state.runs.consumed[run.run_id] = Consumed(
-            before.input_tokens + body.usage.input_tokens,
-            before.output_tokens + body.usage.output_tokens,
-            before.known_nanousd + (body.known_nanousd if body.cost_nanousd is None else body.cost_nanousd),
-        )
+@CHAPTER.of_run(usage.UsageRecorded)
+def _usage(state: State, recorded: Recorded, body: usage.UsageRecorded, run: Run) -> None:
+    run.last_life_us = recorded.recorded_at_us
+    run.input_tokens += body.usage.input_tokens
+    run.output_tokens += body.usage.output_tokens
+    run.known_nanousd += body.known_nanousd if body.cost_nanousd is None else body.cost_nanousd
 
 
-@CHAPTER.on(runs.RunCancelRequested)
-def _cancel_requested(state: State, recorded: Recorded, body: runs.RunCancelRequested) -> None:
-    run = _touch(state, recorded)
-    if run is not None:
-        run.cancel_requested = body.reason
+@CHAPTER.of_run(runs.RunCancelRequested)
+def _cancel_requested(state: State, recorded: Recorded, body: runs.RunCancelRequested, run: Run) -> None:
+    run.last_life_us = recorded.recorded_at_us
+    run.cancel_requested = body.reason
 
 
-@CHAPTER.on(runs.RunCompleted)
-def _completed(state: State, recorded: Recorded, body: runs.RunCompleted) -> None:
-    _end(state, recorded, "completed", body.duration_us, provider_id=body.provider_id, model_id=body.model_id)
+@CHAPTER.of_run(runs.RunCompleted)
+def _completed(state: State, recorded: Recorded, body: runs.RunCompleted, run: Run) -> None:
+    _end(state, recorded, run, "completed", body.duration_us, provider_id=body.provider_id, model_id=body.model_id)
 
 
-@CHAPTER.on(runs.RunFailed)
-def _failed(state: State, recorded: Recorded, body: runs.RunFailed) -> None:
-    _end(state, recorded, "failed", body.duration_us, code=body.code)
+@CHAPTER.of_run(runs.RunFailed)
+def _failed(state: State, recorded: Recorded, body: runs.RunFailed, run: Run) -> None:
+    _end(state, recorded, run, "failed", body.duration_us, code=body.code)
 
 
-@CHAPTER.on(runs.RunCancelled)
-def _cancelled(state: State, recorded: Recorded, body: runs.RunCancelled) -> None:
-    _end(state, recorded, "cancelled", body.duration_us, code=body.reason)
+@CHAPTER.of_run(runs.RunCancelled)
+def _cancelled(state: State, recorded: Recorded, body: runs.RunCancelled, run: Run) -> None:
+    _end(state, recorded, run, "cancelled", body.duration_us, code=body.reason)
 
 
 @CHAPTER.on(runs.RunRefused)
@@ -297,9 +202,7 @@ def _refused(state: State, recorded: Recorded, body: runs.RunRefused) -> None:
     refusals = state.runs.refusals
     refusals[body.code] = refusals.get(body.code, 0) + 1
     if run_id_of(recorded.stream) in state.runs.open:
-        _end(state, recorded, "refused", 0, code=body.code)
         return
-    _count(state, "refused")
     _remember(
         state,
         RunSummary(
@@ -315,16 +218,9 @@ def _refused(state: State, recorded: Recorded, body: runs.RunRefused) -> None:
     state.streams.pop(recorded.stream, None)
 
 
-def _touch(state: State, recorded: Recorded) -> Run | None:
-    run: Run | None = state.runs.open.get(recorded.stream[4:])
-    if run is not None:
-        run.last_life_us = recorded.recorded_at_us
-    return run
-
-
-def _count(state: State, outcome: str) -> None:
-    totals = state.runs.totals
-    totals[outcome] = totals.get(outcome, 0) + 1
+@CHAPTER.of_run(runs.RunRefused)
+def _refused_behind_its_admission(state: State, recorded: Recorded, body: runs.RunRefused, run: Run) -> None:
+    _end(state, recorded, run, "refused", 0, code=body.code)
 
 
 def _close_attempt(run: Run, attempt: int) -> None:
@@ -335,6 +231,7 @@ def _close_attempt(run: Run, attempt: int) -> None:
 def _end(
     state: State,
     recorded: Recorded,
+    run: Run,
     outcome: str,
     duration_us: int,
     *,
@@ -342,28 +239,25 @@ def _end(
     model_id: str = "",
     code: str = "",
 ) -> None:
-    run = state.runs.open.pop(run_id_of(recorded.stream), None)
-    if run is None:
-        return
-    _count(state, outcome)
-    spent = state.runs.consumed.pop(run.run_id, NOTHING)
+    del state.runs.open[run.run_id]
     state.streams.pop(recorded.stream, None)
+    asked = run.admitted
     _remember(
         state,
         RunSummary(
             run_id=run.run_id,
             outcome=outcome,
-            endpoint=run.endpoint,
-            stream=run.stream,
-            principal_id=run.principal_id,
-            session_id=run.session_id,
-            model_requested=run.model_requested,
+            endpoint=asked.endpoint,
+            stream=asked.stream,
+            principal_id=asked.principal_id,
+            session_id=asked.session_id,
+            model_requested=asked.model_requested,
             provider_id=provider_id,
             model_id=model_id,
             code=code,
             attempts_count=run.attempts_count,
-            input_tokens=spent.input_tokens,
-            output_tokens=spent.output_tokens,
+            input_tokens=run.input_tokens,
+            output_tokens=run.output_tokens,
             admitted_us=run.admitted_us,
             duration_us=duration_us,
         ),

@@ -13,6 +13,7 @@ import msgspec
 from palyra.events import attempts, routing, usage
 from palyra.events.base import Recorded
 from palyra.projections.base import Chapter
+from palyra.projections.runs import Run
 
 if TYPE_CHECKING:
     from palyra.projections.state import State
@@ -24,14 +25,14 @@ KEEP_HOURS_COUNT = 8 * 24 + 1
 _OF_ACCESS = ("auth_invalid", "permission_denied", "quota_exceeded")
 
 
-class ModelHour(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ModelHour(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """What one model was used for."""
 
     rows_count: int = 0
     tokens: int = 0
 
 
-class ProviderHour(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ProviderHour(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """What was spent at one provider, and how much of it for attempts that failed."""
 
     spent_nanousd: int = 0
@@ -72,16 +73,22 @@ CHAPTER = Chapter()
 def _recorded(state: State, recorded: Recorded, body: usage.UsageRecorded) -> None:
     hour = _hour(state, body.effective_at_us)
     cost = body.known_nanousd if body.cost_nanousd is None else body.cost_nanousd
-    run = state.runs.open.get(recorded.stream[4:])
-    _spend(hour, body.principal_id, body.provider_id, cost)
-    if run is not None and run.failed_attempt == body.attempt:
-        hour.providers[body.provider_id].absorbed_nanousd += cost
+    if cost:
+        _spend(hour, body.principal_id, body.provider_id, cost)
     key = f"{body.provider_id}/{body.model_id}"
     model = hour.models.get(key)
     if model is None:
         model = hour.models[key] = ModelHour()
     model.rows_count += 1
-    model.tokens += body.usage.total_tokens
+    model.tokens += body.usage.input_tokens + body.usage.output_tokens
+
+
+@CHAPTER.of_run(usage.UsageRecorded)
+def _absorbed(state: State, recorded: Recorded, body: usage.UsageRecorded, run: Run) -> None:
+    if run.failed_attempt == body.attempt:
+        cost = body.known_nanousd if body.cost_nanousd is None else body.cost_nanousd
+        if cost:
+            _hour(state, body.effective_at_us).providers[body.provider_id].absorbed_nanousd += cost
 
 
 @CHAPTER.on(usage.UsageCorrected)
@@ -113,10 +120,9 @@ def _hour(state: State, at_us: int) -> Hour:
     return hour
 
 
-@CHAPTER.on(routing.RoutingFailedOver)
-def _failed_over(state: State, recorded: Recorded, body: routing.RoutingFailedOver) -> None:
-    run = state.runs.open.get(recorded.stream[4:])
-    if run is None or not run.failed or body.trigger not in _OF_ACCESS:
+@CHAPTER.of_run(routing.RoutingFailedOver)
+def _failed_over(state: State, recorded: Recorded, body: routing.RoutingFailedOver, run: Run) -> None:
+    if not run.failed or body.trigger not in _OF_ACCESS:
         return
     before = state.spend.turned.pop(run.failed[-1], None)
     state.spend.turned[run.failed[-1]] = Turned(
@@ -127,8 +133,7 @@ def _failed_over(state: State, recorded: Recorded, body: routing.RoutingFailedOv
     )
 
 
-@CHAPTER.on(attempts.AttemptSucceeded)
-def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded) -> None:
-    run = state.runs.open.get(recorded.stream[4:])
-    if state.spend.turned and run is not None and run.attempt is not None:
+@CHAPTER.of_run(attempts.AttemptSucceeded)
+def _succeeded(state: State, recorded: Recorded, body: attempts.AttemptSucceeded, run: Run) -> None:
+    if state.spend.turned and run.attempt is not None:
         state.spend.turned.pop(f"{run.attempt.provider_id}/{run.attempt.model_id}", None)

@@ -8,6 +8,7 @@ a snapshot as before it.
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import NamedTuple
 
 import msgspec
 
@@ -39,7 +40,7 @@ from palyra.projections import (
     usage,
     vault,
 )
-from palyra.projections.base import Handler
+from palyra.projections.base import Handler, RunHandler
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -79,7 +80,7 @@ class State(msgspec.Struct, kw_only=True):
     oauth: oauth.OAuthState = msgspec.field(default_factory=oauth.OAuthState)
 
 
-#: Chapters that look at the run an attempt belongs to stand before `runs`, which lets go of it.
+#: Chapters that look at an open run or its attempt stand before `runs`, which lets go of it.
 _CHAPTERS = (
     commands,
     circuits,
@@ -108,22 +109,31 @@ _CHAPTERS = (
 )
 
 
-def _routes() -> dict[type, tuple[str, tuple[Handler, ...]]]:
-    return {
-        entry.struct: (
-            entry.name,
-            tuple(
-                chapter.CHAPTER.handlers[entry.struct]
-                for chapter in _CHAPTERS
-                if entry.struct in chapter.CHAPTER.handlers
-            ),
-        )
-        for entry in VOCABULARY.entries.values()
-    }
+class _Route(NamedTuple):
+    """Who folds a fact, in the order of the chapters."""
+
+    name: str
+    handlers: tuple[Handler, ...]
+    run_handlers: tuple[RunHandler, ...]
 
 
-#: For each fact its name and the handlers that fold it, in the order of the chapters.
-_ROUTES = _routes()
+def _route(name: str, struct: type) -> _Route:
+    chapters = [each.CHAPTER for each in _CHAPTERS]
+    return _Route(
+        name,
+        tuple(each.handlers[struct] for each in chapters if struct in each.handlers),
+        tuple(each.run_handlers[struct] for each in chapters if struct in each.run_handlers),
+    )
+
+
+def _route_of_unknown(body: object) -> _Route:
+    """Return that of a fact of a newer release: it is counted."""
+    return _Route(str(getattr(body, "name", "")), (), ())
+
+
+_ROUTES: dict[type, _Route] = {
+    entry.struct: _route(entry.name, entry.struct) for entry in VOCABULARY.entries.values()
+}
 
 
 def evolve(state: State, recorded: Recorded) -> None:
@@ -132,16 +142,17 @@ def evolve(state: State, recorded: Recorded) -> None:
     state.position = recorded.position
     state.recorded_at_us = recorded.recorded_at_us
     state.streams[recorded.stream] = recorded.version
-    try:
-        name, handlers = _ROUTES[type(body)]
-        counts[name] += 1
-    except KeyError:
-        name, handlers = _ROUTES.get(type(body), (str(getattr(body, "name", "")), ()))
-        counts[name] = counts.get(name, 0) + 1
+    name, handlers, run_handlers = _ROUTES.get(type(body)) or _route_of_unknown(body)
+    counts[name] = counts.get(name, 0) + 1
     if recorded.command_key:
         commands.remember(state, recorded)
     for handler in handlers:
         handler(state, recorded, body)
+    if run_handlers:
+        run = state.runs.open.get(recorded.stream[4:])
+        if run is not None:
+            for run_handler in run_handlers:
+                run_handler(state, recorded, body, run)
 
 
 _ENCODER = msgspec.msgpack.Encoder()

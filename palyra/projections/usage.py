@@ -26,7 +26,7 @@ _HIGH_START_BP, _HIGH_UP_BP, _HIGH_DOWN_BP = 13_000, 950, 50
 _SAMPLES_NEEDED = 8
 
 
-class UsageCell(msgspec.Struct, kw_only=True, omit_defaults=True):
+class UsageCell(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """Sums of one quarter of an hour."""
 
     rows_count: int = 0
@@ -46,7 +46,7 @@ class UsageCell(msgspec.Struct, kw_only=True, omit_defaults=True):
     unpriced_tokens: int = 0
 
 
-class Calibration(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Calibration(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """Billed input over estimated input of one upstream model, in basis points."""
 
     samples_count: int = 0
@@ -56,11 +56,14 @@ class Calibration(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class UsageState(msgspec.Struct, kw_only=True):
-    """Cells by start of the quarter (first filled first), then by who used what how; totals."""
+    """Cells by start of the quarter (first filled first), then by who used what how."""
 
     #: The inner key is `provider|model|principal|endpoint|origin`.
     cells: dict[int, dict[str, UsageCell]] = {}
-    total: UsageCell = msgspec.field(default_factory=UsageCell)
+    #: The quarter that was filled first last, and the sums of all that is not in it: nearly every row is, so that
+    #: it is added up once and not twice.
+    newest_us: int = -1
+    older: UsageCell = msgspec.field(default_factory=UsageCell)
     #: By `provider_id/upstream_model`.
     calibrations: dict[str, Calibration] = {}
 
@@ -77,18 +80,28 @@ def calibrate(state: State, provider_id: str, upstream_model: str, raw_tokens: i
     return ratio_bp, estimated, max(estimated, ceil_div(raw_tokens * calibration.high_bp, BP_PER_UNIT))
 
 
+def total_of(state: State) -> UsageCell:
+    """Return the sums of everything that was recorded."""
+    own = state.usage
+    total = msgspec.structs.replace(own.older)
+    for cell in own.cells.get(own.newest_us, {}).values():
+        _merge(total, cell)
+    return total
+
+
 @CHAPTER.on(usage.UsageRecorded)
 def _recorded(state: State, recorded: Recorded, body: usage.UsageRecorded) -> None:
-    start_us = body.effective_at_us - body.effective_at_us % CELL_US
-    cells = state.usage.cells.get(start_us)
+    own, start_us = state.usage, body.effective_at_us - body.effective_at_us % CELL_US
+    cells = own.cells.get(start_us)
     if cells is None:
-        cells = _open_quarter(state, start_us)
+        cells = _open_quarter(own, start_us)
     key = f"{body.provider_id}|{body.model_id}|{body.principal_id}|{body.endpoint}|{body.origin}"
     cell = cells.get(key)
     if cell is None:
         cell = cells[key] = UsageCell()
-    for sums in (cell, state.usage.total):
-        _add(sums, body)
+    _add(cell, body)
+    if start_us != own.newest_us:
+        _add(own.older, body)
     if body.source == "provider" and body.raw_input_tokens >= _SAMPLE_MIN_TOKENS:
         _learn(state, body)
 
@@ -96,11 +109,13 @@ def _recorded(state: State, recorded: Recorded, body: usage.UsageRecorded) -> No
 @CHAPTER.on(usage.UsageCorrected)
 def _corrected(state: State, recorded: Recorded, body: usage.UsageCorrected) -> None:
     key = f"{body.provider_id}|{body.model_id}|{body.principal_id}|{body.endpoint}|{body.origin}"
-    cells = state.usage.cells.get(body.effective_at_us - body.effective_at_us % CELL_US, {})
+    own, start_us = state.usage, body.effective_at_us - body.effective_at_us % CELL_US
+    counted = own.cells.get(start_us, {}).get(key)
+    cells = [] if counted is None else [counted]
+    if counted is None or start_us != own.newest_us:
+        cells.append(own.older)
     deltas, tokens_after = body.deltas, body.tokens_before + body.deltas.total_tokens
-    for cell in (state.usage.total, cells.get(key)):
-        if cell is None:
-            continue
+    for cell in cells:
         cell.input_tokens += deltas.input_tokens
         cell.output_tokens += deltas.output_tokens
         cell.cached_input_tokens += deltas.cached_input_tokens
@@ -113,28 +128,42 @@ def _corrected(state: State, recorded: Recorded, body: usage.UsageCorrected) -> 
 
 
 def _add(cell: UsageCell, body: usage.UsageRecorded) -> None:
+    """Add a row; most rows have no parts, and adding zero is what a fold would do most of its time."""
     used = body.usage
     cell.rows_count += 1
     cell.input_tokens += used.input_tokens
     cell.output_tokens += used.output_tokens
-    cell.cached_input_tokens += used.cached_input_tokens
-    cell.cache_write_5m_tokens += used.cache_write_5m_tokens
-    cell.cache_write_1h_tokens += used.cache_write_1h_tokens
-    cell.reasoning_tokens += used.reasoning_tokens
+    if used.cached_input_tokens:
+        cell.cached_input_tokens += used.cached_input_tokens
+    if used.cache_write_5m_tokens:
+        cell.cache_write_5m_tokens += used.cache_write_5m_tokens
+    if used.cache_write_1h_tokens:
+        cell.cache_write_1h_tokens += used.cache_write_1h_tokens
+    if used.reasoning_tokens:
+        cell.reasoning_tokens += used.reasoning_tokens
     if body.source != "provider":
         cell.estimated_count += 1
-        cell.estimated_output_tokens += body.usage.output_tokens
-    cell.cost_nanousd += body.known_nanousd if body.cost_nanousd is None else body.cost_nanousd
-    if body.cost_nanousd is None:
+        cell.estimated_output_tokens += used.output_tokens
+    if body.cost_nanousd is not None:
+        cell.cost_nanousd += body.cost_nanousd
+    else:
+        cell.cost_nanousd += body.known_nanousd
         cell.unpriced_count += 1
-        cell.unpriced_tokens += body.usage.total_tokens
+        cell.unpriced_tokens += used.input_tokens + used.output_tokens
 
 
-def _open_quarter(state: State, start_us: int) -> dict[str, UsageCell]:
-    cells = state.usage.cells
-    if len(cells) >= KEEP_CELLS_COUNT:
-        del cells[next(iter(cells))]
-    return cells.setdefault(start_us, {})
+def _merge(sums: UsageCell, cell: UsageCell) -> None:
+    for name in UsageCell.__struct_fields__:
+        setattr(sums, name, getattr(sums, name) + getattr(cell, name))
+
+
+def _open_quarter(own: UsageState, start_us: int) -> dict[str, UsageCell]:
+    for cell in own.cells.get(own.newest_us, {}).values():
+        _merge(own.older, cell)
+    if len(own.cells) >= KEEP_CELLS_COUNT:
+        del own.cells[next(iter(own.cells))]
+    own.newest_us = start_us
+    return own.cells.setdefault(start_us, {})
 
 
 def _learn(state: State, body: usage.UsageRecorded) -> None:
@@ -143,8 +172,12 @@ def _learn(state: State, body: usage.UsageRecorded) -> None:
     if calibration is None:
         calibration = state.usage.calibrations[key] = Calibration()
     sample_bp = body.usage.input_tokens * BP_PER_UNIT // body.raw_input_tokens
-    sample_bp = min(max(sample_bp, _SAMPLE_MIN_BP), _SAMPLE_MAX_BP)
+    sample_bp = _within(sample_bp, _SAMPLE_MIN_BP, _SAMPLE_MAX_BP)
     calibration.samples_count += 1
     calibration.ratio_bp += (sample_bp - calibration.ratio_bp) // 16
     step_bp = _HIGH_UP_BP if sample_bp > calibration.high_bp else -_HIGH_DOWN_BP
-    calibration.high_bp = min(max(calibration.high_bp + step_bp, BP_PER_UNIT), _SAMPLE_MAX_BP)
+    calibration.high_bp = _within(calibration.high_bp + step_bp, BP_PER_UNIT, _SAMPLE_MAX_BP)
+
+
+def _within(value: int, least: int, most: int) -> int:
+    return least if value < least else most if value > most else value

@@ -98,8 +98,8 @@ async def test_a_check_beside_the_daemon(tmp_path: Path) -> None:
         state = ask.daemon.core.state
         assert state.journal.checked is not None
         assert state.journal.checked.position == report["recorded_position"] == state.position
-        state.runs.totals["invented"] = 1
+        state.runs.refusals["invented"] = 1
         status, report = await verify()
         assert (status, report["replay"]["diverged_chapters"]) == (7, ["runs"])
         assert [damage.code for damage in state.journal.damages] == ["fold_divergence"]
-        del state.runs.totals["invented"]
+        del state.runs.refusals["invented"]

@@ -14,6 +14,7 @@ from palyra.events.auth import AuthProfileConnected, AuthProfileRevoked
 from palyra.events.cache import CacheEvicted, CacheHit
 from palyra.events.registry import Capabilities, Registry
 from palyra.events.runs import RunAdmitted, RunCompleted
+from palyra.projections.usage import total_of
 from palyra.units import US_PER_MS
 
 CACHED = Cached(
@@ -138,7 +139,7 @@ def test_a_hit_is_a_whole_run() -> None:
         saved_nanousd=285_000,
     )
     assert world.state.runs.open == {}
-    assert world.state.usage.total.rows_count == 0
+    assert total_of(world.state).rows_count == 0
     (summary,) = world.state.runs.recent
     assert (summary.outcome, summary.model_id, summary.attempts_count) == ("completed", "gpt", 0)
     saved = world.state.cache

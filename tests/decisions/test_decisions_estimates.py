@@ -164,7 +164,7 @@ def test_a_tier_has_a_price_of_its_own() -> None:
     """Where batch or flex have none, that of the standard tier stands in and is no more than an estimate."""
     world = given(THREE, priced(variant="priority"), answered(*[3] * 20))
     assert estimated(world, variant="priority").estimate_only is False
-    assert world.run("r1").variant == "priority"
+    assert world.run("r1").admitted.variant == "priority"
     world = given(THREE, priced(), answered(*[3] * 20))
     estimate = estimated(world, variant="flex")
     assert (estimate.variant, estimate.state, estimate.estimate_only) == ("flex", "priced", True)

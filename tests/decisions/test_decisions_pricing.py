@@ -25,6 +25,7 @@ from palyra.events.pricing import PriceEntry, PriceListAdopted, PriceMissing, Pr
 from palyra.events.registry import Registry
 from palyra.events.usage import UsageRecorded
 from palyra.projections.pricing import entries_in_force, price_at
+from palyra.projections.usage import total_of
 from palyra.usage import TokenUsage
 
 USD = 1_000_000_000
@@ -212,14 +213,14 @@ def test_a_run_is_priced_by_the_entry_at_its_start() -> None:
     first, second = world.facts(UsageRecorded)
     assert (first.price_id, first.cost_nanousd) == (entry().price_id, 90 * 3_000 + 20 * 15_000)
     assert second.cost_nanousd == 90 * 6_000 + 20 * 15_000
-    assert world.state.usage.total.cost_nanousd == (first.cost_nanousd or 0) + (second.cost_nanousd or 0)
+    assert total_of(world.state).cost_nanousd == (first.cost_nanousd or 0) + (second.cost_nanousd or 0)
 
 
 def test_a_missing_price_is_told_once_a_day() -> None:
     """The run is served, its cost is unknown, and it counts as unpriced."""
     world = listed(given(PAID)).do(serve("r1"), serve("r2"), wait(ms=86_400_000), serve("r3"))
     assert [one.first_run_id for one in world.facts(PriceMissing)] == ["r1", "r3"]
-    assert world.state.usage.total.unpriced_count == 3
+    assert total_of(world.state).unpriced_count == 3
     assert all(row.cost_nanousd is None for row in world.facts(UsageRecorded))
 
 

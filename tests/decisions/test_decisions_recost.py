@@ -8,6 +8,7 @@ from story import T0_US, World, given, serve, wait
 
 from palyra.decisions.corrections import correct
 from palyra.decisions.recost import Recosted, recost
+from palyra.projections.usage import total_of
 
 ONE = registry(provider("a"), model("gpt", "a"))
 #: What `serve` uses: 90 in and 20 out.
@@ -26,7 +27,7 @@ def test_rows_without_a_price_get_one() -> None:
     assert (found.rows_count, len(found.corrections)) == (1, 1)
     assert (found.cost_before_nanousd, found.cost_after_nanousd) == (USED * TOKEN_NANOUSD, 2 * USED * TOKEN_NANOUSD)
     world.record(correct(found.corrections))
-    assert world.state.usage.total.cost_nanousd == 2 * USED * TOKEN_NANOUSD
+    assert total_of(world.state).cost_nanousd == 2 * USED * TOKEN_NANOUSD
     assert consumed(world, "day", "key:tester", world.now_us) == 2 * USED * TOKEN_NANOUSD
     assert recosted(world).corrections == []
     world.do(put(rule("late", metric_kind="usd_cost", hard_limit=10**9)))
@@ -39,7 +40,7 @@ def test_unknown_becomes_known_and_is_counted_so() -> None:
     found = recosted(world)
     assert (found.unpriced_before_count, found.unpriced_after_count) == (1, 0)
     world.record(correct(found.corrections))
-    total = world.state.usage.total
+    total = total_of(world.state)
     assert (total.unpriced_count, total.cost_nanousd) == (0, USED * TOKEN_NANOUSD)
     cell = world.state.usage.cells[T0_US]["a|gpt|key:tester|chat|http"]
     assert (cell.unpriced_count, cell.cost_nanousd) == (0, USED * TOKEN_NANOUSD)

@@ -25,6 +25,7 @@ from palyra.events.usage import UsageRecorded
 from palyra.journal.memory import MemoryJournal
 from palyra.journal.reader import JournalReader
 from palyra.journal.sqlite import SqliteJournal
+from palyra.projections.usage import total_of
 
 HIT = ["run.admitted", "cache.hit", "run.completed"]
 
@@ -63,7 +64,7 @@ async def test_the_second_of_two_equal_requests_is_free() -> None:
         assert (hit.of_run_id, hit.saved_input_tokens, hit.saved_output_tokens) == (first.run_id, 11, 5)
         (stored,) = world.facts(CacheStored)
         assert stored.key_digest == hit.key_digest
-        assert world.state.usage.total.rows_count == 1
+        assert total_of(world.state).rows_count == 1
 
 
 async def test_a_hit_saves_what_its_answer_cost() -> None:
@@ -116,7 +117,7 @@ async def test_vectors_are_kept_too() -> None:
         assert replies[0].body == replies[1].body
         assert len(fake.calls) == 2
         (hit,) = world.facts(CacheHit)
-        assert hit.saved_input_tokens == world.state.usage.total.input_tokens > 0
+        assert hit.saved_input_tokens == total_of(world.state).input_tokens > 0
 
 
 async def test_two_callers_share_nothing() -> None:
@@ -147,12 +148,12 @@ async def test_a_kept_answer_is_free_where_nothing_may_be_spent() -> None:
     """No rule about usage is asked about it, and nothing is held or counted; another question is stopped."""
     async with house(on(), extra={"a": ScriptedProvider()}) as world:
         await ask(world)
-        used = world.state.usage.total.rows_count
+        used = total_of(world.state).rows_count
         await adopt_file_policies(world.core, [rule("none", scope_kind="global", hard_limit=0, managed_by="file")])
         hit = await ask(world)
         assert (hit.status, word(hit)) == (200, "hit")
         assert (await ask(world, "other")).status == 402
-        assert world.state.usage.total.rows_count == used
+        assert total_of(world.state).rows_count == used
         assert world.facts(BudgetReserved) == []
 
 

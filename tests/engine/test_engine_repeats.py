@@ -15,6 +15,7 @@ from palyra.engine.run import Reply
 from palyra.events.runs import RequestServed, RunRefused
 from palyra.journal.sqlite import SqliteJournal
 from palyra.limits import REPEAT_MAX_BYTES, REPEAT_TTL_US
+from palyra.projections.usage import total_of
 
 NAME = {"changes": {"command_name": "n"}}
 
@@ -42,7 +43,7 @@ async def test_a_repeat_gets_the_same_bytes_and_costs_nothing() -> None:
         assert world.facts(RequestServed) == [
             RequestServed(endpoint="chat", principal_id="key:test", http_status=200)
         ]
-        assert world.state.usage.total.rows_count == 1
+        assert total_of(world.state).rows_count == 1
 
 
 async def test_a_stream_is_repeated_byte_for_byte() -> None:

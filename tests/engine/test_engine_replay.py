@@ -103,7 +103,7 @@ async def test_what_a_daemon_holds_is_compared(tmp_path: Path) -> None:
     held = [LiveChapter(world.state.position, each, digest_in(world.state, each)) for each in ("runs", "usage")]
     early = LiveChapter(3, "usage", digest_in(fold_file(path, upto=3).state, "usage"))
     assert verify_replay(path, live=[early, *held]).divergence is None
-    world.state.runs.totals["invented"] = 1
+    world.state.runs.refusals["invented"] = 1
     wrong = LiveChapter(world.state.position, "runs", digest_in(world.state, "runs"))
     report = verify_replay(path, live=[early, wrong])
     assert (report.live_count, report.divergence) == (2, (world.state.position, ["runs"]))

@@ -64,13 +64,13 @@ async def test_it_goes_on_from_the_newest_snapshot(world: World, path: Path) -> 
     """What is older is not folded again: a state that was planted there is in what is kept next."""
     await world.chat()
     planted = await load_state(world.core.journal)
-    planted.runs.totals["planted"] = 7
+    planted.runs.refusals["planted"] = 7
     await world.core.durable()
     await world.core.journal.save_snapshot(planted.position, state_digest(), encode_state(planted))
     await world.chat()
     await world.core.durable()
     assert keep_snapshot(path) == world.state.position
-    assert (await load_state(world.core.journal)).runs.totals["planted"] == 7
+    assert (await load_state(world.core.journal)).runs.refusals["planted"] == 7
 
 
 async def test_a_refusal_is_told_in_its_own_words(

@@ -29,7 +29,8 @@ from palyra.events.budgets import BudgetReserved
 from palyra.events.runs import RequestServed, RunCancelRequested, RunCompleted, RunRefused
 from palyra.events.usage import UsageRecorded
 from palyra.projections.run_view import view_of_run
-from palyra.projections.runs import RECENT_RUNS_COUNT, RunSummary, summary_of
+from palyra.projections.runs import RECENT_RUNS_COUNT, RunSummary, summary_of, totals_of
+from palyra.projections.state import digest_in
 from palyra.usage import TokenUsage
 
 
@@ -43,7 +44,7 @@ def test_an_open_run_is_whole_in_memory() -> None:
     assert run.attempt is not None
     assert (run.attempt.attempt, run.attempt.provider_id) == (2, "b")
     assert (run.admitted_us, run.last_life_us) == (T0_US, T0_US + 10_000)
-    assert run.session_id == "s1"
+    assert run.admitted.session_id == "s1"
 
 
 def test_a_candidate_that_will_be_tried_again_has_not_failed_yet() -> None:
@@ -72,11 +73,10 @@ def test_an_ended_run_is_one_line(end: tuple[Step, ...], outcome: str, code: str
     """It leaves memory, its stream's version too; a summary stays."""
     world = given(THREE, admit("r1"), start("r1"), *end)
     assert world.state.runs.open == {}
-    assert world.state.runs.consumed == {}
     assert "run-r1" not in world.state.streams
     [line] = world.state.runs.recent
     assert (line.run_id, line.outcome, line.code, line.attempts_count) == ("r1", outcome, code, 1)
-    assert world.state.runs.totals == {"admitted": 1, outcome: 1}
+    assert totals_of(world.state) == {"admitted": 1, outcome: 1}
 
 
 def test_a_line_sums_the_tokens_of_all_attempts() -> None:
@@ -136,7 +136,7 @@ def test_facts_about_runs_that_are_not_open_change_no_run() -> None:
         output_max_tokens=1,
     )
     world = given(THREE, serve("r1"))
-    before = world.state.runs.totals.copy()
+    before = digest_in(world.state, "runs")
     world.do(
         record(
             "run-r9",
@@ -148,7 +148,7 @@ def test_facts_about_runs_that_are_not_open_change_no_run() -> None:
             RunCompleted(stop="stop", provider_id="a", model_id="gpt", duration_us=1),
         )
     )
-    assert (world.state.runs.open, world.state.runs.totals) == ({}, before)
+    assert digest_in(world.state, "runs") == before
     assert world.state.circuits.by_provider == {}
 
 

@@ -12,7 +12,7 @@ from registries import THREE
 from story import T0_US, World, admit, complete, fail, given, record, serve, start, succeed, wait
 
 from palyra.events.usage import UsageRecorded
-from palyra.projections.usage import CELL_US, KEEP_CELLS_COUNT, Calibration, UsageCell, calibrate
+from palyra.projections.usage import CELL_US, KEEP_CELLS_COUNT, Calibration, UsageCell, calibrate, total_of
 from palyra.usage import TokenUsage
 
 DAY_MS = 24 * 3_600_000
@@ -46,7 +46,7 @@ def test_rows_add_up_by_quarter_and_user() -> None:
         T0_US: {"a|gpt|key:tester|chat|http": two},
         T0_US + CELL_US: {"a|gpt|key:tester|chat|http": one, "a|gpt|x|chat|http": one},
     }
-    assert world.state.usage.total == UsageCell(
+    assert total_of(world.state) == UsageCell(
         rows_count=4, input_tokens=360, output_tokens=80, unpriced_count=4, unpriced_tokens=440
     )
 
@@ -81,7 +81,7 @@ def test_parts_and_estimates_are_counted_apart() -> None:
         source="partial",
         raw_input_tokens=9,
     )
-    assert given(THREE, record("run-x", body)).state.usage.total == UsageCell(
+    assert total_of(given(THREE, record("run-x", body)).state) == UsageCell(
         rows_count=1,
         input_tokens=9,
         output_tokens=8,
@@ -101,7 +101,7 @@ def test_quarters_are_forgotten_after_five_weeks_of_use() -> None:
     cells = world.state.usage.cells
     assert (len(cells), T0_US in cells) == (KEEP_CELLS_COUNT, False)
     assert next(iter(cells)) == T0_US + 365 * DAY_MS * 1_000
-    assert world.state.usage.total.rows_count == KEEP_CELLS_COUNT + 1
+    assert total_of(world.state).rows_count == KEEP_CELLS_COUNT + 1
 
 
 def learnt(world: World, upstream_model: str = "gpt-a") -> Calibration:

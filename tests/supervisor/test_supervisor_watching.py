@@ -19,6 +19,7 @@ from palyra.events.discovery import DiscoveryCompleted, DiscoveryFailed, ListedM
 from palyra.events.health import HealthChanged, ProbeCompleted
 from palyra.events.registry import ProviderEntry, Registry
 from palyra.projections.state import State, evolve
+from palyra.projections.usage import total_of
 from palyra.supervisor.loops import Loop, keep_doing
 from palyra.supervisor.pace import Pace
 from palyra.supervisor.tree import Tree
@@ -91,7 +92,7 @@ async def test_a_quiet_day_is_96_facts_a_provider(autojump_clock: MockClock) -> 
     assert all(1_400 <= count <= 1_441 for count in asked.values())
     assert home.counted(ProbeCompleted) <= 2 * 96
     assert home.counted(HealthChanged) == 2
-    assert home.state.usage.total.rows_count == 0
+    assert total_of(home.state).rows_count == 0
 
 
 async def test_one_that_is_down_is_asked_more_rarely(autojump_clock: MockClock) -> None:

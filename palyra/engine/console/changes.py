@@ -130,7 +130,7 @@ class Desk:
         mine = [
             run
             for run in self._runs.open.values()
-            if (found := self.core.state.runs.open.get(run.run_id)) and found.key_id == key_id
+            if (found := self.core.state.runs.open.get(run.run_id)) and found.admitted.key_id == key_id
         ]
         settled = [done for run in mine if (done := run.cancel("operator", by=by)) is not None]
         if settled:

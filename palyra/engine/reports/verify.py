@@ -16,6 +16,7 @@ from palyra.events.usage import UsageCorrected, UsageRecorded
 from palyra.journal.port import Reader
 from palyra.projections.pricing import entry_of
 from palyra.projections.state import State
+from palyra.projections.usage import total_of
 
 _NAMES = ("usage.recorded", "usage.corrected")
 
@@ -67,7 +68,7 @@ def verify_usage(rows: Reader, state: State, now_us: int, progress: Progress | N
                 counted.add(body)
         if progress is not None:
             progress(batch[-1].position, head)
-    total = state.usage.total
+    total = total_of(state)
     for subject, expected, found in (
         ("cost", cost, total.cost_nanousd),
         ("tokens", tokens, total.input_tokens + total.output_tokens),
