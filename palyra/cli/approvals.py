@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from palyra.engine.console.approvals import ApprovalView
 
 _STYLES = {"open": "warn", "granted": "good", "denied": "bad", "expired": "dim", "void": "dim"}
-_WAIT_POLL_S = 0.5
 
 
 @click.group(
@@ -239,18 +237,26 @@ def deny(call: Call, approval: str, note: str) -> Answer:
 def wait(call: Call, approval: str, timeout: int | None) -> Answer:
     """Wait until a request is granted; ends with 6 when it is denied or nobody has decided."""
     from palyra.cli.asking import ask
-    from palyra.engine.clock import SystemClock
+    from palyra.cli.following import follow
     from palyra.engine.console.approvals import OneApprovalParams
     from palyra.engine.console.table import APPROVAL
+    from palyra.engine.history import Wanted
     from palyra.errors import PalyraError
     from palyra.units import US_PER_S
 
-    clock = SystemClock()
-    deadline_us = None if timeout is None else clock.monotonic_us() + timeout * US_PER_S
-    asked = ask(call, APPROVAL, OneApprovalParams(approval=approval))
-    while asked.found.state == "open" and (deadline_us is None or clock.monotonic_us() < deadline_us):
-        time.sleep(_WAIT_POLL_S)
-        asked = ask(call, APPROVAL, OneApprovalParams(approval=approval))
+    params = OneApprovalParams(approval=approval)
+    asked = ask(call, APPROVAL, params)
+    if asked.found.state == "open":
+        # It ends by itself too, which nothing tells in time.
+        left_s = max(0, asked.found.expires_us - asked.now_us) / US_PER_S
+        streams = (f"approval-{asked.found.approval_id}", f"budget-{asked.found.policy_id}")
+        within_s = left_s if timeout is None else min(timeout, left_s)
+        for _ in follow(call, asked.at.position, Wanted(streams=streams), within_s=within_s):
+            asked = ask(call, APPROVAL, params)
+            if asked.found.state != "open":
+                break
+        else:
+            asked = ask(call, APPROVAL, params)
     found = asked.found
     if found.state != "granted":
         code = "budget_approval_denied" if found.state == "denied" else "budget_approval_required"

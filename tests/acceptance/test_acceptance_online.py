@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -236,3 +237,24 @@ async def test_a_run_is_followed_to_its_end(home: Path) -> None:
             lines.append([json.loads(line) for line in out.splitlines()])
         assert lines[0] == lines[1]
         assert [lines[0][0]["name"], lines[0][-1]["name"]] == ["run.admitted", "run.completed"]
+
+
+async def test_somebody_waits_until_it_is_decided(home: Path) -> None:
+    """Over the daemon and beside it: for so long, until it is granted, until it is denied; each has its status."""
+    async with serving(home) as daemon:
+        rule = "--scope principal --id * --daily --on-hard approval_required"
+        for limit, (source, verdict, status) in enumerate((("online", "grant", 0), ("offline", "deny", 6))):
+            # Another limit lets what was granted under the one before lapse.
+            assert (await told(home, f"budgets set day {rule} --tokens {limit}"))[0] == 0
+            async with aiohttp.ClientSession(headers=daemon.headers) as session:
+                async with session.post(f"{daemon.url}{CHAT}", json=chat(model="deterministic")) as answer:
+                    name = (await answer.json())["palyra"]["budget"]["approval_id"]
+            begun = time.monotonic()
+            early = await spawn(home, "approvals", "wait", name, "--timeout", "1", f"--{source}")
+            _, said = await early.communicate()
+            assert (early.returncode, "nobody has decided yet" in said.decode()) == (6, True)
+            assert time.monotonic() - begun >= 1
+            waiting = await spawn(home, "approvals", "wait", name, f"--{source}")
+            assert (await told(home, f"approvals {verdict} {name}"))[0] == 0
+            _, said = await waiting.communicate()
+            assert (waiting.returncode, "denied" in said.decode()) == (status, status == 6)
