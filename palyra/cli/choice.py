@@ -38,6 +38,7 @@ _AXES = {
 _WHY = {
     "nothing_compared": "there was nothing that it could have changed",
     "no_value_flips": "no value of it alone changes the decision",
+    "price_unknown": "a model without a price cannot be compared; palyra pricing missing names it",
 }
 
 
@@ -141,7 +142,8 @@ def _change(one: FlipAnswer, choice: ChoiceAnswer, page: Page) -> str:
     amount = usd if any(rule.metric_kind == "usd_cost" for rule in told) else count
     match one.unit:
         case "nanousd":
-            return f"{one.subject} at {usd(value)} instead of {usd(now)}"
+            instead = "where no price is known" if one.now is None else f"instead of {usd(now)}"
+            return f"{one.subject} at {usd(value)} {instead}"
         case "limit":
             return f"limit of {one.subject} at {amount(value)} instead of {amount(now)}"
         case "us":

@@ -15,7 +15,7 @@ import msgspec
 from palyra.decisions import routing
 from palyra.decisions.budgets import evaluations_at
 from palyra.decisions.planning import RoutingPlan, plan_usage_routing, run_asked
-from palyra.decisions.ranking import AS_IT_IS, Changed
+from palyra.decisions.ranking import AS_IT_IS, UNKNOWN_COST, Changed
 from palyra.events.registry import ModelEntry
 from palyra.events.smart_routing import SmartRouting
 from palyra.projections.budgets import MAX_COST
@@ -34,6 +34,7 @@ _TOKENS_MAX = 1 << 31
 #: Why an axis flips nothing.
 _NOTHING_COMPARED = "nothing_compared"
 _NOTHING_NEAR = "no_value_flips"
+_PRICE_UNKNOWN = "price_unknown"
 
 
 class Flip(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +81,8 @@ class _Try(NamedTuple):
 
     @property
     def distance(self) -> tuple[int, str]:
-        return (abs(self.value - (self.now or 0)), self.subject)
+        """How far it is from what is; a price that is not known is dearer than any, and as far as it can be."""
+        return (abs(self.value - (UNKNOWN_COST if self.now is None else self.now)), self.subject)
 
 
 def flips_of(state: State, command: AdmitRun, now_us: int, config: SmartRouting) -> list[Flip]:
@@ -111,7 +113,7 @@ class _Flipping:
             return []
         has_board, has_limit = self._plan.board is not None, bool(self._limited())
         return [
-            self._nearest("price", "nanousd", self._prices(), is_compared=has_board),
+            self._price_flip(),
             self._nearest("budget", "limit", self._limits(), is_compared=has_limit),
             self._nearest("circuit", "us", self._instants(), is_compared=True),
             self._nearest("complexity", "bp", self._scores(), is_compared=has_board),
@@ -145,6 +147,16 @@ class _Flipping:
 
     # -- the axes
 
+    def _price_flip(self) -> Flip:
+        board = self._plan.board
+        flip = self._nearest("price", "nanousd", self._prices(), is_compared=board is not None)
+        looked = [] if board is None else [*board.ranked, *board.excluded]
+        is_unknown = any(one.expected_nanousd is None and one.excluded_by in ("", "unpriced") for one in looked)
+        if flip.value is None and is_unknown:
+            # What any price would do to a model without one is not told by any figure here.
+            return msgspec.structs.replace(flip, why=_PRICE_UNKNOWN)
+        return flip
+
     def _prices(self) -> Iterable[_Try]:
         """Give each model every cost that it could be compared with: of the first, of its follower, of the default.
 
@@ -159,7 +171,7 @@ class _Flipping:
             rivals = pool if one is default else [*ranked[:2], *([] if default is None else [default])]
             costs = [rival.expected_nanousd for rival in rivals if rival is not one]
             now = one.expected_nanousd
-            for value in () if now is None else _beside(costs, now):
+            for value in _beside(costs, now):
                 yield _Try(one.name, now, value, Changed(costs={one.name: value}))
 
     def _limits(self) -> Iterable[_Try]:
@@ -229,7 +241,7 @@ class _Flipping:
         return [entry for entry in models if entry.role == self._command.endpoint and entry.enabled]
 
 
-def _beside(costs: Iterable[int | None], now: int) -> list[int]:
+def _beside(costs: Iterable[int | None], now: int | None) -> list[int]:
     """Return the values at which a comparison with one of these comes out otherwise, the present one left out."""
     known = [cost for cost in costs if cost is not None]
     values = (value for cost in known for value in (cost - 1, cost, cost + 1) if value >= 0 and value != now)

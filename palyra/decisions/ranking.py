@@ -35,7 +35,8 @@ _TIERS = {"low": 0, "standard": 1, "premium": 2}
 _OF_BAND: Mapping[str, Strategy] = {"simple": "cheapest", "balanced": "balanced", "premium": "best"}
 #: One step down when a limit is near.
 _UNDER_PRESSURE: Mapping[Strategy, Strategy] = {"best": "balanced", "balanced": "cheapest"}
-_UNKNOWN_COST = 1 << 62
+#: What a price that is not known sorts as.
+UNKNOWN_COST = 1 << 62
 #: Models that a fact lists.
 CANDIDATES_MAX_COUNT = 12
 
@@ -243,7 +244,7 @@ def _key_of(
 
     def key(one: Looked) -> tuple[object, ...]:
         entry = one.entry
-        cost = _UNKNOWN_COST if one.expected_nanousd is None else one.expected_nanousd
+        cost = UNKNOWN_COST if one.expected_nanousd is None else one.expected_nanousd
         tier = _TIERS[entry.cost_tier] if one.expected_nanousd is None else 0
         first = (entry.quality < min_quality, one.readiness)
         if strategy == "fastest":

@@ -15,7 +15,7 @@ from story import Step, World, admission, admit, complete, given, record, start,
 
 from palyra.decisions.flips import Flip, Outcome, flips_of, outcome_of, with_limit
 from palyra.decisions.planning import plan_usage_routing
-from palyra.decisions.ranking import Changed
+from palyra.decisions.ranking import UNKNOWN_COST, Changed
 from palyra.decisions.runs import AdmitRun
 from palyra.decisions.usage import Metered
 from palyra.events.circuits import CircuitOpened
@@ -43,6 +43,13 @@ def outcome(world: World, command: AdmitRun, flip: Flip | None = None, value: in
     return outcome_of(plan_usage_routing(state, command, world.now_us, state.config.routing, changed=changed))
 
 
+def _as_far(axis: str, value: int | None) -> int:
+    """Return a value as distances are measured from it: a price that is not known is dearer than any."""
+    if value is None:
+        return UNKNOWN_COST if axis == "price" else 0
+    return value
+
+
 def proven(world: World, **changes: Any) -> dict[str, Flip]:
     """Return the flips of a request, each applied, and the step before it applied too."""
     command = admission("r1", **changes)
@@ -53,7 +60,7 @@ def proven(world: World, **changes: Any) -> dict[str, Flip]:
             assert flip.why
             continue
         assert outcome(world, command, flip, flip.value) == (flip.served, flip.recommended) != now
-        step = 1 if flip.value < (flip.now or 0) else -1
+        step = 1 if flip.value < _as_far(flip.axis, flip.now) else -1
         before = flip.value + step
         if before != flip.now:
             assert outcome(world, command, flip, before) == now, flip
@@ -78,6 +85,24 @@ def test_a_refused_request_learns_which_limit_had_let_it_in() -> None:
     world = routed(put(rule(hard_limit=100)), enabled=False)
     flip = proven(world)["budget"]
     assert (flip.now, flip.value, flip.served) == (100, 180, "b/gpt")
+
+
+def test_a_price_that_is_not_known_flips_where_it_beats_the_others() -> None:
+    """The dearest that it may be; what would make a known price flip is nearer and told before it."""
+    world = routed(prices(small=None, large=None), mode="enforced")
+    flip = proven(world)["price"]
+    assert (flip.subject, flip.now, flip.served) == ("a/small", None, "a/small")
+    assert flip.value == 150 * TOKEN_NANOUSD["gpt"], "equal costs go by latency"
+    assert proven(routed(prices(large=None), mode="enforced"))["price"].now is not None
+
+
+def test_where_no_price_can_be_told_it_says_so() -> None:
+    """None is known at all, or a rule lets nobody in whose price is not known."""
+    assert proven(routed(prices(small=None, gpt=None, large=None), mode="enforced"))["price"].why == "price_unknown"
+    denied = put(rule(metric_kind="usd_cost", hard_limit=10**12))
+    world = routed(prices(small=None, gpt=None, large=None), denied, mode="enforced")
+    flip = proven(world)["price"]
+    assert (flip.value, flip.why) == (None, "price_unknown")
 
 
 def test_an_open_circuit_flips_when_its_time_is_over() -> None:
@@ -241,14 +266,20 @@ def test_no_smaller_change_flips(seed: int) -> None:
     for axis, flip in flips.items():
         begin = world.now_us if axis == "circuit" else 0
         nearest: int | None = None
-        for subject, current in subjects[axis]:
-            if current is None:
+        if flip.why == "price_unknown":
+            continue
+        for subject, known in subjects[axis]:
+            if known is None and axis != "price":
                 continue
+            current = _as_far(axis, known)
             trial = msgspec.structs.replace(flip, subject=subject)
-            for distance in range(1, SMALL + current - begin if nearest is None else nearest):
-                values = [one for one in (current - distance, current + distance) if 0 <= one - begin < SMALL]
-                if any(outcome(world, command, trial, value) != now for value in values):
+            values = (value for value in range(begin, begin + SMALL) if value != current)
+            for value in sorted(values, key=lambda value: abs(value - current)):
+                distance = abs(value - current)
+                if nearest is not None and distance >= nearest:
+                    break
+                if outcome(world, command, trial, value) != now:
                     nearest = distance
                     break
-        told = None if flip.value is None else abs(flip.value - (flip.now or 0))
+        told = None if flip.value is None else abs(flip.value - _as_far(axis, flip.now))
         assert told == nearest, (axis, flip)
