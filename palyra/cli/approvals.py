@@ -248,10 +248,10 @@ def wait(call: Call, approval: str, timeout: int | None) -> Answer:
     asked = ask(call, APPROVAL, params)
     if asked.found.state == "open":
         # It ends by itself too, which nothing tells in time.
-        left_s = max(0, asked.found.expires_us - asked.now_us) / US_PER_S
+        left_us = max(0, asked.found.expires_us - asked.now_us)
         streams = (f"approval-{asked.found.approval_id}", f"budget-{asked.found.policy_id}")
-        within_s = left_s if timeout is None else min(timeout, left_s)
-        for _ in follow(call, asked.at.position, Wanted(streams=streams), within_s=within_s):
+        within_us = left_us if timeout is None else min(timeout * US_PER_S, left_us)
+        for _ in follow(call, asked.at.position, Wanted(streams=streams), within_us=within_us):
             asked = ask(call, APPROVAL, params)
             if asked.found.state != "open":
                 break

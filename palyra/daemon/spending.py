@@ -213,6 +213,7 @@ def _admission(
         body_digest=digest,
         body_bytes=len(body.data),
         audio_ms=0 if request.recording is None else request.recording.length_ms,
+        audio_guessed=request.recording is not None and request.recording.is_guessed,
         variant=variant_of(request.service_tier),
         timeout_ms=attribution.timeout_ms,
         failover=attribution.failover,

@@ -67,7 +67,7 @@ def estimate_of(state: State, run: Run, entry: ModelEntry, at_us: int) -> Pricin
         worst_nanousd=max(worst, upper),
         basis=lengths.basis,
         samples_count=lengths.samples_count,
-        estimate_only=price.precision != "exact" or not lengths.samples_count or _is_stand_in(price, variant),
+        estimate_only=price.precision != "exact" or not lengths.samples_count or _is_a_guess(run, price, variant),
     )
 
 
@@ -77,9 +77,9 @@ def _used(run: Run, price: PriceEntry | None, tokens_in: int, tokens_out: int) -
     return TokenUsage(input_tokens=tokens_in, output_tokens=tokens_out)
 
 
-def _is_stand_in(price: PriceEntry, variant: str) -> bool:
-    """Return whether an entry is that of the standard tier, in place of one that has none of its own."""
-    return price.state != "free" and price.variant != variant
+def _is_a_guess(run: Run, price: PriceEntry, variant: str) -> bool:
+    """Return whether a length is guessed, or an entry stands in for that of a tier which has none of its own."""
+    return price.state != "free" and (run.admitted.audio_guessed or price.variant != variant)
 
 
 def _lengths(state: State, run: Run, entry: ModelEntry, tokens_in: int) -> Quantiles:

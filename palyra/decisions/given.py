@@ -46,6 +46,7 @@ def request_of(
         body_digest="",
         body_bytes=asked.body_bytes,
         audio_ms=asked.audio_ms,
+        audio_guessed=asked.audio_guessed,
         variant=asked.variant,
     )
     if decided is not None:

@@ -143,6 +143,7 @@ def admission(state: State, command: AdmitRun, provider_id: str, upstream_model:
         body_digest=command.body_digest,
         body_bytes=command.body_bytes,
         audio_ms=command.audio_ms,
+        audio_guessed=command.audio_guessed,
         variant=command.variant,
         deadline_us=now_us + run_timeout_ms * US_PER_MS,
         tokens=TokenEstimate(raw=command.raw_tokens, ratio_bp=ratio_bp, estimated=estimated, upper=upper),

@@ -63,8 +63,9 @@ class AdmitRun(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: int | None = None
     body_digest: str
     body_bytes: int
-    #: Length of a recording.
+    #: Length of a recording; by its size alone where its header tells none.
     audio_ms: int = 0
+    audio_guessed: bool = False
     #: The service tier that it asks for, as prices name it.
     variant: str = "standard"
     #: Credentials whose secret cannot be read right now.
@@ -130,6 +131,7 @@ def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:
         choices_count=command.choices_count,
         body_bytes=command.body_bytes,
         audio_ms=command.audio_ms,
+        audio_guessed=command.audio_guessed,
         variant=command.variant,
         max_cost_nanousd=command.max_cost_nanousd,
     )

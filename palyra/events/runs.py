@@ -41,8 +41,9 @@ class RunAdmitted(Fact, tag="run.admitted", frozen=True, kw_only=True):
     #: SHA-256 of the body as received, hex.
     body_digest: str
     body_bytes: int
-    #: Length of a recording.
+    #: Length of a recording; by its size alone where its header tells none.
     audio_ms: int = 0
+    audio_guessed: bool = False
     #: The service tier that the client asks for, as prices name it.
     variant: str = "standard"
     deadline_us: int
@@ -73,6 +74,7 @@ class RunRefused(Fact, tag="run.refused", frozen=True, kw_only=True):
     choices_count: int = 1
     body_bytes: int = 0
     audio_ms: int = 0
+    audio_guessed: bool = False
     variant: str = "standard"
     max_cost_nanousd: int | None = None
 

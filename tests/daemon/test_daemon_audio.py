@@ -160,6 +160,7 @@ async def test_a_length_that_nobody_tells_is_estimated(tmp_path: Path) -> None:
             (2_000, "estimated", []),
             (1_500, "provider", ["audio_length_measured"]),
         ]
+        assert [one.audio_guessed for one in house.facts(RunAdmitted)] == [True, False]
 
 
 async def test_a_recording_that_is_too_large_is_not_read(tmp_path: Path) -> None:

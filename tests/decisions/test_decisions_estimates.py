@@ -47,14 +47,16 @@ def priced(of: str = "gpt", **changes: Any) -> Step:
     return step
 
 
-def answered(*lengths: int, agent_id: str = "") -> Step:
+def answered(*lengths: int, model_name: str = "gpt", **changes: Any) -> Step:
     """Let runs be answered with so many tokens each; the input is billed as it was estimated."""
 
     def step(world: World) -> Outcome:
         for tokens in lengths:
             run_id = f"t{world.state.position}"
             metered = Metered(reported=TokenUsage(input_tokens=100, output_tokens=tokens))
-            world.do(admit(run_id, agent_id=agent_id), start(run_id), succeed(run_id, metered), complete(run_id))
+            world.do(
+                admit(run_id, model_name, **changes), start(run_id), succeed(run_id, metered), complete(run_id)
+            )
         return Outcome()
 
     return step
@@ -158,6 +160,18 @@ def test_a_recording_costs_by_its_length_where_that_has_a_rate() -> None:
     assert expected_nanousd(world.state, world.run("r1"), heard, world.now_us) == 12_000
     world.do(priced(of="ear", input_audio_nanousd_per_mtok=5_000_000, cached_input_nanousd_per_mtok=None))
     assert four(estimate_of(world.state, world.run("r1"), heard, world.now_us))[1] == 900 * 5 + 50 * OUT
+
+
+def test_a_recording_whose_length_is_guessed_is_no_more_than_an_estimate() -> None:
+    """Its header tells nothing, so its size has to; one that tells its length costs exactly that."""
+    heard = {"endpoint": "audio_transcription", "audio_ms": 120_000}
+    for is_guessed in (False, True):
+        world = given(EARS, priced(of="ear", audio_nanousd_per_minute=6_000))
+        world.do(answered(*[3] * 20, model_name="ear", **heard))
+        world.do(admit("r1", "ear", **heard, audio_guessed=is_guessed))
+        entry = model_entry(world.state, "audio_transcription", "a", "ear")
+        assert entry is not None
+        assert estimate_of(world.state, world.run("r1"), entry, world.now_us).estimate_only is is_guessed
 
 
 def test_a_tier_has_a_price_of_its_own() -> None:
