@@ -21,6 +21,7 @@ from palyra.cli.words import (
     circuit_words,
     exclusion_words,
     state_word,
+    verdict_words,
     where,
 )
 
@@ -195,6 +196,22 @@ def _show_routing(page: Page, routing: RoutingAnswer, report: RunReport) -> None
             ),
             indent=2,
         )
+    if routing.verdicts:
+        _show_credentials(page, routing, report.admitted_us)
+
+
+def _show_credentials(page: Page, routing: RoutingAnswer, then_us: int) -> None:
+    page.title("Credentials passed over")
+    columns = [Column("PROVIDER / MODEL", is_cut=True), Column("CREDENTIAL", is_cut=True), Column("BECAUSE")]
+    rows = [
+        (
+            where(one.provider_id, one.model_id),
+            one.credential_ref,
+            verdict_words(one.verdict, one.until_us, then_us),
+        )
+        for one in routing.verdicts
+    ]
+    page.table(columns, rows, indent=2)
 
 
 def _show_attempt(page: Page, attempt: AttemptAnswer) -> None:
@@ -218,6 +235,9 @@ def _show_attempt(page: Page, attempt: AttemptAnswer) -> None:
         fields.append(("cause", "the daemon died while the call was open"))
     if attempt.is_trial:
         fields.append(("trial", "the one call that a half-open circuit lets pass"))
+    if attempt.credential_ref:
+        revision = f", revision {attempt.credential_revision}" if attempt.credential_revision else ""
+        fields.append(("key", f"{attempt.credential_ref}{revision}"))
     if attempt.queue_wait_ms:
         fields.append(("waited", f"{ms_text(attempt.queue_wait_ms)} for a free slot"))
     if not attempt.is_passthrough:

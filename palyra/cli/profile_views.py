@@ -9,7 +9,8 @@ import click
 from palyra.cli.command import Call, Command
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Piece, Styled
-from palyra.cli.render import ago, instant
+from palyra.cli.render import ago, duration, instant
+from palyra.cli.words import verdict_words
 
 if TYPE_CHECKING:
     from palyra.engine.console.auth_views import ExplainAnswer, HealthAnswer, ProfileView
@@ -72,7 +73,7 @@ def _show_list(page: Page, found: list[ProfileView], now_us: int) -> None:
             f"{one.profile_name}{' (default)' if one.is_default else ''}",
             one.scope.agent_id or "all",
             one.credential_kind if one.source == "profile" else one.source.removeprefix("config_"),
-            f"until {ago(max(each.until_us for each in one.cooldowns), now_us)}" if one.cooldowns else "",
+            f"for {duration(max(each.until_us for each in one.cooldowns) - now_us)}" if one.cooldowns else "",
             ago(one.last_used_us, now_us) if one.last_used_us else "",
         )
         for one in found
@@ -81,7 +82,8 @@ def _show_list(page: Page, found: list[ProfileView], now_us: int) -> None:
 
 
 def _health(one: ProfileView) -> Piece:
-    words = f"{one.health}: {one.health_reason}" if one.health_reason else one.health
+    is_told = one.health_reason in (None, one.health)
+    words = one.health if is_told else f"{one.health}: {one.health_reason}"
     return Styled(words, _HEALTH_STYLE[one.health])
 
 
@@ -157,6 +159,8 @@ def health(call: Call) -> Answer:
     if not ill:
         return answer
     hint = "palyra auth rotate ID gives a profile another key"
+    if asked.found.vault.state not in ("open", "empty"):
+        hint = "palyra vault status says what is wrong with the vault"
     failure = PalyraError(f"These cannot be used: {', '.join(ill)}.", hint=hint, code="credentials_ill")
     return answer._replace(failure=failure)
 
@@ -209,9 +213,8 @@ def _show_choice(page: Page, found: ExplainAnswer, now_us: int) -> None:
             (
                 str(one.rank),
                 one.profile_id,
-                one.verdict.replace("_", " "),
-                f"until {ago(one.until_us, now_us)}" if one.until_us else "",
+                verdict_words(one.verdict, one.until_us, now_us),
             )
             for one in found.candidates
         ]
-        page.table([Column("#"), Column("ID", is_cut=True), Column("VERDICT"), Column("")], rows)
+        page.table([Column("#"), Column("ID", is_cut=True), Column("VERDICT")], rows)

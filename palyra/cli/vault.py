@@ -207,7 +207,9 @@ def verify(call: Call) -> Answer:
     answer = done.answer(lambda page: _show_status(page, done.found))
     if not done.found.findings:
         return answer
-    failure = PalyraError("Something is wrong with the vault.", hint="put the secrets again", code="secret_damaged")
+    whole = done.found.state == "open"
+    hint = "put the secrets again" if whole else "put the files of the vault back"
+    failure = PalyraError("Something is wrong with the vault.", hint=hint, code="secret_damaged")
     return answer._replace(failure=failure)
 
 

@@ -114,3 +114,9 @@ def exclusion_words(by: str, figures: Mapping[str, int], decided_us: int, zone: 
             return f"{what}, its trial is under way"
         return f"{what} until {clock(until_us, zone)}, {duration(left_us)} after the decision"
     return rule.replace("_", " ")
+
+
+def verdict_words(verdict: str, until_us: int | None, now_us: int) -> str:
+    """Return why a credential may not be used, and for how much longer where time alone is missing."""
+    words = verdict.replace("_", " ")
+    return words if until_us is None else f"{words} for {duration(until_us - now_us)}"

@@ -155,6 +155,9 @@ class AttemptAnswer(Answer, frozen=True, kw_only=True):
     model_id: str
     upstream_model: str
     is_trial: bool
+    #: Id of the credential it was made with, "" for none, and the revision of its secret; 0 where it has none.
+    credential_ref: str
+    credential_revision: int
     #: The dialect the provider was asked in, and whether the client's own bytes went there.
     api: str
     is_passthrough: bool
@@ -215,6 +218,16 @@ class ExclusionAnswer(Answer, frozen=True, kw_only=True):
     figures: dict[str, int]
 
 
+class CredentialAnswer(Answer, frozen=True, kw_only=True):
+    """One credential that a candidate could not be tried with, the rule that said so, and the end of a pause."""
+
+    provider_id: str
+    model_id: str
+    credential_ref: str
+    verdict: str
+    until_us: int | None
+
+
 class FailoverAnswer(Answer, frozen=True, kw_only=True):
     """A step to the next candidate."""
 
@@ -244,6 +257,8 @@ class RoutingAnswer(Answer, frozen=True, kw_only=True):
     failover: str
     plan: list[StepAnswer]
     excluded: list[ExclusionAnswer]
+    #: Credentials that were passed over.
+    verdicts: list[CredentialAnswer]
     output_requested_tokens: int | None
     output_cap_tokens: int | None
     mode: str
@@ -394,6 +409,8 @@ def _attempt(row: AttemptView) -> AttemptAnswer:
         model_id=started.model_id,
         upstream_model=started.upstream_model,
         is_trial=started.trial,
+        credential_ref=started.credential_ref,
+        credential_revision=started.credential_revision,
         api=started.api,
         is_passthrough=started.passthrough,
         edits=started.edits,

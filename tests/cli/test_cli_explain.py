@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from budget_kit import price, put, rule
 from cli_world import Cli, build
-from registries import THREE
-from story import World, admission, admit, complete, fail, given, go_on, start, succeed, wait
+from registries import THREE, model, provider, registry
+from story import (
+    T0_US,
+    World,
+    admission,
+    admit,
+    complete,
+    fail,
+    given,
+    go_on,
+    record,
+    start,
+    succeed,
+    wait,
+)
 
 from palyra.decisions.approvals import hold, resume
 from palyra.decisions.runs import admit as decide
 from palyra.decisions.usage import Metered
+from palyra.events.auth import AuthProfileConnected, AuthProfileCooledDown
+from palyra.units import US_PER_S
 from palyra.usage import TokenUsage
 
 FIRST, SECOND, TOLD = (f"01K{letter}{0:022}" for letter in "ABC")
@@ -99,3 +115,34 @@ def test_a_refused_run_names_subject_and_window_itself(tmp_path: Path) -> None:
     assert (by_name["each"]["subject"], by_name["each"]["blocked_by"]) == ("key:tester", "request")
     assert by_name["each"]["window_end_us"] > world.now_us
     assert (by_name["request.max_cost"]["hard_limit"], by_name["request.max_cost"]["status"]) == (7, "blocked")
+
+
+def test_keys_are_told_that_a_run_was_tried_with(tmp_path: Path) -> None:
+    """The one of each attempt with its revision, and why another one was passed over."""
+    registered = registry(provider("a", auth_scheme="bearer", auth_provider_kind="a"), model("gpt", "a"))
+    fields: dict[str, Any] = {"provider": "a", "audience": "https://a.example:443", "vault_revision": 2}
+    world = given(
+        registered,
+        *(
+            record(f"credential-{name}", AuthProfileConnected(profile_name=name, **fields))
+            for name in ("first", "second", "third")
+        ),
+        record(
+            "credential-second",
+            AuthProfileCooledDown(kind="quota", until_us=T0_US + 3_600 * US_PER_S, streak_count=1),
+        ),
+        *(admit(TOLD), start(TOLD), fail(TOLD, "rate_limited", status=429)),
+        *(start(TOLD, credential="third"), succeed(TOLD), complete(TOLD)),
+    )
+    build(tmp_path / "state", world)
+    cli = Cli(tmp_path / "state", world.now_us, world.state.position)
+    report = cli("explain", TOLD, "--json").data
+    assert [(one["credential_ref"], one["credential_revision"]) for one in report["attempts"]] == [
+        ("first", 2),
+        ("third", 2),
+    ]
+    (passed,) = report["routing"]["verdicts"]
+    assert (passed["credential_ref"], passed["verdict"]) == ("second", "cooling_down")
+    shown = cli("explain", TOLD).out
+    assert re.search(r"key +first, revision 2", shown)
+    assert re.search(r"a / gpt +second +cooling down for ", shown)
