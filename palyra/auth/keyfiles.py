@@ -68,6 +68,22 @@ def write_key_file(path: Path, secret: Secret) -> None:
         raise StateError(f"{path} cannot be written: {exc.strerror}", hint=hint, code="bad_path") from exc
 
 
+def check_place(path: Path) -> None:
+    """See to it that a client key can be written there, before there is one that could be lost.
+
+    Raises `StateError` where nothing can be written, or where a file of something else would be replaced.
+    """
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        hint = f"look at: ls -ld '{path.parent}'"
+        raise StateError(f"{path} cannot be written", hint=hint, code="bad_path")
+    try:
+        is_free = not os.path.lexists(path) or read_client_key(path) is not None
+    except StateError:
+        is_free = False
+    if not is_free:
+        raise StateError(f"{path} holds something else than a key", hint="name another file", code="bad_path")
+
+
 def _write(path: Path, secret: Secret) -> None:
     unfinished = path.with_name(path.name + ".new")
     with contextlib.suppress(FileNotFoundError):

@@ -5,23 +5,16 @@ from __future__ import annotations
 import os
 import re
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer
-from palyra.cli.page import Column, Page, Piece, Styled
-from palyra.cli.render import ago, count, instant
-
-if TYPE_CHECKING:
-    from palyra.cli.asking import Asked
-    from palyra.engine.console.keys import KeyAnswer, KeyView
+from palyra.cli.key_pages import hand_over, place_of, show_key, show_list, status_piece
+from palyra.cli.page import Styled
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_STATUS_STYLE = {"active": "good", "rotating": "warn", "expired": "bad", "revoked": "dim"}
-_SECRET_FIRST = "It is shown this once; nobody can read it again."
 
 
 class Duration(click.ParamType[int]):
@@ -138,7 +131,10 @@ def issue(
         expires_us=None if expires is None else SystemClock().now_us() + expires,
         budget=budget,
     )
-    return _hand_over(change(call, KEY_ISSUE, params), out, is_sk_form=is_sk_form)
+    place = place_of(out)
+    done = change(call, KEY_ISSUE, params)
+    rule = f"{budget} · palyra budgets show key-{done.found.key.key_id}" if budget else ""
+    return hand_over(done, place, is_sk_form=is_sk_form, rule=rule)
 
 
 @keys.command(
@@ -159,7 +155,7 @@ def list_keys(call: Call, is_all: bool) -> Answer:
     from palyra.engine.console.table import KEYS
 
     asked = ask_all(call, KEYS, KeysParams(limit=500, all=is_all))
-    return asked.answer(lambda page: _show_list(page, asked.found.items, asked.now_us))
+    return asked.answer(lambda page: show_list(page, asked.found.items, asked.now_us))
 
 
 @keys.command(
@@ -180,7 +176,7 @@ def show(call: Call, key: str) -> Answer:
     from palyra.engine.console.table import KEY
 
     asked = ask(call, KEY, KeyParams(key=key))
-    return asked.answer(lambda page: _show_key(page, asked.found, asked.now_us))
+    return asked.answer(lambda page: show_key(page, asked.found, asked.now_us))
 
 
 @keys.command(
@@ -233,7 +229,7 @@ def limits(
         expires_us=until if expires is None else SystemClock().now_us() + expires,
     )
     done = change(call, KEY_CHANGE, params)
-    return done.answer(lambda page: _show_key(page, done.found, done.now_us))
+    return done.answer(lambda page: show_key(page, done.found, done.now_us))
 
 
 @keys.command(
@@ -255,8 +251,9 @@ def rotate(call: Call, key: str, grace: int, out: str | None, is_sk_form: bool) 
     from palyra.engine.console.keys import RotateParams
     from palyra.engine.console.table import KEY_ROTATE
 
+    place = place_of(out)
     done = change(call, KEY_ROTATE, RotateParams(key=key, grace_ms=grace // 1_000))
-    return _hand_over(done, out, is_sk_form=is_sk_form)
+    return hand_over(done, place, is_sk_form=is_sk_form)
 
 
 @keys.command(
@@ -281,7 +278,7 @@ def revoke(call: Call, key: str, is_now: bool, reason: str) -> Answer:
     done = change(call, KEY_REVOKE, RevokeParams(key=key, now=is_now, reason=reason))
     return done.answer(
         lambda page: page.line(
-            Styled(done.found.name, "bold"), f" ({done.found.key_id}) ", _status(done.found.status)
+            Styled(done.found.name, "bold"), f" ({done.found.key_id}) ", status_piece(done.found.status)
         )
     )
 
@@ -319,102 +316,5 @@ def whoami(call: Call, key_env: str, is_stdin: bool) -> Answer:
         raise PalyraError(caller.message, code=caller.code)
     view = view_of(folded.state.keys.by_id[caller.key_id], journal.now_us)
     return journal.answer(
-        folded.journal_id, folded.state.position, view, lambda page: _show_key(page, view, journal.now_us)
+        folded.journal_id, folded.state.position, view, lambda page: show_key(page, view, journal.now_us)
     )
-
-
-def _hand_over(done: Asked[KeyAnswer], out: str | None, *, is_sk_form: bool) -> Answer:
-    """Give a new key to whoever wanted it: on the screen, or in a file and nowhere else."""
-    found = done.found
-    secret = found.secret and (f"sk-{found.secret}" if is_sk_form else found.secret)
-    if out is None or secret is None:
-        data = {**done.data, "secret": secret}
-        return done._replace(data=data).answer(lambda page: _show_secret(page, found, secret, done.now_us))
-    from palyra.auth.keyfiles import write_key_file
-    from palyra.redaction import Secret
-
-    path = Path(out).expanduser().absolute()
-    write_key_file(path, Secret(secret))
-
-    def show(page: Page) -> None:
-        _show_key(page, found.key, done.now_us)
-        page.fields([("written to", Styled(str(path), "bold"))])
-
-    return done._replace(data={**done.data, "secret": None, "file": str(path)}).answer(show)
-
-
-def _show_secret(page: Page, found: KeyAnswer, secret: str | None, now_us: int) -> None:
-    _show_key(page, found.key, now_us)
-    page.line()
-    if secret is None:
-        page.line(Styled("This was done before; whoever got the first answer has the key.", "warn"))
-        return
-    page.line(Styled(secret, "bold"))
-    page.line(Styled(_SECRET_FIRST, "dim"))
-
-
-def _show_list(page: Page, found: list[KeyView], now_us: int) -> None:
-    columns = [
-        Column("NAME", is_cut=True),
-        Column("ID"),
-        Column("KIND", spare=3),
-        Column("STATUS"),
-        Column("MAY", is_cut=True, spare=2),
-        Column("PAYS", is_cut=True, spare=4),
-        Column("LIMITS", is_cut=True, spare=1),
-        Column("USED", spare=1),
-    ]
-    rows = [
-        (
-            one.name,
-            one.key_id,
-            one.kind,
-            _status(one.status),
-            " ".join(one.scopes) or "nothing",
-            one.principal,
-            _limit_words(one),
-            ago(one.last_used_us, now_us) if one.last_used_us else "",
-        )
-        for one in found
-    ]
-    page.table(columns, rows)
-
-
-def _show_key(page: Page, one: KeyView, now_us: int) -> None:
-    def when(us: int | None, otherwise: str) -> str:
-        return f"{instant(us, page.zone)} ({ago(us, now_us)})" if us is not None else otherwise
-
-    page.line(Styled(one.name, "bold"), f" · {one.kind} key {one.key_id} · ", _status(one.status))
-    rows = [
-        ("may", " ".join(one.scopes) or "nothing"),
-        ("pays", one.principal),
-        ("agents", " ".join(one.agents) + (f" · default {one.default_agent}" if one.default_agent else "")),
-        ("session", one.session or ""),
-        ("models", "" if one.models == ["*"] else " ".join(one.models)),
-        ("from", " ".join(one.allowed_cidrs)),
-        ("limits", _limit_words(one)),
-        ("expires", when(one.expires_us, "")),
-        ("rotated", f"{one.successor_id} has its place" if one.successor_id else ""),
-        ("works until", when(one.grace_until_us, "")),
-        ("issued", f"{when(one.created_us, '')} by {one.issued_by}"),
-        ("used", when(one.last_used_us, "never")),
-    ]
-    page.fields([row for row in rows if row[1]])
-
-
-def _status(status: str) -> Piece:
-    return Styled(status, _STATUS_STYLE[status])
-
-
-def _limit_words(one: KeyView) -> str:
-    words = [
-        f"{count(number)} {what}"
-        for number, what in (
-            (one.requests_per_minute, "requests/min"),
-            (one.burst, "at once"),
-            (one.tokens_per_minute, "tokens/min"),
-            (one.concurrent_runs, "open"),
-        )
-        if number
-    ]
-    return " · ".join(words)

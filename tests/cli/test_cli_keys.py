@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -52,6 +53,30 @@ def test_a_key_goes_to_a_file_for_its_owner_alone(copied: Cli, tmp_path: Path) -
     assert written.reveal() not in made.out
     who = copied("keys", "whoami", "--json", environ={"OPENAI_API_KEY": written.reveal()})
     assert who.data["name"] == "bot"
+
+
+def test_a_key_that_could_not_be_handed_over_is_not_made(copied: Cli, tmp_path: Path) -> None:
+    """Where nothing can be written, or something else would be replaced; another key of ours may be."""
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    for place in (notes, tmp_path, tmp_path / "nowhere" / "bot.key"):
+        refused = copied("keys", "issue", "bot", "--out", str(place))
+        assert (refused.status, "code: bad_path" in refused.err) == (2, True)
+    assert notes.read_text() == "mine"
+    assert copied("keys", "show", "bot").status == 8
+    path = tmp_path / "bot.key"
+    assert copied("keys", "issue", "bot", "--out", str(path)).status == 0
+    before = path.read_text()
+    assert copied("keys", "rotate", "bot", "--out", str(path)).status == 0
+    assert path.read_text() != before
+
+
+def test_a_budget_of_a_key_is_told_with_it(copied: Cli) -> None:
+    """By the command that shows what it has used."""
+    shown = copied("keys", "issue", "guest", "--budget", "usd=5/daily").out
+    command = re.search(r"palyra (budgets show key-\w+)", shown)
+    assert command is not None
+    assert copied(*command[1].split()).status == 0
 
 
 def test_whoami_says_why_a_key_opens_nothing(copied: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
