@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -231,26 +232,26 @@ async def test_when_all_fail_the_attempts_are_told(
             assert code in answer.body.decode()
 
 
+@pytest.mark.parametrize("is_answered", [True, False])
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_silence_is_broken_in_the_clients_words(tmp_path: Path, client: str) -> None:
+async def test_silence_is_broken_in_the_clients_words(tmp_path: Path, client: str, is_answered: bool) -> None:
     """A ping or a comment before anything else, then the answer of whoever gives one, or the dialect's error."""
     settings = RunSettings(sse_keepalive_ms=20)
-    async with open_house(tmp_path, offer=BOTH, run_settings=settings) as house, raw_client(house) as raw:
-        gate = asyncio.Event()
-        house.upstream.reply_with(Behaviour(head=gate), Behaviour.error(500))
-        asking = asyncio.create_task(stream(raw, client))
-        await house.upstream.request_arrived()
-        await house.wait_for(lambda: _has_begun(house))
-        house.upstream.drop_replies()
-        house.upstream.reply_with(Behaviour.error(500))
-        gate.set()
-        body = await asking
-        sign = b'event: ping\ndata: {"type":"ping"}\n\n' if client == "messages" else b": \n\n"
-        assert body.startswith(sign)
-
-
-def _has_begun(house: House) -> bool:
-    return any(run.client._has_begun for run in house.runs.open.values()) or not house.runs.open
+    gate = asyncio.Event()
+    slow = dataclasses.replace(Behaviour.error(500), head=gate)
+    sign = b'event: ping\ndata: {"type":"ping"}\n\n' if client == "messages" else b": \n\n"
+    path, asked_for = CLIENTS[client]
+    async with open_house(tmp_path, offer=BOTH, run_settings=settings) as house, aiohttp.ClientSession() as session:
+        house.upstream.reply_with(slow, Behaviour() if is_answered else Behaviour.error(500))
+        headers = {"authorization": f"Bearer {house.client_key}"}
+        async with session.post(house.server.url + path, json=asked_for, headers=headers) as answer:
+            assert await answer.content.readexactly(len(sign)) == sign
+            gate.set()
+            body = await answer.content.read()
+        assert (b"upstream." in body, b"error" in body.replace(b'"error":null', b"")) == (
+            is_answered,
+            not is_answered,
+        )
 
 
 async def test_error_objects_inside_a_chat_stream_are_found(tmp_path: Path) -> None:
