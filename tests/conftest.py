@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 from typing import Any
 
 import freezegun
 import pytest
 
 freezegun.configure(extend_ignore_list=["trio", "outcome"])
+
+# Hundreds of programs are started here: each would compile all that it imports where an image turns this off.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.hookimpl(tryfirst=True)

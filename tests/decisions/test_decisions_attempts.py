@@ -7,13 +7,14 @@ from registries import THREE, model, provider, registry
 from story import T0_US, World, admit, adopt, complete, fail, given, like, start, succeed
 
 from palyra.decisions.attempts import StartAttempt, start_attempt
-from palyra.decisions.budgets import release
+from palyra.decisions.budgets import plan_start, release
 from palyra.decisions.usage import Metered
 from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
 from palyra.events.base import Draft
 from palyra.events.budgets import BudgetReleased, BudgetReserved
 from palyra.events.models import ModelReadmitted
 from palyra.events.usage import UsageRecorded
+from palyra.projections.budgets import Where
 from palyra.usage import TokenUsage
 
 
@@ -23,7 +24,10 @@ def test_a_start_reserves_first() -> None:
     command = StartAttempt(
         candidate=1, retry=2, credential_ref="env:KEY_B", edits=("model",), queue_wait_ms=7, deadline_ms=9_000
     )
-    drafts = start_attempt(world.state, world.run("r1"), command, world.now_us)
+    run = world.run("r1")
+    drafts = start_attempt(world.state, run, command, world.now_us)
+    planned = plan_start(world.state, run, Where("b", "gpt"), "gpt-b", world.now_us)
+    assert start_attempt(world.state, run, command, world.now_us, planned) == drafts
     assert drafts == [
         Draft(
             "run-r1",

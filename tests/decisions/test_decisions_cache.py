@@ -14,6 +14,7 @@ from palyra.events.auth import AuthProfileConnected, AuthProfileRevoked
 from palyra.events.cache import CacheEvicted, CacheHit
 from palyra.events.registry import Capabilities, Registry
 from palyra.events.runs import RunAdmitted, RunCompleted
+from palyra.projections.run_view import view_of_run
 from palyra.projections.usage import total_of
 from palyra.units import US_PER_MS
 
@@ -138,6 +139,9 @@ def test_a_hit_is_a_whole_run() -> None:
         saved_output_tokens=20,
         saved_nanousd=285_000,
     )
+    view = view_of_run(world.stream("run-r2"))
+    assert view is not None
+    assert (view.hit, view.attempts, view.state) == (recorded[1], [], "completed")
     assert world.state.runs.open == {}
     assert total_of(world.state).rows_count == 0
     (summary,) = world.state.runs.recent

@@ -105,6 +105,17 @@ def test_where_no_price_can_be_told_it_says_so() -> None:
     assert (flip.value, flip.why) == (None, "price_unknown")
 
 
+def test_a_request_learns_what_it_may_cost_at_least() -> None:
+    """Its own maximum is a limit like a rule's: what just fits lets it in, and one less does not."""
+    flip = proven(routed(enabled=False), max_cost_nanousd=100)["budget"]
+    assert (flip.subject, flip.now, flip.value, flip.served) == (
+        "request.max_cost",
+        100,
+        180 * TOKEN_NANOUSD["gpt"],
+        "b/gpt",
+    )
+
+
 def test_an_open_circuit_flips_when_its_time_is_over() -> None:
     """The only provider is left alone for a while; at that instant it is asked again, and not a moment before."""
     until_us = given().now_us + 5_000_000
@@ -236,6 +247,7 @@ def start_if_let(run_id: str, **changes: Any) -> Step:
     return step
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("seed", range(14))
 def test_no_smaller_change_flips(seed: int) -> None:
     """Along each axis every value was tried, for every model and rule: nothing nearer than what is told flips."""

@@ -204,6 +204,7 @@ def test_a_clock_that_was_set_changes_no_length() -> None:
             AuthProfileRefreshFailed(error_code="x", streak_count=1, next_allowed_us=T0_US + 70),
         ),
         record("credential-q", connected(profile_name="q")),
+        record("credential-q", AuthProfileCooledDown(kind="quota", until_us=T0_US + 30, streak_count=1)),
         record("credential-r", connected(profile_name="r", credential_kind="oauth2", oauth=GRANT)),
     )
 
@@ -224,6 +225,7 @@ def test_a_clock_that_was_set_changes_no_length() -> None:
 
     stepped = DaemonClockStepped(cause="step", wall_before_us=0, wall_after_us=1_000, monotonic_elapsed_us=0)
     world.do(record("daemon", stepped))
+    assert [one.until_us for one in standing_of(world.state, "q").cooldowns.values()] == [T0_US + 1_030]
     expected = [T0_US + 1_000, T0_US + 1_050, T0_US + 1_000, 0, T0_US + 1_100, T0_US + 1_070]
     assert ends() == expected
     world.do(record("credential-p", AuthProfileValidationFailed(provider="a", failure_code="x", vault_revision=1)))
