@@ -168,7 +168,7 @@ def test_what_is_no_key_is_refused(key: str) -> None:
         read_path(key)
 
 
-@pytest.mark.parametrize("value", [True, 1, 'a"\n\\é\x7f', ["a", 1], {"a b": {"c": []}}, {}, []])
+@pytest.mark.parametrize("value", [True, 1, 'a"\n\\é\x7f', ["a", 1], [{"a": [True]}], {"a b": {"c": []}}, {}, []])
 def test_a_value_is_rendered_as_toml(value: Any) -> None:
     """Read again it is the same."""
     assert tomllib.loads(f"v = {render(value)}")["v"] == value

@@ -22,7 +22,14 @@ def test_a_start_reserves_first() -> None:
     """The hold stands before the start; the start says everything about the call that a reader may ask."""
     world = given(THREE, put(rule()), admit("r1"))
     command = StartAttempt(
-        candidate=1, retry=2, credential_ref="env:KEY_B", edits=("model",), queue_wait_ms=7, deadline_ms=9_000
+        candidate=1,
+        retry=2,
+        credential_ref="env:KEY_B",
+        api="responses",
+        edits=("model",),
+        dropped=("seed",),
+        queue_wait_ms=7,
+        deadline_ms=9_000,
     )
     run = world.run("r1")
     drafts = start_attempt(world.state, run, command, world.now_us)
@@ -43,8 +50,9 @@ def test_a_start_reserves_first() -> None:
                 model_id="gpt",
                 upstream_model="gpt-b",
                 credential_ref="env:KEY_B",
-                api="chat",
+                api="responses",
                 edits=["model"],
+                dropped=["seed"],
                 queue_wait_ms=7,
                 deadline_ms=9_000,
                 input_max_tokens=130,

@@ -106,8 +106,9 @@ def test_when_a_request_waits() -> None:
     assert not is_needed_now(None, late_us)
     assert not is_needed_now(profile_of(world_of(life_s=None)), late_us)
     assert not is_needed_now(profile_of(world_of(oauth=None, life_s=10)), late_us)
-    failed = AuthProfileRefreshFailed(error_code="unavailable", streak_count=1, next_allowed_us=late_us + 1)
-    assert not is_needed_now(profile_of(world_of(failed, life_s=100)), late_us)
+    for next_allowed_us, is_needed in ((late_us, True), (late_us + 1, False)):
+        failed = AuthProfileRefreshFailed(error_code="unavailable", streak_count=1, next_allowed_us=next_allowed_us)
+        assert is_needed_now(profile_of(world_of(failed, life_s=100)), late_us) is is_needed
 
 
 def test_what_a_person_is_told() -> None:

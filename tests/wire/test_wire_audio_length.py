@@ -58,6 +58,7 @@ def test_a_length_by_the_header(data: bytes, length_ms: int) -> None:
         flac(0),
         ogg(b"Speex   ", 100),
         ogg(OPUS, -1),
+        ogg(OPUS, 312),
         b"OggS" + bytes(22) + b"\x01" + OPUS,
         ogg(OPUS, 0)[:50] + b"OggS" * 5_000 + bytes(20),
         mp4(duration=1 << 60, scale=1, long=True),

@@ -67,6 +67,14 @@ def test_what_is_no_json_is_read_as_text(body: bytes, content_type: str, message
     assert read_upstream_error(502, body, content_type).message == message
 
 
+@pytest.mark.parametrize(
+    ("code", "word"), [(999_999, "999999"), (-999_999, "-999999"), (1_000_000, ""), (True, "")]
+)
+def test_a_code_may_be_a_small_number(code: Any, word: str) -> None:
+    """Many servers say a status; what is larger is no code that anybody looks up."""
+    assert read_upstream_error(400, json.dumps({"error": {"code": code}}).encode()).code == word
+
+
 def test_foreign_words_are_cleaned_and_cut() -> None:
     """No secret, no line break and no flood gets through."""
     key = "sk-" + "a" * 40

@@ -51,7 +51,9 @@ def test_places_are_operations() -> None:
         Place("/v1/audio/transcriptions", "audio_transcription", True, ["POST"]),
         Place("/v1/messages", "messages", True, ["POST"]),
     ]
-    paths = describe(places, "1")["paths"]
+    document = describe(places, "1")
+    assert (document["openapi"], document["info"]["version"]) == ("3.1.0", "1")
+    paths = document["paths"]
     assert set(paths["/"]) == {"get"}
     assert "security" not in paths["/"]["get"]
     assert paths["/"]["get"]["operationId"] == "get_root"

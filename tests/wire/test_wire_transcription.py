@@ -195,6 +195,8 @@ def test_a_stream_is_relayed_and_its_end_held_back() -> None:
     deltas = transcript_delta("a ") + b'data: {"type":"transcript.text.segment"}\n\n' + b'data: {"type":"new"}\n\n'
     assert meter.feed(deltas) == deltas
     assert meter.has_content
+    meter.feed(transcript_delta(""))
+    assert meter.has_content
     end = transcript_done("a b", json.loads(TOKENS))
     assert meter.feed(end) == b""
     assert (meter.done, meter.closing(is_cut=False)) == (True, end)
