@@ -142,6 +142,8 @@ def cancel_run(call: Call, run: str) -> Answer:
 
 def show_runs(page: Page, rows: Sequence[RunAnswer], now_us: int) -> None:
     """Print the table of runs."""
+    from palyra.cli.usage_tables import money
+
     columns = [
         Column("RUN"),
         Column("WHEN"),
@@ -150,6 +152,7 @@ def show_runs(page: Page, rows: Sequence[RunAnswer], now_us: int) -> None:
         Column("BY", is_cut=True, spare=3),
         Column("IN", align="right"),
         Column("OUT", align="right"),
+        Column("COST", align="right"),
         Column("TOOK", align="right", spare=1),
         Column("TRIES", align="right", spare=4),
         Column("WHY", is_cut=True, spare=2),
@@ -165,6 +168,7 @@ def show_runs(page: Page, rows: Sequence[RunAnswer], now_us: int) -> None:
                 where(one.provider_id, one.model_id),
                 count(one.input_tokens) if one.input_tokens else "",
                 count(one.output_tokens) if one.output_tokens else "",
+                money(one.known_nanousd, is_complete=not one.unpriced_count) if one.attempts_count else "",
                 duration(one.duration_us) if one.duration_us else "",
                 count(one.attempts_count) if one.attempts_count else "",
                 one.code,

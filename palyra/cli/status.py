@@ -28,10 +28,7 @@ if TYPE_CHECKING:
     takes_as_of=True,
 )
 def status(call: Call) -> Answer:
-    """Show what runs, what fails and what is used.
-
-    The answer comes from the journal file, with or without a daemon.
-    """
+    """Show what runs, what fails and what is used."""
     from palyra.cli.asking import ask
     from palyra.engine.console.status import StatusParams
     from palyra.engine.console.table import STATUS
@@ -52,8 +49,9 @@ def _show_daemon(page: Page, daemon: DaemonAnswer, now_us: int) -> None:
     release = f"Palyra {daemon.release}" if daemon.release else "Palyra"
     if not daemon.is_running:
         what, style = ("has crashed", "bad") if daemon.phase == "crashed" else ("is not running", "warn")
-        ended = daemon.stopped_us and f"stopped {ago(daemon.stopped_us, now_us)}"
-        page.line(Styled(release, "bold"), " ", Styled(what, style), f" · {ended}" if ended else "")
+        ended = f"stopped {ago(daemon.stopped_us, now_us)} · " if daemon.stopped_us else ""
+        then = "palyra serve settles what it left open" if daemon.phase == "crashed" else "palyra serve starts it"
+        page.line(Styled(release, "bold"), " ", Styled(what, style), f" · {ended}{then}")
         return
     facts = [
         daemon.http or "",
@@ -119,12 +117,16 @@ def _alerts(answer: StatusAnswer) -> str:
 _OUTCOMES = ("completed", "failed", "cancelled", "refused")
 
 
-def _usage(usage: UsageAnswer) -> str:
+def _usage(usage: UsageAnswer) -> Text:
+    from palyra.cli.usage_tables import money
+
     if not usage.rows_count:
         return "nothing used"
-    text = f"{count(usage.input_tokens)} tokens in · {count(usage.output_tokens)} out"
-    text += f" · {counted(usage.rows_count, 'attempt')}"
-    return text + (f" ({count(usage.estimated_count)} estimated)" if usage.estimated_count else "")
+    tokens = f"{count(usage.input_tokens)} tokens in · {count(usage.output_tokens)} out"
+    attempts = counted(usage.rows_count, "attempt")
+    attempts += f" ({count(usage.estimated_count)} estimated)" if usage.estimated_count else ""
+    cost = money(usage.cost_nanousd, is_complete=not usage.unpriced_count)
+    return [cost, f" · {tokens} · {attempts}"]
 
 
 def _show_parts(page: Page, answer: StatusAnswer, now_us: int) -> None:

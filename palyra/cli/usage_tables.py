@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import tzinfo
 from typing import TYPE_CHECKING, Any
 
-from palyra.cli.page import Column, Page, Styled, Text
+from palyra.cli.page import Column, Page, Piece, Styled, Text
 from palyra.cli.render import clock, count, instant, ms_text, share, usd
 from palyra.engine.reports.tables import Column as Field
 from palyra.units import BP_PER_UNIT
@@ -58,7 +58,7 @@ _SHOWN = {
 }
 
 
-def money(nanousd: int | None, *, is_complete: bool = True) -> Text:
+def money(nanousd: int | None, *, is_complete: bool = True) -> Piece:
     """Return an amount; one that is not all is marked as the least that it can be."""
     if nanousd is None or (nanousd == 0 and not is_complete):
         return Styled("unknown", "warn")

@@ -36,6 +36,9 @@ class RunAnswer(Answer, frozen=True, kw_only=True):
     attempts_count: int
     input_tokens: int
     output_tokens: int
+    #: The known part of its cost, and the attempts whose cost is not known.
+    known_nanousd: int
+    unpriced_count: int
     admitted_us: int
     duration_us: int
 
@@ -51,6 +54,9 @@ class UsageAnswer(Answer, frozen=True, kw_only=True):
     reasoning_tokens: int
     #: Rows whose counts are not all the provider's.
     estimated_count: int
+    #: Sum of the known costs, and the rows whose cost is not known.
+    cost_nanousd: int
+    unpriced_count: int
 
 
 class AlertAnswer(Answer, frozen=True, kw_only=True):
@@ -125,6 +131,8 @@ def _usage(cells: list[UsageCell], since_us: int | None) -> UsageAnswer:
         cached_input_tokens=sum(cell.cached_input_tokens for cell in cells),
         reasoning_tokens=sum(cell.reasoning_tokens for cell in cells),
         estimated_count=sum(cell.estimated_count for cell in cells),
+        cost_nanousd=sum(cell.cost_nanousd for cell in cells),
+        unpriced_count=sum(cell.unpriced_count for cell in cells),
     )
 
 
@@ -156,6 +164,8 @@ def _open_run(run: Run, now_us: int) -> RunAnswer:
         attempts_count=run.attempts_count,
         input_tokens=run.input_tokens,
         output_tokens=run.output_tokens,
+        known_nanousd=run.known_nanousd,
+        unpriced_count=run.unpriced_count,
         admitted_us=run.admitted_us,
         duration_us=max(0, now_us - run.admitted_us),
     )

@@ -49,6 +49,8 @@ class Run(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     input_tokens: int = 0
     output_tokens: int = 0
     known_nanousd: int = 0
+    #: Attempts whose cost is not known.
+    unpriced_count: int = 0
     cancel_requested: str = ""
     #: Steps of the clock since its admission, together.
     stepped_us: int = 0
@@ -70,6 +72,9 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     attempts_count: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    #: The known part of its cost, and the attempts whose cost is not known.
+    known_nanousd: int = 0
+    unpriced_count: int = 0
     admitted_us: int
     duration_us: int = 0
 
@@ -174,6 +179,7 @@ def _usage(state: State, recorded: Recorded, body: usage.UsageRecorded, run: Run
     run.input_tokens += body.usage.input_tokens
     run.output_tokens += body.usage.output_tokens
     run.known_nanousd += body.known_nanousd if body.cost_nanousd is None else body.cost_nanousd
+    run.unpriced_count += body.cost_nanousd is None
 
 
 @CHAPTER.of_run(runs.RunCancelRequested)
@@ -258,6 +264,8 @@ def _end(
             attempts_count=run.attempts_count,
             input_tokens=run.input_tokens,
             output_tokens=run.output_tokens,
+            known_nanousd=run.known_nanousd,
+            unpriced_count=run.unpriced_count,
             admitted_us=run.admitted_us,
             duration_us=duration_us,
         ),

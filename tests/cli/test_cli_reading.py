@@ -168,7 +168,7 @@ def test_a_stream_without_unicode_gets_ascii(day: Cli) -> None:
 def test_status(day: Cli) -> None:
     """Status says what runs, what is open, what fails and what was used today."""
     ran = day("status")
-    assert ran.out.startswith("Palyra 0.1.0 has crashed\n")
+    assert ran.out.startswith("Palyra 0.1.0 has crashed")
     for line in (
         "runs       1 open · 2 completed · 2 failed · 1 cancelled · 1 refused",
         "refused    model_not_found 1",
@@ -192,6 +192,10 @@ def test_status(day: Cli) -> None:
     assert [run["run_id"] for run in data["open_runs"]] == [OPEN]
     assert data["usage_today"]["rows_count"] == 5
     assert data["usage_total"]["since_us"] is None
+    assert (data["usage_today"]["cost_nanousd"], data["usage_today"]["unpriced_count"]) == (0, 5)
+    shown = day("status").out
+    assert shown.startswith("Palyra 0.1.0 has crashed · palyra serve settles what it left open\n")
+    assert "today      unknown · " in shown
 
 
 def test_usage_of_today_begins_at_midnight(day: Cli) -> None:
@@ -277,7 +281,6 @@ Choice
   does        what was asked for is served
   looks for   the cheapest model
   complexity  125 of 10,000 · length 125
-  would take  openai/gpt
   because     context filter applied, mode suggest only, score simple, strategy cheapest, task class interactive
 
 Models
@@ -287,11 +290,9 @@ Models
      local / tiny       unknown       60      2 s  window holds 64 tokens, input and answer need 150
 
 What would flip it
-  price       no value of it alone changes the decision
-  budget      there was nothing that it could have changed
-  time        no value of it alone changes the decision
-  complexity  no value of it alone changes the decision
-  size        an input of about 127,951 tokens instead of 100 → refused with context_window_exceeded
+  size  an input of about 127,951 tokens instead of 100 → refused with context_window_exceeded
+  price, time, complexity: no value alone changes the decision
+  budget: had no part in it
 
 Cost
      PROVIDER / MODEL  TIER      PRICE     COST

@@ -80,7 +80,7 @@ def test_an_ended_run_is_one_line(end: tuple[Step, ...], outcome: str, code: str
 
 
 def test_a_line_sums_the_tokens_of_all_attempts() -> None:
-    """A failed attempt that was billed counts too."""
+    """A failed attempt that was billed counts too; nobody knows what these cost."""
     world = given(THREE, admit("r1"), start("r1"), fail("r1", "timeout_idle", phase="body"))
     world.do(go_on("r1", "timeout_idle", phase="body"), start("r1", candidate=1), succeed("r1"), wait(ms=9))
     world.do(complete("r1", candidate=1))
@@ -96,6 +96,7 @@ def test_a_line_sums_the_tokens_of_all_attempts() -> None:
             attempts_count=2,
             input_tokens=190,
             output_tokens=20,
+            unpriced_count=2,
             admitted_us=T0_US,
             duration_us=9_000,
         )
