@@ -23,6 +23,7 @@ A refusal is an answer, not an accident: it is a value (`Refusal`) as long as po
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -140,6 +141,11 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def exit_code(self) -> int:
         return CODES[self.code].exit_code
+
+
+def reason_of(error: OSError) -> str:
+    """Return what the system says, without what libraries wrap around it."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
 
 
 class PalyraError(Exception):

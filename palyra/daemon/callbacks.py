@@ -15,7 +15,7 @@ from palyra.daemon.answers import EVERY_ANSWER
 from palyra.daemon.login_pages import LoginPages, PageAnswer, places_of
 from palyra.decisions.arrivals import host_refusal
 from palyra.engine.oauth import OPENAI_OAUTH_CALLBACK_PATH, is_here
-from palyra.errors import PalyraError, StateError
+from palyra.errors import PalyraError, StateError, reason_of
 
 
 class CallbackListeners:
@@ -54,7 +54,7 @@ class CallbackListeners:
             await web.TCPSite(runner, "127.0.0.1" if host.endswith("localhost") else host, port).start()
         except OSError as exc:
             await runner.cleanup()
-            message = f"cannot listen on port {port} of {host} for the login to come back to: {exc.strerror}"
+            message = f"cannot listen on port {port} of {host} for the login to come back to: {reason_of(exc)}"
             raise StateError(message, hint="stop what has it, or use --paste", code="address_in_use") from exc
         self._runners[redirect_uri] = runner
         self._close_after(redirect_uri, for_s)

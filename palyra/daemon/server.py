@@ -7,6 +7,7 @@ Draining is not stopping: while open runs finish, the socket stays and answers t
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,16 @@ from aiohttp.http_exceptions import LineTooLong
 from palyra.daemon.gateway import Gateway
 from palyra.daemon.peers import bind_socket, is_local, is_ours, remove_socket
 from palyra.daemon.tls import TlsContext
-from palyra.errors import Refusal, StateError
+from palyra.errors import Refusal, StateError, reason_of
 from palyra.units import ms_to_s
 
 #: Addresses that stand for every one of this machine, and the one that leads there.
 _OF_ALL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_LISTEN_HINTS = {
+    errno.EADDRINUSE: "another program has it; stop that one, or choose another daemon.port",
+    errno.EADDRNOTAVAIL: "this machine has no such address; choose another daemon.host",
+    errno.EACCES: "ports below 1,024 are for the system; choose another daemon.port",
+}
 #: How long a refused body or head is read on, so that its sender gets to see the answer, and how long after the
 #: last piece of it.
 _LINGER_S, _QUIET_S = 2.0, 0.1
@@ -67,8 +73,8 @@ class Server:
             await web.TCPSite(self._runner, self._host, self._port, ssl_context=context).start()
         except OSError as exc:
             await self.stop()
-            message = f"cannot listen on port {self._port} of {self._host}: {exc.strerror}"
-            hint = "another program has it; stop that one, or choose another daemon.port"
+            message = f"cannot listen on port {self._port} of {self._host}: {reason_of(exc)}"
+            hint = _LISTEN_HINTS.get(exc.errno or 0, "choose another daemon.host or daemon.port")
             raise StateError(message, hint=hint, code="address_in_use") from exc
         self._port = int(self._runner.addresses[0][1])
         if self.socket_path is not None:

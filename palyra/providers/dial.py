@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from aiohappyeyeballs import start_connection
 
-from palyra.errors import TransportFailed
+from palyra.errors import TransportFailed, reason_of
 from palyra.providers.guard import (
     LOOKUP_CACHE_S,
     AddressBlocked,
@@ -65,7 +65,7 @@ class Dialler:
         except TimeoutError as exc:
             raise _failed("timeout_connect", f"no connection to {place} in time") from exc
         except (OSError, RuntimeError) as exc:  # uvloop raises both
-            reason = getattr(exc, "strerror", None) or "refused"
+            reason = reason_of(exc) if isinstance(exc, OSError) else "refused"
             raise _failed("network_unavailable", f"cannot reach {place}: {reason}") from exc
 
     async def _dial(self, make: Callable[[], P]) -> P:

@@ -216,6 +216,7 @@ async def test_nobody_listens() -> None:
     async with provider_at(f"http://127.0.0.1:{port}") as provider:
         failed = await failure_of(provider, call())
     assert (failed.failure_class, failed.phase) == ("network_unavailable", "connect")
+    assert failed.message == f"cannot reach 127.0.0.1:{port}: Connection refused"
 
 
 @pytest.mark.parametrize("fault", [CUT, RESET])
