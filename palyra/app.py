@@ -224,7 +224,10 @@ class Daemon(Face):
         self.core.on_leak = functools.partial(self._tells.of_leak, self.core)
         self._stack.push_async_callback(self.core.stop)
         self.core.on_trouble = self._tells.of_journal
-        self._machine = MachineChore(self.core, self._home.room(self.core))
+        room = self._home.room(self.core)
+        if room is not None:
+            room.on_short = self._tells.of_shortage
+        self._machine = MachineChore(self.core, room)
         self._witness = self._home.witness(self.core)
         if self._home.is_new and self._witness is not None:
             await self._witness.do()

@@ -95,11 +95,15 @@ async def _serve_until_stopped(
     finally:
         asked.cancel()
         is_fault = not signals.stop.is_set()
+        if isinstance(daemon, Daemon):
+            log.info("stopping", open_runs=len(daemon.runs.open))
         try:
             await daemon.stop("fault" if is_fault else "signal", hurry=signals.hurry)
         except Exception as error:
             is_fault = True
             log.error("daemon_failed", exc_info=error)
+        else:
+            log.info("stopped")
     return 1 if is_fault else 0
 
 

@@ -92,6 +92,12 @@ class Telling:
         if self._log is not None:
             self._log.error("journal_unwritable", reason=str(error))
 
+    def of_shortage(self, left_bytes: int) -> None:
+        """Tell that the journal's disk has too little room for new runs."""
+        if self._log is not None:
+            floor_bytes = self._config().journal.min_free_bytes
+            self._log.error("disk_low", left_bytes=left_bytes, floor_bytes=floor_bytes)
+
     def of_content(self, error: Exception) -> None:
         """Tell that a text could not be kept, or not let go of."""
         if self._log is not None:

@@ -16,7 +16,7 @@ import click
 from palyra.cli.about import versions
 from palyra.cli.command import Call, Command, file_of
 from palyra.cli.frame import print_line_object
-from palyra.cli.page import Styled
+from palyra.cli.page import Page, Styled
 from palyra.cli.render import count
 
 if TYPE_CHECKING:
@@ -102,8 +102,11 @@ def _facts(daemon: Daemon) -> dict[str, object]:
 
 def _welcome(daemon: Daemon, call: Call) -> None:
     """Say on a terminal what runs, with what, and what to do next."""
+    from palyra.engine.model_questions import default_of
+
     page, facts = call.page(), _facts(daemon)
     registry = daemon.core.state.catalog.registry
+    default = default_of(daemon.core.state, "chat") or "none"
     name = Styled(f"Palyra {facts['release']}", "bold")
     made_of = f" · Python {facts['python']} · SQLite {facts['sqlite']}"
     page.line(name, " is ", Styled("ready", "good"), made_of)
@@ -117,7 +120,7 @@ def _welcome(daemon: Daemon, call: Call) -> None:
             ("state", str(daemon.paths.directory)),
             ("journal", f"position {count(daemon.core.state.position)} · {found}"),
             ("providers", ", ".join(one.provider_id for one in registry.providers) or "none"),
-            ("models", f"{count(len(registry.models))} · chat {registry.default_chat_model_id or 'none'}"),
+            ("models", f"{count(len(registry.models))} · {default} where a request names none"),
         ]
     )
     if daemon.upgraded is not None:
@@ -125,10 +128,20 @@ def _welcome(daemon: Daemon, call: Call) -> None:
         page.fields([("upgraded", f"{change} · as it was: {daemon.upgraded.backup_directory}")])
     for problem in daemon.loaded.warnings:
         page.line(Styled("warning:", "warn"), f" {problem}")
+    _show_next(page, call, is_echo=all(one.kind == "deterministic" for one in registry.providers))
+
+
+def _show_next(page: Page, call: Call, *, is_echo: bool) -> None:
     page.title("Next, in another terminal")
-    program = _program()
-    for line in (f'eval "$({program} env{_places(call)})"', *_HELLO, f"{program} explain last{_places(call)}"):
+    program, places = _program(), _places(call)
+    for line in (f'eval "$({program} env{places})"', *_HELLO, f"{program} explain last{places}"):
         page.line(line, indent=2)
+    if is_echo:
+        page.title("Until a provider is connected, an echo answers")
+        page.line(f"{program} models connect openai{places}", indent=2)
+        page.line(
+            Styled("or anthropic, groq, together, ollama, localai, or any other by its address", "dim"), indent=2
+        )
     page.line()
 
 

@@ -50,6 +50,8 @@ class Room:
         self.min_free_bytes = min_free_bytes
         self._ballast_bytes = ballast_bytes
         self._enough_since_us: int | None = None
+        #: Told how much is left, in bytes, when the mark is crossed.
+        self.on_short: Callable[[int], None] = lambda left_bytes: None
         core.make_room = self.make_room
 
     async def look(self) -> None:
@@ -79,6 +81,7 @@ class Room:
             if incident:
                 low = DaemonResourceLow(resource="disk", have_count=left_bytes, floor_count=self.min_free_bytes)
                 batch.add([Draft("daemon", low), *incident])
+                self.on_short(left_bytes)
         await batch.durable()
 
     async def _has_room_again(self) -> bool:

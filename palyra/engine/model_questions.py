@@ -114,9 +114,9 @@ def models_answer(state: State, now_us: int) -> ModelsAnswer:
     """Return the registry in force and the standing of everything in it."""
     registry = state.catalog.registry
     answer = ModelsAnswer(
-        default_chat_model_id=_default_of(state, "chat"),
-        default_embeddings_model_id=_default_of(state, "embeddings"),
-        default_audio_transcription_model_id=_default_of(state, "audio_transcription"),
+        default_chat_model_id=default_of(state, "chat"),
+        default_embeddings_model_id=default_of(state, "embeddings"),
+        default_audio_transcription_model_id=default_of(state, "audio_transcription"),
         failover=registry.failover_scope if registry.failover_enabled else "off",
         providers=provider_answers(state, now_us),
         models=[_model(state, entry, now_us) for entry in registry.models],
@@ -126,7 +126,7 @@ def models_answer(state: State, now_us: int) -> ModelsAnswer:
     return msgspec.structs.replace(answer, problems=_problems(state, answer))
 
 
-def _default_of(state: State, role: str) -> str:
+def default_of(state: State, role: str) -> str:
     """Return the default that is configured, or the first listed model where nothing is; "" for none."""
     registry = state.catalog.registry
     configured = registry.default_of(role)
@@ -201,7 +201,7 @@ def _credential_word(entry: ProviderEntry, chosen: Chosen) -> str:
 def _model(state: State, entry: ModelEntry, now_us: int) -> ModelAnswer:
     registry = state.catalog.registry
     index = state.catalog.providers.get(entry.provider_id)
-    default = _default_of(state, entry.role)
+    default = default_of(state, entry.role)
     until_us = excluded_until_us(state, entry.provider_id, entry.model_id)
     standing = standing_of(state, entry.provider_id, entry.model_id)
     price = price_at(state, entry.provider_id, entry.model_id, now_us) or _NO_PRICE

@@ -17,17 +17,20 @@ _ROOT = Path(__file__).parents[2]
 
 
 def test_a_daemon_is_found_and_ends_cleanly(tmp_path: Path) -> None:
-    """One JSON line says that it is ready; status and env find it; SIGTERM ends it with 0."""
+    """One JSON line says that it is ready; status and env find it; SIGTERM ends it with 0, as its log tells."""
     state = tmp_path / "state"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PALYRA_")}
-    with subprocess.Popen(
-        [sys.executable, "-m", "palyra", "serve", "--port", "0", "--state-dir", str(state)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**environ, "HOME": str(tmp_path)},
-        cwd=_ROOT,
-    ) as process:
+    with (
+        open(tmp_path / "log", "w+", encoding="utf-8") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "palyra", "serve", "--port", "0", "--state-dir", str(state)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**environ, "HOME": str(tmp_path)},
+            cwd=_ROOT,
+        ) as process,
+    ):
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
         cli = Cli(state, ready["position"] + 1_800_000_000_000_000)
@@ -36,6 +39,8 @@ def test_a_daemon_is_found_and_ends_cleanly(tmp_path: Path) -> None:
         refused = cli("serve", "--port", "0")
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 0
+        log.seek(0)
+        assert [json.loads(line)["event"] for line in log][-2:] == ["stopping", "stopped"]
     assert (ready["event"], ready["found"], ready["state_dir"]) == ("daemon_ready", "new", str(state))
     assert status["daemon"]["phase"] == "ready"
     assert status["daemon"]["pid"] == process.pid
