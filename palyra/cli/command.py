@@ -231,9 +231,16 @@ class Group(Helped, click.Group):
         command = self.get_command(ctx, name)
         return "" if command is None else command.get_short_help_str(limit=200)
 
+    def chapters(self, ctx: click.Context) -> dict[str, list[str]]:
+        """Return the commands under the headings that they are listed by."""
+        return {"Commands": self.list_commands(ctx)}
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, self.summary(ctx, name)) for name in self.list_commands(ctx)])
+        chapters = self.chapters(ctx)
+        longest = max(len(name) for names in chapters.values() for name in names)
+        for heading, names in chapters.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(longest), self.summary(ctx, name)) for name in names])
         click.Command.format_options(self, ctx, formatter)
 
     def resolve_command(

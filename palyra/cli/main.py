@@ -20,35 +20,50 @@ from palyra.cli.command import Group
 PROGRAM = "palyra"
 COMPLETE_VARIABLE = "_PALYRA_COMPLETE"
 
-#: Name -> module, name of the command in it, and its line in the list of commands.
-_COMMANDS = {
-    "serve": ("serve", "serve", "Run the gateway in this terminal."),
-    "env": ("env", "env", "Print the variables that lead programs to the gateway, or run one with them."),
-    "status": ("status", "status", "Show what runs, what fails and what is used."),
-    "auth": ("auth", "auth", "Connect providers, and look after the keys they are asked with."),
-    "models": ("models", "models", "Show models, providers and their health."),
-    "budgets": ("budgets", "budgets", "Limit what may be used, and see what is."),
-    "approvals": ("approvals", "approvals", "Decide who may pass a limit."),
-    "alerts": ("alerts", "alerts", "Show what somebody should know."),
-    "pricing": ("pricing", "pricing", "Show what models cost."),
-    "usage": ("usage", "usage", "Show what was used, by whom, and what it cost."),
-    "routing": ("routing", "routing", "Show and set how models are chosen."),
-    "runs": ("runs", "runs", "Show requests, open and done."),
-    "explain": ("explain", "explain", "Tell why a request was served the way it was."),
-    "keys": ("keys", "keys", "Issue, limit, rotate and revoke the keys of programs and people."),
-    "console": ("console", "console", "Print a link that logs a browser in."),
-    "sessions": ("console", "sessions", "Show who is logged in at the console, and end it."),
-    "replay": ("replay", "replay", "Tell what other rules would have made of what was asked."),
-    "capture": ("capture", "capture", "Take one run out of the journal, and decide it again anywhere."),
-    "fixtures": ("fixtures", "fixtures", "Record what providers answered, and serve it again without them."),
-    "privacy": ("privacy", "privacy", "Delete what is kept of prompts and answers."),
-    "journal": ("journal", "journal", "Read the journal, check it, keep copies of it."),
-    "vault": ("vault", "vault", "Keep secrets, and move them out of the configuration."),
-    "config": ("config", "config", "Show the configuration, check it, change it."),
-    "help": ("about", "help_", "Read about a topic."),
-    "version": ("about", "version", "Print the versions."),
-    "completions": ("about", "completions", "Print the script that completes commands in a shell."),
+#: Heading -> name -> module, name of the command in it, and its line in the list of commands.
+_CHAPTERS = {
+    "Run it": {
+        "serve": ("serve", "serve", "Run the gateway in this terminal."),
+        "env": ("env", "env", "Print the variables that lead programs to the gateway."),
+        "status": ("status", "status", "Show what runs, what fails and what is used."),
+    },
+    "Providers": {
+        "auth": ("auth", "auth", "Connect providers, and look after the keys they are asked with."),
+        "models": ("models", "models", "Show models, providers and their health."),
+        "vault": ("vault", "vault", "Keep secrets, and move them out of the configuration."),
+    },
+    "Requests": {
+        "runs": ("runs", "runs", "Show requests, open and done."),
+        "explain": ("explain", "explain", "Tell why a request was served the way it was."),
+        "routing": ("routing", "routing", "Show and set how models are chosen."),
+        "replay": ("replay", "replay", "Tell what other rules would have made of what was asked."),
+        "capture": ("capture", "capture", "Take one run out of the journal, and decide it again."),
+        "fixtures": ("fixtures", "fixtures", "Record what providers answered, and serve it again."),
+    },
+    "Money": {
+        "usage": ("usage", "usage", "Show what was used, by whom, and what it cost."),
+        "budgets": ("budgets", "budgets", "Limit what may be used, and see what is."),
+        "approvals": ("approvals", "approvals", "Decide who may pass a limit."),
+        "alerts": ("alerts", "alerts", "Show what somebody should know."),
+        "pricing": ("pricing", "pricing", "Show what models cost."),
+    },
+    "Who may ask": {
+        "keys": ("keys", "keys", "Issue, limit, rotate and revoke keys of programs and people."),
+        "console": ("console", "console", "Print a link that logs a browser in."),
+        "sessions": ("console", "sessions", "Show who is logged in at the console, and end it."),
+    },
+    "What is kept": {
+        "journal": ("journal", "journal", "Read the journal, check it, keep copies of it."),
+        "privacy": ("privacy", "privacy", "Delete what is kept of prompts and answers."),
+        "config": ("config", "config", "Show the configuration, check it, change it."),
+    },
+    "This program": {
+        "help": ("about", "help_", "Read about a topic."),
+        "version": ("about", "version", "Print the versions."),
+        "completions": ("about", "completions", "Print the script that completes commands in a shell."),
+    },
 }
+_COMMANDS = {name: place for chapter in _CHAPTERS.values() for name, place in chapter.items()}
 
 
 class _Program(Group):
@@ -66,6 +81,9 @@ class _Program(Group):
 
     def summary(self, ctx: click.Context, name: str) -> str:
         return _COMMANDS[name][2]
+
+    def chapters(self, ctx: click.Context) -> dict[str, list[str]]:
+        return {heading: list(names) for heading, names in _CHAPTERS.items()}
 
 
 @click.command(

@@ -108,7 +108,7 @@ def _names(call: Call, role: str) -> dict[str, bool]:
     exits=(0, 2, 3, 4, 5, 6, 7, 8),
     is_change=True,
 )
-@click.argument("provider", type=click.Choice([*_KEYLESS, *_KEYED, _OTHER]))
+@click.argument("provider", metavar="PROVIDER", type=click.Choice([*_KEYLESS, *_KEYED, _OTHER]))
 @click.option(
     "--id", "provider_id", metavar="NAME", default="", help="Name of the entry; the provider's by default."
 )
@@ -125,7 +125,8 @@ def connect_provider(
 ) -> Answer:
     """Check a provider, and write its entry into the configuration if the check passes.
 
-    Then its list of models is read; they serve as it lists them. A key is checked where it will be sent, and
+    PROVIDER is ollama, localai, openai, groq, together, anthropic, or generic for any other server of OpenAI's
+    dialect. Its list of models is read; they serve as it lists them. A key is checked where it will be sent, and
     nowhere else. Nothing is written where that cannot be reached or refuses it.
     """
     from palyra.config.edit import Append

@@ -46,10 +46,6 @@ def models() -> None:
     """Show models, providers and their health, and try them."""
 
 
-for _command in (set_model, connect_provider, test_models, discover_models, force_circuit, explain_models):
-    models.add_command(_command)
-
-
 @models.command(
     "list",
     examples=[
@@ -272,3 +268,7 @@ def _key_word(one: ProviderAnswer, now_us: int) -> Styled:
         return Styled(f"rests until {ago(one.credential_until_us or 0, now_us)}", "warn")
     words = one.credential.replace("_", " ")
     return Styled(words, "good" if one.credential == "ready" else "bad")
+
+
+for _command in (connect_provider, set_model, test_models, discover_models, force_circuit, explain_models):
+    models.add_command(_command)
