@@ -36,9 +36,9 @@ _AXES = {
     "context": "size",
 }
 _WHY = {
-    "nothing_compared": "there was nothing that it could have changed",
-    "no_value_flips": "no value of it alone changes the decision",
-    "price_unknown": "a model without a price cannot be compared; palyra pricing missing names it",
+    "nothing_compared": "had no part in it",
+    "no_value_flips": "no value alone changes the decision",
+    "price_unknown": "a model has no price to compare by: palyra pricing missing",
 }
 
 
@@ -54,7 +54,7 @@ def show_choice(page: Page, choice: ChoiceAnswer, decided_us: int, *, has_rules:
     if choice.complexity_bp is not None:
         parts = ", ".join(f"{name} {count(part)}" for name, part in choice.score_parts.items() if part)
         rows.append(("complexity", f"{count(choice.complexity_bp)} of 10,000{f' · {parts}' if parts else ''}"))
-    if choice.recommended:
+    if choice.recommended and choice.recommended != choice.served:
         rows.append(("would take", choice.recommended))
     if choice.reason_codes:
         rows.append(("because", ", ".join(code.replace("_", " ") for code in choice.reason_codes)))
@@ -70,8 +70,7 @@ def show_choice(page: Page, choice: ChoiceAnswer, decided_us: int, *, has_rules:
         page.title("Rules about usage")
         page.table(RULES, [rule_row(model, one) for model, one in rules.values()], indent=2)
     if choice.flips:
-        page.title("What would flip it")
-        page.fields([(_AXES[one.axis], _flip(one, choice, page)) for one in choice.flips], indent=2)
+        _show_flips(page, choice)
 
 
 _COLUMNS = [
@@ -126,9 +125,18 @@ def rule_row(model: RankedAnswer | CheckedModel, one: EvaluationAnswer) -> tuple
     )
 
 
+def _show_flips(page: Page, choice: ChoiceAnswer) -> None:
+    page.title("What would flip it")
+    page.fields([(_AXES[one.axis], _flip(one, choice, page)) for one in choice.flips if one.value is not None], 2)
+    idle: dict[str, list[str]] = {}
+    for one in choice.flips:
+        if one.value is None:
+            idle.setdefault(one.why, []).append(_AXES[one.axis])
+    for why, axes in idle.items():
+        page.line(Styled(f"{', '.join(axes)}: {_WHY.get(why, why)}", "dim"), indent=2)
+
+
 def _flip(one: FlipAnswer, choice: ChoiceAnswer, page: Page) -> list[Piece]:
-    if one.value is None:
-        return [Styled(_WHY.get(one.why, one.why), "dim")]
     then = f"would recommend {one.recommended}"
     if one.served != choice.served:
         is_model = "/" in one.served

@@ -161,6 +161,25 @@ def _show_routing(page: Page, routing: RoutingAnswer, report: RunReport) -> None
         ],
         indent=2,
     )
+    if routing.plan:
+        _show_plan(page, routing)
+    if routing.excluded:
+        page.title("Left out")
+        page.fields(
+            (
+                (
+                    where(one.provider_id, one.model_id),
+                    exclusion_words(one.excluded_by, one.figures, report.admitted_us, page.zone),
+                )
+                for one in routing.excluded
+            ),
+            indent=2,
+        )
+    if routing.verdicts:
+        _show_credentials(page, routing, report.admitted_us)
+
+
+def _show_plan(page: Page, routing: RoutingAnswer) -> None:
     page.title("Plan")
     columns = [
         Column("", align="right"),
@@ -184,20 +203,6 @@ def _show_routing(page: Page, routing: RoutingAnswer, report: RunReport) -> None
         asked, cap = routing.output_requested_tokens, routing.output_cap_tokens
         lowered = f", lowered to {count(cap)}" if cap is not None and cap < asked else ""
         page.line(f"output maximum {count(asked)} tokens{lowered}", indent=2)
-    if routing.excluded:
-        page.title("Left out")
-        page.fields(
-            (
-                (
-                    where(one.provider_id, one.model_id),
-                    exclusion_words(one.excluded_by, one.figures, report.admitted_us, page.zone),
-                )
-                for one in routing.excluded
-            ),
-            indent=2,
-        )
-    if routing.verdicts:
-        _show_credentials(page, routing, report.admitted_us)
 
 
 def _show_credentials(page: Page, routing: RoutingAnswer, then_us: int) -> None:

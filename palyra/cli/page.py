@@ -99,7 +99,9 @@ class Page:
                 self._write(" " * indent + self._painted([first, Styled(_GAP), *pieces]).rstrip())
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[Text]], indent: int = 0) -> None:
-        """Print a table; columns without any value are left out."""
+        """Print a table; columns without any value are left out, and a table without rows is nothing."""
+        if not rows:
+            return
         cells = [[pieces_of(cell) for cell in row] for row in rows]
         kept = [at for at in range(len(columns)) if any(_plain(row[at]) for row in cells)]
         widths = {

@@ -90,6 +90,8 @@ def exclusion_words(by: str, figures: Mapping[str, int], decided_us: int, zone: 
         return f"would pass the limit of '{need}'"
     if rule in _FULL:
         return _FULL[rule]
+    if rule == "unpriced":
+        return "has no price, and a rule stops what has none"
     if rule == "disabled":
         return "disabled in the configuration"
     if rule == "model_unavailable":

@@ -291,8 +291,9 @@ Models
 
 What would flip it
   size  an input of about 127,951 tokens instead of 100 → refused with context_window_exceeded
-  price, time, complexity: no value alone changes the decision
+  price: a model has no price to compare by: palyra pricing missing
   budget: had no part in it
+  time, complexity: no value alone changes the decision
 
 Cost
      PROVIDER / MODEL  TIER      PRICE     COST

@@ -185,6 +185,13 @@ def test_a_table_is_cut_on_terminals_only(monkeypatch: pytest.MonkeyPatch) -> No
     assert "xxxxxxx…" in stream.getvalue()
 
 
+def test_a_table_without_rows_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even its titles."""
+    page, stream = _printed(None, monkeypatch)
+    page.table([Column("NAME")], [])
+    assert stream.getvalue() == ""
+
+
 def test_values_go_on_below_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     """A long value is wrapped under its own beginning on a terminal, and stays one line in a file."""
     page, stream = _printed(30, monkeypatch)
