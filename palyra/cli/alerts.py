@@ -60,7 +60,7 @@ def list_alerts(call: Call, is_all: bool) -> Answer:
 
     def show_all(page: Page) -> None:
         if not shown:
-            page.line(Styled("nothing that somebody should know", "good"))
+            page.line(Styled("Nothing that somebody should know.", "good"))
             return
         show_alerts(page, shown, asked.now_us)
 

@@ -65,7 +65,7 @@ def list_approvals(call: Call, state: Any) -> Answer:
 
     def show_all(page: Page) -> None:
         if not asked.found.items:
-            page.line(Styled("nobody asks to pass a limit", "dim"))
+            page.line(Styled("Nobody asks to pass a limit.", "dim"))
             return
         columns = [
             Column("REQUEST"),

@@ -109,7 +109,7 @@ def _show(page: Page, found: BudgetCheckAnswer) -> None:
         page.table(RULES, rules)
     else:
         page.line()
-        page.line(Styled("no rule applies", "dim"))
+        page.line(Styled("No rule applies.", "dim"))
 
 
 def _figures(one: EstimateAnswer) -> list[str | Styled]:

@@ -54,7 +54,7 @@ def list_budgets(call: Call) -> Answer:
 
     def show_rules(page: Page) -> None:
         if not asked.found.items:
-            page.line(Styled("no rules: nothing is limited", "dim"))
+            page.line("No rules, so nothing is limited. ", Styled("palyra budgets set makes one.", "dim"))
             return
         columns = [
             Column("RULE", is_cut=True),
@@ -124,7 +124,7 @@ def status(call: Call, policy: str | None) -> Answer:
             page.line(Styled(one.policy.policy_id, "bold"))
             _show_budget(page, one, all_.now_us)
         if not all_.found.items:
-            page.line(Styled("no rules: nothing is limited", "dim"))
+            page.line("No rules, so nothing is limited. ", Styled("palyra budgets set makes one.", "dim"))
 
     return all_.answer(show_all)
 
@@ -174,7 +174,7 @@ def _said(one: BudgetAnswer, name: str, value: Any) -> str:
 
 def _show_budget(page: Page, one: BudgetAnswer, now_us: int) -> None:
     if not one.status:
-        page.line(Styled("nothing used", "dim"))
+        page.line(Styled("Nothing used.", "dim"))
         return
     columns = [
         Column("WHO", is_cut=True),
@@ -224,7 +224,7 @@ def holds(call: Call, policy: str) -> Answer:
 
     def show_holds(page: Page) -> None:
         if not asked.found.items:
-            page.line(Styled("nothing is held", "dim"))
+            page.line(Styled("Nothing is held.", "dim"))
             return
         columns = [
             Column("RUN"),

@@ -59,7 +59,7 @@ def status(call: Call) -> Answer:
 
 def _show_figures(page: Page, asked: Asked[FiguresAnswer], durability: str) -> None:
     figures, now_us = asked.found, asked.now_us
-    snapshots = counted(figures.snapshots_count, "snapshot")
+    snapshots = count(figures.snapshots_count) if figures.snapshots_count else "none"
     if figures.newest_snapshot_position is not None:
         snapshots += f" · newest at {count(figures.newest_snapshot_position)} · {size(figures.snapshots_bytes)}"
     of_the_log: list[tuple[str, Text]] = [

@@ -83,7 +83,7 @@ def missing(call: Call) -> Answer:
 
     def show_missing(page: Page) -> None:
         if not answer.missing:
-            page.line(Styled("every model has a price", "good"))
+            page.line(Styled("Every model has a price.", "good"))
             return
         page.table(
             [Column("MODEL", is_cut=True), Column("PROVIDER", is_cut=True)],

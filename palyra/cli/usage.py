@@ -272,12 +272,12 @@ def _show_summary(page: Page, found: SummaryAnswer) -> None:
         page.fields([("before  ", f"{count(before.runs)} requests · {text} in as much time before")])
     spent = [one for one in found.timeline if one.runs or one.total_tokens]
     if spent:
-        page.title(f"by {found.bucket}")
+        page.title(f"By {found.bucket}")
         keys = [Field(f"{found.bucket}_start_us", "instant")]
         rows = [{f"{found.bucket}_start_us": one.start_us, **flat(one)} for one in spent]
         show_groups(page, keys, rows, page.zone)
     if found.budgets:
-        page.title("budgets")
+        page.title("Budgets")
         show_budgets(page, found.budgets)
 
 

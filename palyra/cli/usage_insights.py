@@ -61,34 +61,34 @@ def _show(page: Page, found: InsightsAnswer, now_us: int) -> None:
 
     show_totals(page, flat(found.totals), window_line(page, found.window))
     if found.alerts:
-        page.title("alerts")
+        page.title("Alerts")
         show_alerts(page, found.alerts, now_us)
     if found.model_mix:
-        page.title("models")
+        page.title("Models")
         rows = [[one.model_id, one.provider_id, *_figures(one)] for one in found.model_mix]
         page.table([Column("MODEL", is_cut=True), Column("PROVIDER", is_cut=True), *_SHARES], rows)
     if found.scope_mix:
-        page.title("kinds of work")
+        page.title("Kinds of work")
         page.table([Column("FROM"), *_SHARES], [[one.name, *_figures(one)] for one in found.scope_mix])
     if [one.name for one in found.class_mix] != [one.name for one in found.scope_mix]:
-        page.title("as routing took it")
+        page.title("As routing took it")
         page.table([Column("CLASS"), *_SHARES], [[one.name, *_figures(one)] for one in found.class_mix])
     if found.providers:
         _show_providers(page, found.providers)
     if found.routing.decisions:
-        page.title("routing")
+        page.title("Routing")
         show_figures(page, found.routing)
     if found.calibration:
         _show_calibration(page, found.calibration)
     if found.budgets:
-        page.title("budgets")
+        page.title("Budgets")
         show_budgets(page, found.budgets)
 
 
 def _show_providers(page: Page, found: list[ProviderShare]) -> None:
     from palyra.cli.usage_tables import money
 
-    page.title("providers")
+    page.title("Providers")
     columns = [
         Column("PROVIDER", is_cut=True),
         *_SHARES,
@@ -119,7 +119,7 @@ def _show_calibration(page: Page, found: list[CalibrationAnswer]) -> None:
     known = [one for one in found if one.samples or one.cost_samples]
     if not known:
         return
-    page.title("estimates beside what came of them")
+    page.title("Estimates beside what came of them")
     columns = [
         Column("MODEL", is_cut=True),
         Column("PROVIDER", is_cut=True, spare=1),

@@ -128,14 +128,14 @@ def _show(page: Page, found: Reconciled, applied_count: int, apply: bool) -> Non
         ]
     )
     if found.classes:
-        page.title("what it is made of")
+        page.title("What it is made of")
         rows = [
             (one.kind, count(one.count), usd(one.amount_nanousd), f"{one.share_bp / 100:.0f} %", _WORDS[one.kind])
             for one in found.classes
         ]
         columns = [Column("CLASS"), Column("COUNT", align="right"), Column("AMOUNT", align="right")]
         page.table([*columns, Column("SHARE", align="right"), Column("MEANING", spare=1)], rows)
-        page.title("differences")
+        page.title("Differences")
         columns = [
             Column("CLASS"),
             Column("AT"),
@@ -256,7 +256,7 @@ def _show_verified(page: Page, found: UsageVerified) -> None:
     )
     finding = found.finding
     if finding is None:
-        page.line(Styled("every row costs what its tokens do, and every sum is that of its rows", "good"))
+        page.line(Styled("Every row costs what its tokens do, and every sum is that of its rows.", "good"))
         return
     told = ["unknown" if amount is None else count(amount) for amount in (finding.expected, finding.found)]
     page.line()

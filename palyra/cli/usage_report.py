@@ -194,7 +194,7 @@ def _put_table(call: Call, out: str | None, table: Table, asked: Asked, moment: 
 
 
 def _show(page: Page, table: Table, asked: Asked, moment: Moment) -> None:
-    from palyra.cli.render import count
+    from palyra.cli.render import clock, count
     from palyra.cli.usage_tables import show_groups, show_rows, show_totals
 
     scope, names = asked.scope, [column.name for column in table.columns]
@@ -216,7 +216,8 @@ def _show(page: Page, table: Table, asked: Asked, moment: Moment) -> None:
         else:
             show_totals(page, rows[0], window)
     page.line()
-    page.line(Styled(f"position {count(moment.position)} · journal file", "dim"))
+    seen = clock(moment.as_of_us, scope.zone)
+    page.line(Styled(f"position {count(moment.position)} · {seen} · journal file", "dim"))
 
 
 def window_text(scope: Scope) -> str:
@@ -224,4 +225,5 @@ def window_text(scope: Scope) -> str:
     from palyra.cli.render import instant
 
     start, end = (instant(us, scope.zone) for us in (scope.from_us, scope.to_us))
-    return f"{start} to {end} ({scope.zone})"
+    named = str(scope.zone)
+    return f"{start} to {end}" if named == "local" else f"{start} to {end} ({named})"

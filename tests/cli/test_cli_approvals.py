@@ -34,7 +34,7 @@ def copied(day: Cli, tmp_path: Path) -> Cli:
 
 def test_nobody_asks(day: Cli) -> None:
     """An empty list says so; a name that is none is not found."""
-    assert "nobody asks" in day("approvals", "list").out
+    assert "Nobody asks" in day("approvals", "list").out
     assert day("approvals", "show", "4f1c").status == 8
 
 

@@ -58,4 +58,4 @@ def test_without_rules_and_prices(copied: Cli) -> None:
     """Unknown is not zero."""
     out = copied("budgets", "check").out
     assert "unknown" in out
-    assert "no rule applies" in out
+    assert "No rule applies." in out

@@ -131,7 +131,7 @@ def test_status_of_the_file(day: Cli) -> None:
     shown = day("journal", "status").out
     for line in (
         f"witness     position {day.head} · 9 s ago · agrees",
-        f"snapshots   1 snapshot · newest at {day.head // 2}",
+        f"snapshots   1 · newest at {day.head // 2}",
         "attempt.started           8",
         f"growth      {day.head} events in the last 24 h",
     ):
