@@ -166,6 +166,7 @@ class Daemon(Face):
     @property
     def client_key(self) -> str:
         """What they take as `api_key`."""
+        self._need_start()
         return self._client_key.reveal()
 
     # -- start

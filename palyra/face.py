@@ -17,7 +17,10 @@ from palyra.supervisor.bridge import TrioGuest
 
 
 class Face:
-    """The part of a daemon that is only looked at; `palyra.app.Daemon` has the rest."""
+    """The part of a daemon that is only looked at; `palyra.app.Daemon` has the rest.
+
+    Before the start there is no URL, no key and no journal, and whoever asks for one gets a `RuntimeError`.
+    """
 
     _home: Home
     core: Core
@@ -32,6 +35,7 @@ class Face:
     @property
     def url(self) -> str:
         """Where the API is served, without a path: `http://127.0.0.1:54321`."""
+        self._need_start()
         return self.server.url
 
     @property
@@ -42,6 +46,7 @@ class Face:
     @property
     def journal(self) -> LiveJournal:
         """The journal, for reading: `async for recorded in daemon.journal`."""
+        self._need_start()
         return LiveJournal(self.core.journal)
 
     async def state_at(self, position: int | None = None) -> State:
@@ -60,6 +65,10 @@ class Face:
     def finished(self) -> asyncio.Future[Any]:
         """Done when the supervision tree has died, which must end the daemon."""
         return self.guest.finished
+
+    def _need_start(self) -> None:
+        if not hasattr(self, "server"):
+            raise RuntimeError("this daemon has not started: enter it with 'async with', or await its start()")
 
     def loop_stacks(self) -> Iterator[tuple[str, str]]:
         """Yield name and stack of each supervised loop; none before they have started."""

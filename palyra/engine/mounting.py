@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from palyra.errors import ConfigInvalid
+from palyra.errors import ConfigInvalid, reason_of
 from palyra.wire.dialects import DIALECT_ROWS
 from palyra.wire.fixtures import BadFixture, read_lines
 
@@ -27,7 +27,9 @@ def mount_fixtures(
     file = Path(path)
     try:
         recorded = read_lines(file.read_bytes())
-    except (OSError, BadFixture) as exc:
+    except OSError as exc:
+        raise ConfigInvalid(f"{file} cannot be replayed: {reason_of(exc)}") from exc
+    except BadFixture as exc:
         raise ConfigInvalid(f"{file} cannot be replayed: {exc}") from exc
     roles = {(one.model, "chat" if one.surface in DIALECT_ROWS else one.surface): None for one in recorded}
     provider = {
