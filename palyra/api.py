@@ -7,16 +7,19 @@ the daemon that a program embeds. Nothing here ever writes, locks, or acts on wh
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import UTC
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
 from palyra.engine.codec import to_recorded
 from palyra.engine.core import load_state
 from palyra.engine.replay import fold_file
+from palyra.engine.reports.scope import Filters, groups_of, scope_of
+from palyra.engine.reports.tables import Asked, Dataset, table_of
 from palyra.errors import JournalDamaged, JournalError
 from palyra.events.base import Recorded
 from palyra.journal.port import Head, Journal, Row
@@ -116,6 +119,33 @@ class OpenedJournal:
         """
         stream = f"run-{run_id}" if run_id.isalnum() else ""
         return _view(run_id, [_recorded(row) for rows in self._reader.stream(stream) for row in rows])
+
+    def report(
+        self,
+        dataset: Dataset = "summary",
+        *,
+        group_by: Sequence[str] = (),
+        from_: str = "",
+        to: str = "",
+        timezone: str = "UTC",
+        bucket: str = "auto",
+        **only: str,
+    ) -> Iterator[dict[str, Any]]:
+        """Return the rows of `palyra usage report` by the names of their columns: `report(group_by=["model"])`.
+
+        Amounts are nano-USD, instants microseconds. A window is written as there (`2026-11-01`, `-7d`); by default
+        it is the 30 days before the last event. `only` narrows it: `principal_id`, `key_id`, `session_id`,
+        `agent_id`, `provider_id`, `model_id`, `endpoint`, `origin`.
+
+        Raises `Refused` for what cannot be asked for, and `TypeError` for another name.
+        """
+        now_us = self.head.recorded_at_us
+        filters = Filters(**only)
+        scope = scope_of(from_=from_, to=to, timezone=timezone, zone=UTC, now_us=now_us, filters=filters)
+        asked = Asked(dataset, scope, groups_of(group_by), bucket)
+        table = table_of(self._reader, asked, self.state_at, now_us)
+        names = [column.name for column in table.columns]
+        return (dict(zip(names, row, strict=True)) for row in table.rows)
 
 
 class LiveJournal:

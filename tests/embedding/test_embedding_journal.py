@@ -97,6 +97,22 @@ def test_one_run_as_its_events_tell_it(path: Path) -> None:
             assert caught.value.code == "run_not_found"
 
 
+def test_a_report_without_a_command(path: Path) -> None:
+    """The rows of `palyra usage report`, as they are read; what cannot be asked for is refused at once."""
+    with palyra.open_journal(path) as journal:
+        (whole,) = journal.report()
+        by_model = list(journal.report(group_by=["model"]))
+        assert whole["runs"] == sum(row["runs"] for row in by_model) > 0
+        (model,) = {row["model_id"] for row in by_model if row["model_id"]}
+        (narrowed,) = journal.report(model_id=model)
+        assert narrowed["input_tokens"] == whole["input_tokens"]
+        assert [row["run_id"] for row in journal.report("runs")] == [SERVED, OPEN]
+        with pytest.raises(palyra.PalyraError, match="'colour' is nothing to group by"):
+            journal.report(group_by=["colour"])
+        with pytest.raises(TypeError):
+            journal.report(modle_id=model)
+
+
 def test_nothing_is_written(path: Path) -> None:
     """After every kind of question the directory holds the same files with the same bytes."""
 
