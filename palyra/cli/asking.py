@@ -18,11 +18,13 @@ from palyra.cli.frame import Answer, At, Notice
 from palyra.cli.page import Page
 from palyra.cli.progress import Progress
 from palyra.cli.reading import file_of_journal, origin_of
+from palyra.config.schema import is_zone
 from palyra.engine.clock import SystemClock
 from palyra.engine.console.changes import Change, DaemonNotRunning
 from palyra.engine.console.file import ask_file
 from palyra.engine.console.frame import Items, JournalFiles, ListParams, Params, Question, Told
 from palyra.engine.questions import Answer as Found
+from palyra.errors import PalyraError
 from palyra.journal.lock import LockState, read_lock
 from palyra.projections.state import State
 
@@ -106,9 +108,12 @@ def ask(call: Call, question: Question[ParamsT, FoundT], params: ParamsT) -> Ask
 
 
 def zone_name(call: Call) -> str:
-    """Return the asker's zone by a name that a daemon understands, which may run in another one."""
-    configured = call.loaded.config.cli.timezone
-    return (os.environ.get("TZ", "").lstrip(":") or configured) if configured == "local" else configured
+    """Return the asker's zone by a name that a daemon understands, which may run in another one.
+
+    TZ may hold a file or a rule as well, which have none.
+    """
+    configured, own = call.loaded.config.cli.timezone, os.environ.get("TZ", "").lstrip(":")
+    return own if configured == "local" and own and is_zone(own) else configured
 
 
 def change(call: Call, change: Change[ParamsT, FoundT], params: ParamsT) -> Asked[FoundT]:
@@ -169,8 +174,16 @@ def _asked(
     asked_us: int,
 ) -> Asked[FoundT]:
     at = told.at
+    try:
+        found = msgspec.json.decode(told.data, type=thing.reply)
+    except msgspec.ValidationError as exc:
+        raise PalyraError(
+            "The daemon that runs is of another release than this program, and answers otherwise.",
+            hint="start it again; --offline reads the journal's file meanwhile",
+            code="unsupported_version",
+        ) from exc
     return Asked(
-        found=msgspec.json.decode(told.data, type=thing.reply),
+        found=found,
         data=msgspec.json.decode(told.data, type=dict[str, Any]),
         at=At(journal_id=at.journal_id, position=at.position, as_of_us=at.as_of_us, source=source),
         origin=origin,

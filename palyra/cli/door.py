@@ -82,7 +82,10 @@ class Door:
 
     def _exchange(self, method: str, target: str, body: bytes | None, timeout_s: float) -> Told:
         data = self._send(method, target, body, timeout_s)
-        return Told(msgspec.json.decode(data, type=_Placed).at, data)
+        try:
+            return Told(msgspec.json.decode(data, type=_Placed).at, data)
+        except msgspec.DecodeError as exc:
+            raise PalyraError(f"What answers is no daemon ({self.origin}).", code="daemon_not_running") from exc
 
     def _send(self, method: str, target: str, body: bytes | None, timeout_s: float) -> bytes:
         connection = self.connect(timeout_s)

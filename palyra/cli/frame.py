@@ -6,6 +6,7 @@ text of a message is never searched for words.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ import msgspec
 
 from palyra.cli.page import Page, Styled
 from palyra.cli.render import clean, clock, count, instant
-from palyra.errors import CODES, PalyraError, Refused
+from palyra.errors import CODES, PalyraError, Refused, reason_of
 from palyra.redaction import redact_text
 from palyra.units import usd_of
 
@@ -189,9 +190,11 @@ def fail(error: BaseException, *, command: str, as_json: bool, is_verbose: bool)
 
 
 def as_palyra_error(error: BaseException) -> PalyraError:
-    """Return the error as one of ours: a path that cannot be used, or a bug."""
+    """Return the error as one of ours: a path that cannot be used, a disk that is full, or a bug."""
     if isinstance(error, PalyraError):
         return error if error.code in CODES else PalyraError(str(error), hint=error.hint, code="internal")
     if isinstance(error, OSError) and error.filename is not None:
         return PalyraError(f"{os.fspath(error.filename)}: {error.strerror}", code="bad_path")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return PalyraError(f"There is no room for what is to be written: {reason_of(error)}.", code="needs_space")
     return PalyraError(f"palyra has a bug: {type(error).__name__}: {error}", code="internal")

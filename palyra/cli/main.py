@@ -105,16 +105,33 @@ def program() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _fill_closed_streams()
     try:
         status = _run(given)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # Whoever read has seen enough. What is left in the buffer must not fail again when the program ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_output_go()
         return 0
+    except OSError as error:
+        from palyra.cli.frame import fail
+
+        _let_output_go()
+        return fail(error, command="", as_json=False, is_verbose=False)
     return status
+
+
+def _fill_closed_streams() -> None:
+    """Let what is printed go nowhere where somebody has closed standard output or error."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (it lives as long as we do)
+
+
+def _let_output_go() -> None:
+    """Forget what is left in the buffer, which must not fail again when the program ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:

@@ -165,14 +165,21 @@ def _fit(columns: Sequence[Column], widths: dict[int, int], room: int) -> None:
 
 def _wrapped(pieces: Sequence[Styled], room: int) -> list[list[Styled]]:
     """Cut a value into lines at its spaces; a word that is longer than a line stays whole."""
+    words: list[list[Styled]] = [[]]
+    for piece in pieces:
+        first, *others = piece.text.split(" ")
+        words[-1].append(Styled(first, piece.style))
+        words += [[Styled(part, piece.style)] for part in others]
     lines: list[list[Styled]] = [[]]
     used = 0
-    for piece in pieces:
-        for number, word in enumerate(piece.text.split(" ")):
-            gap = " " if number else ""
-            if used and gap and used + 1 + width_of(word) > room:
-                lines.append([])
-                used, gap = 0, ""
-            lines[-1].append(Styled(gap + word, piece.style))
-            used += len(gap) + width_of(word)
+    for word in words:
+        width = width_of(_plain(word))
+        if used and used + 1 + width > room:
+            lines.append([])
+            used = 0
+        elif used:
+            lines[-1].append(Styled(" "))
+            used += 1
+        lines[-1] += word
+        used += width
     return lines

@@ -342,6 +342,25 @@ def test_a_closed_pipe_is_quiet(day: Cli) -> None:
     assert (ran.returncode, ran.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    ("to", "status", "said"),
+    [
+        (">&-", 0, b""),
+        ("2>&-", 0, b""),
+        (">/dev/full", 7, b"error: There is no room for what is to be written: No space left on device."),
+    ],
+)
+def test_whatever_the_output_is_there_is_no_traceback(to: str, status: int, said: bytes) -> None:
+    """Closed, it takes nothing; full, it is an error with a code."""
+    ran = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" -m palyra version {to}', sys.executable],
+        capture_output=True,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr.partition(b"\n")[0]) == (status, said)
+
+
 def test_an_interrupt_ends_with_130(day: Cli) -> None:
     """Ctrl-C while following ends with 130 and without a traceback."""
     with _popen(day, "journal", "tail", "-f", "-n", "1") as process:

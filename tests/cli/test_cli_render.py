@@ -197,6 +197,9 @@ def test_values_go_on_below_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     page, stream = _printed(30, monkeypatch)
     page.fields([("name", "one two three four five six"), ("b", [Styled("x", "bold"), " y"])])
     assert stream.getvalue() == "name  one two three four five\n      six\nb     x y\n"
+    page, stream = _printed(30, monkeypatch)
+    page.fields([("name", ["one two three four", " ", Styled("→", "accent"), " ", "sixteen", "th"])])
+    assert stream.getvalue() == "name  one two three four →\n      sixteenth\n"
     page, stream = _printed(None, monkeypatch)
     page.fields([("name", "word " * 40)])
     assert stream.getvalue().count("\n") == 1
