@@ -9,12 +9,17 @@ from typing import Any
 
 import freezegun
 import pytest
+from hypothesis import settings
 
 freezegun.configure(extend_ignore_list=["trio", "outcome"])
 
 # Hundreds of programs are started here: each would compile all that it imports where an image turns this off.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# Tests time nothing: an example that the machine is slow over says nothing about the code.
+settings.register_profile("palyra", deadline=None, print_blob=True)
+settings.load_profile("palyra")
 
 
 @pytest.hookimpl(tryfirst=True)

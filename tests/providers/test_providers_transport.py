@@ -149,7 +149,7 @@ async def answer_in_cuts(way: str, cuts: Sequence[int]) -> None:
         assert server.made_count == (2 if way == "close" else 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(way=st.sampled_from(sorted(WAYS)), cuts=st.sets(st.integers(1, 1_000), max_size=12))
 def test_random_cuts_on_the_wire(way: str, cuts: set[int]) -> None:
     """However an answer is cut into segments, its bytes are the same."""

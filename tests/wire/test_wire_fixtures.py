@@ -151,7 +151,7 @@ def test_what_has_the_shape_of_a_secret_is_taken_out() -> None:
 _BODY = b'data: {"model":"gpt-x","n":1}\n\ndata: {"model" : "gpt-x"}\n\ndata: {"x":"gpt-x"}\n\n'
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, len(_BODY)), max_size=12), st.sampled_from(["gpt", "much-longer-than-it", "gpt-x"]))
 def test_another_name_wherever_the_pieces_are_cut(bounds: list[int], model: str) -> None:
     """The model's name is the asked one; there are as many pieces as there were, and nothing else has changed."""

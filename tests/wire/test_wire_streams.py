@@ -63,7 +63,7 @@ def check(client: Dialect, upstream: Dialect, said: Answer, places: list[int], n
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(places=cuts)
 def test_a_stream_folds_to_the_unary_answer(
     client: Dialect, upstream: Dialect, name: str, places: list[int]
@@ -73,7 +73,7 @@ def test_a_stream_folds_to_the_unary_answer(
 
 
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(said=answers, places=cuts)
 @example(said=answer(Reasoning(text="0", vendor="other", raw=b'{"x":1}'), Text(text=" "), call()), places=[])
 def test_any_mixture_folds_to_the_unary_answer(
@@ -109,7 +109,7 @@ def interleaved(said: Answer, order: random.Random) -> list[Event]:
 
 @pytest.mark.parametrize("client", DIALECTS)
 @pytest.mark.parametrize("upstream", ["chat", "responses"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(order=st.randoms(use_true_random=False), places=cuts)
 def test_interleaved_calls_fold_to_the_unary_answer(
     client: Dialect, upstream: Dialect, order: random.Random, places: list[int]
@@ -186,7 +186,7 @@ def test_the_goldens_hold_every_event(dialect: Dialect) -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(noise=st.binary(max_size=200), place=st.integers(0, 3_000), name=st.sampled_from(sorted(CASES)))
 def test_noise_in_a_stream_breaks_nothing(dialect: Dialect, noise: bytes, place: int, name: str) -> None:
     """Whatever arrives: events, an error of the provider's, or a refusal to read on; never anything else."""
@@ -210,7 +210,7 @@ values = st.recursive(
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(value=values)
 def test_any_json_is_an_answer_or_is_malformed(dialect: Dialect, value: object) -> None:
     """Members of the right names with anything in them, as a whole answer and as an event."""
@@ -227,7 +227,7 @@ def test_any_json_is_an_answer_or_is_malformed(dialect: Dialect, value: object) 
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(value=st.dictionaries(st.sampled_from(KEYS), values, max_size=6), url=st.text(max_size=30))
 def test_any_json_is_a_request_or_is_refused(dialect: Dialect, value: dict[str, object], url: str) -> None:
     """And what was read can be written in every dialect, or is refused by name."""

@@ -80,7 +80,7 @@ def test_what_is_no_transcript(body: bytes) -> None:
 _TIMES = st.integers(0, 359_999_999)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(_TIMES, _TIMES, st.text(max_size=5)), min_size=1, max_size=5))
 def test_times_survive_the_long_way(rows: list[Any]) -> None:
     """Written as JSON and read again every segment has its milliseconds."""
