@@ -14,6 +14,7 @@ from palyra.decisions.cache import NOT_ASKED, UNCACHEABLE
 from palyra.decisions.runs import AdmitRun, CacheAsk
 from palyra.engine.apart import Apart
 from palyra.engine.surfaces import PASSED_HEADERS, named_headers
+from palyra.errors import PalyraError
 from palyra.events.registry import Registry
 from palyra.limits import APART_BYTES
 from palyra.wire.canonical import body_digest
@@ -41,7 +42,10 @@ async def with_cache(
     digest = ""
     digesting = functools.partial(body_digest, without=NOT_ASKED)
     if not is_off and len(body) > APART_BYTES:
-        digest = await apart.do(len(body), apart.ask, digesting, body)
+        try:
+            digest = await apart.do(len(body), apart.ask, digesting, body)
+        except PalyraError:
+            is_off = True  # too much to be looked at once more: it is asked as if it were new
     elif not is_off:
         digest = await apart.do(len(body), digesting, body)
     if sent := _sent(headers, request.surface, registry):

@@ -56,8 +56,8 @@ class Apart:
         self._turn = asyncio.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._rest: asyncio.TimerHandle | None = None
-        #: Nobody waits any more for what the child is at.
-        self._is_given_up = False
+        #: Nobody waits any more for what the child is at, or it has taken too long over it.
+        self._is_given_up = self._is_late = False
 
     @property
     def pid(self) -> int | None:
@@ -82,7 +82,8 @@ class Apart:
     def ask(self, work: Callable[..., T], body: bytes, *arguments: Any) -> T:
         """Have the child call a function of a module with a body; called by work that `do` does, in its thread.
 
-        Raises what the function raises. A child that dies over it is started again, and asked once more.
+        Raises what the function raises. A child that dies over it is started again, and asked once more; one that
+        takes too long is not, for the next one would.
         """
         asked = pickle.dumps((work, arguments))
         for _ in range(2):
@@ -92,6 +93,8 @@ class Apart:
             self.close()
             if self._is_given_up:
                 raise PalyraError("Nobody waits for this large body any more.")
+            if self._is_late:
+                raise PalyraError(f"This large body was not read within {self._work_s:g} s.")
         else:
             raise PalyraError("The process that reads large bodies has died twice over this one.")
         value, error = pickle.loads(answered)
@@ -103,7 +106,8 @@ class Apart:
         child = self._child = self._child or start_child()
         assert child.stdin is not None
         assert child.stdout is not None
-        alarm = threading.Timer(self._work_s, child.kill)
+        self._is_late = False
+        alarm = threading.Timer(self._work_s, self._be_late)
         alarm.start()
         try:
             for part in (ASKED.pack(len(asked), len(body)), asked, body):
@@ -113,6 +117,11 @@ class Apart:
             return _read(child.stdout.read(size_bytes), size_bytes)
         finally:
             alarm.cancel()
+
+    def _be_late(self) -> None:
+        self._is_late = True
+        if self._child is not None:
+            self._child.kill()
 
     def _give_up(self) -> None:
         self._is_given_up = True

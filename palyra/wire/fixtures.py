@@ -8,6 +8,7 @@ all that a replay needs.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import re
@@ -159,18 +160,26 @@ def _of_form(request: SurfaceRequest) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Return a value of the neutral form as plain data; what is not set is left out."""
+    if isinstance(value, str) or value is None:
+        return value
     if isinstance(value, msgspec.Struct):
-        fields = {
-            field.name: _plain(held)
-            for field in msgspec.structs.fields(value)
-            if (held := getattr(value, field.name)) != field.default
-        }
-        return fields if isinstance(value, NeutralRequest) else {"kind": type(value).__name__.lower(), **fields}
+        plain = {} if isinstance(value, NeutralRequest) else {"kind": type(value).__name__.lower()}
+        for name, default in _fields(type(value)):
+            held = getattr(value, name)
+            if held != default:
+                plain[name] = _plain(held)
+        return plain
     if isinstance(value, bytes):
         return json.loads(value)
     if isinstance(value, dict):
         return {name: _plain(held) for name, held in value.items()}
     return [_plain(held) for held in value] if isinstance(value, (list, tuple)) else value
+
+
+@functools.cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[tuple[str, Any], ...]:
+    """Return the fields of a Struct and what each is where it is not set."""
+    return tuple((field.name, field.default) for field in msgspec.structs.fields(kind))
 
 
 def _number_calls(plain: dict[str, Any], neutral: NeutralRequest) -> None:

@@ -36,6 +36,13 @@ def test_order_and_spacing_do_not_count(value: dict[str, Any]) -> None:
     assert digest(json.dumps(value)) == digest(spaced)
 
 
+@pytest.mark.parametrize("odd", ['"b":1,"b":2', '"number":1', f'"b":1{"0" * 5_000}'])
+def test_order_and_spacing_do_not_count_in_odd_bodies(odd: str) -> None:
+    """A member that stands twice, a name that ours could be taken for, a number that is too long for one."""
+    assert digest(f'{{"a":0.5,{odd}}}') == digest(f'{{ {odd}, "a": 0.5}}')
+    assert digest(f'{{"a":0.5,{odd}}}') != digest('{"a":0.5}')
+
+
 def test_members_that_do_not_change_the_answer_do_not_count() -> None:
     """At the top; inside they are as good as any other."""
     assert digest('{"a":1}') == digest('{"stream":true,"a":1,"user":"x"}')
@@ -54,6 +61,9 @@ def test_members_that_do_not_change_the_answer_do_not_count() -> None:
         ('{"a":{"b":1}}', '{"a":[["b",1]]}'),
         ('{"a":null}', "{}"),
         ('{"a":99999999999999999999}', '{"a":99999999999999999998}'),
+        (f'{{"a":1{"0" * 5_000}}}', f'{{"a":2{"0" * 5_000}}}'),
+        ('{"a":0.5}', '{"a":{"number":"0.5"}}'),
+        ('{"a":0.5,"b":[1,1]}', '{"a":0.5,"b":[1,1.0]}'),
     ],
 )
 def test_what_a_provider_may_read_differently_is_not_alike(one: str, other: str) -> None:
