@@ -57,6 +57,9 @@ JSON_MEMBERS_MAX_COUNT = 1_000
 #: Messages and tools of one request.
 MESSAGES_MAX_COUNT = 10_000
 TOOLS_MAX_COUNT = 1_024
+#: Of the names of what was dropped, changed or lost, which others make up, so much is told.
+NAME_TOLD_MAX_CHARS = 64
+NAMES_TOLD_MAX_COUNT = 64
 #: Items of one embeddings request.
 EMBEDDING_INPUTS_MAX_COUNT = 2_048
 #: What a script reads as a request, and says again: it is for tests, and does so on its own.

@@ -45,8 +45,8 @@ def write_chat_call(request: NeutralRequest, target: Target) -> Prepared:
     cap_tokens = target.output_cap_tokens or request.output_max_tokens
     if cap_tokens is not None:
         body[target.ways.cap_field] = cap_tokens
-    if request.tools:
-        body["tools"] = [_tool(tool, target, changes) for tool in request.tools]
+    if request.offered_tools:
+        body["tools"] = [_tool(tool, target, changes) for tool in request.offered_tools]
         body.update(_choice(request, target))
     sampling = {"temperature": request.temperature, "top_p": request.top_p}
     body.update({name: value for name, value in sampling.items() if value is not None})

@@ -12,6 +12,7 @@ import msgspec
 
 from palyra.wire.cargo import OPAQUE, unpack
 from palyra.wire.decoding import MEMBERS, NULL, decode, read_or_none
+from palyra.wire.known import NOTHING, Shape
 from palyra.wire.neutral import (
     Audio,
     Blob,
@@ -30,6 +31,7 @@ from palyra.wire.neutral import (
     Text,
     Thinking,
     Tool,
+    choice_among,
 )
 
 #: Members that have a place of their own in the neutral form; every other one is a parameter.
@@ -37,8 +39,6 @@ _KNOWN = frozenset(
     "model messages max_tokens max_completion_tokens stream stream_options tools functions tool_choice"
     " function_call parallel_tool_calls stop temperature top_p response_format reasoning_effort".split()
 )
-#: Values that ask for nothing.
-_NOTHING = (b"null", b"false", b"[]", b"{}", b'""')
 _ONE_CHOICE, _TEXT_ONLY = b"1", b'["text"]'
 
 
@@ -71,7 +71,7 @@ class _Message(msgspec.Struct):
 
 
 class _Chat(msgspec.Struct):
-    messages: list[_Message]
+    messages: list[msgspec.Raw]
     model: str | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -129,8 +129,8 @@ class _Declared(msgspec.Struct):
 
 class _Tool(msgspec.Struct):
     type: str = "function"
-    function: _Declared | None = None
-    custom: _Declared | None = None
+    function: msgspec.Raw = NULL
+    custom: msgspec.Raw = NULL
 
 
 class _Named(msgspec.Struct):
@@ -142,6 +142,16 @@ class _Choice(msgspec.Struct):
     name: str = ""
     function: _Named | None = None
     custom: _Named | None = None
+    allowed_tools: _Allowed | None = None
+
+    @property
+    def named(self) -> str:
+        return (self.function or self.custom or self).name
+
+
+class _Allowed(msgspec.Struct):
+    mode: str = "auto"
+    tools: list[_Choice] = []
 
 
 class _Schema(msgspec.Struct):
@@ -157,10 +167,11 @@ class _Format(msgspec.Struct):
 
 
 _REQUEST = msgspec.json.Decoder(_Chat)
-_PART = msgspec.json.Decoder(_Part)
+_MESSAGE = Shape(_Message)
+_PART = Shape(_Part, types="text refusal image_url file input_audio")
 _DETAILS = msgspec.json.Decoder(list[_Detail])
-_TOOL = msgspec.json.Decoder(_Tool)
-_DECLARED = msgspec.json.Decoder(_Declared)
+_TOOL = Shape(_Tool, types="function custom")
+_DECLARED = Shape(_Declared)
 _WORD = msgspec.json.Decoder(str)
 _CHOICE = msgspec.json.Decoder(_Choice)
 _FORMAT = msgspec.json.Decoder(_Format)
@@ -172,13 +183,14 @@ def read_chat_request(body: bytes) -> NeutralRequest:
     marks: dict[str, None] = {}
     instructions: list[str] = []
     messages: list[Message] = []
-    for message in asked.messages:
+    for index, raw in enumerate(asked.messages):
+        message = _MESSAGE.demand(raw, marks, "messages", f"messages[{index}]")
         if message.role in ("system", "developer"):
             texts = [part.text for part in _parts(message.content, marks) if isinstance(part, Text)]
             instructions.append("".join(texts))
         else:
             messages.append(_message(message, marks))
-    tools, foreign_tools = _tools(asked)
+    tools, foreign_tools = _tools(asked, marks)
     stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
     effort = asked.reasoning_effort
     return NeutralRequest(
@@ -206,7 +218,7 @@ def _params(body: bytes) -> dict[str, bytes]:
     found = {}
     for name, value in MEMBERS.decode(body).items():
         raw = bytes(value)
-        if name in _KNOWN or raw in _NOTHING:
+        if name in _KNOWN or raw in NOTHING:
             continue
         if (name, raw) not in (("n", _ONE_CHOICE), ("modalities", _TEXT_ONLY), ("top_logprobs", b"0")):
             found[name] = raw
@@ -270,7 +282,7 @@ def _parts(content: str | list[msgspec.Raw] | None, marks: dict[str, None]) -> t
 
 
 def _part(raw: msgspec.Raw, marks: dict[str, None]) -> Part:
-    part = read_or_none(_PART, raw)
+    part = _PART.read(raw, marks, "content")
     if part is None:
         return Foreign(label="unknown", raw=bytes(raw))
     match part.type:
@@ -303,18 +315,19 @@ def blob_of_url(url: str) -> Blob:
     return Blob(url=url)
 
 
-def _tools(asked: _Chat) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+def _tools(asked: _Chat, marks: dict[str, None]) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
     tools: list[Tool] = []
     foreign: list[str] = []
     for raw in asked.tools or ():
-        tool = read_or_none(_TOOL, raw)
-        declared = None if tool is None else tool.custom or tool.function
-        if tool is None or declared is None:
-            foreign.append("unknown" if tool is None else tool.type)
+        tool = _TOOL.read(raw, marks, "tools") or _Tool(type="unknown")
+        custom = _DECLARED.read(tool.custom, marks, "tools.custom")
+        declared = custom or _DECLARED.read(tool.function, marks, "tools.function")
+        if declared is None:
+            foreign.append(tool.type)
         else:
-            tools.append(_tool(declared, is_freeform=tool.custom is not None))
+            tools.append(_tool(declared, is_freeform=custom is not None))
     for raw in asked.functions or ():
-        function = read_or_none(_DECLARED, raw)
+        function = _DECLARED.read(raw, marks, "functions")
         if function is not None:
             tools.append(_tool(function, is_freeform=False))
     return tuple(tools), tuple(dict.fromkeys(foreign))
@@ -340,8 +353,10 @@ def _read_choice(asked: _Chat) -> Choice | None:
     choice = read_or_none(_CHOICE, raw)
     if choice is None:
         return None
-    named = choice.function or choice.custom or _Named(name=choice.name)
-    return Choice(mode="named", name=named.name) if named.name else None
+    if choice.allowed_tools is not None:
+        allowed = choice.allowed_tools
+        return choice_among(allowed.mode, [one.named for one in allowed.tools])
+    return Choice(mode="named", name=choice.named) if choice.named else None
 
 
 def _read_format(wanted: _Format | None) -> Format | None:

@@ -27,10 +27,12 @@ def losses_by_target(request: NeutralRequest, policy: Policy = "rule") -> dict[s
 
 
 def changes_for(request: NeutralRequest, target: Dialect) -> Changes:
-    """Return what a writer begins with: everything that its dialect has no place for is dropped."""
+    """Return what a writer begins with: what its dialect has no place for is dropped, or done in its place."""
     changes, lost = Changes(), losses(request, target)
     for name in (*lost.refused, *lost.dropped):
         changes.drop(name)
+    if request.choice is not None and request.choice.among:
+        changes.emulate("tool_choice.allowed_tools")  # the others are not offered
     return changes
 
 

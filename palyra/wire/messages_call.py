@@ -58,8 +58,8 @@ def write_messages_call(request: NeutralRequest, target: Target) -> Prepared:
     if instructions:
         body["system"] = "\n\n".join(instructions)
     body["messages"] = [{"role": turn.role, "content": [_block(part) for part in turn.parts]} for turn in turns]
-    if request.tools:
-        body["tools"] = [_tool(tool, changes) for tool in request.tools]
+    if request.offered_tools:
+        body["tools"] = [_tool(tool, changes) for tool in request.offered_tools]
         body.update(_choice(request))
     body.update(_sampling(request, is_thinking=bool(thinking), changes=changes))
     if request.stop:

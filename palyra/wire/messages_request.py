@@ -18,9 +18,9 @@ from palyra.wire.decoding import (
     decode,
     kind_of,
     model_asked,
-    read_or_none,
 )
 from palyra.wire.errors import WireError
+from palyra.wire.known import Shape
 from palyra.wire.neutral import (
     Blob,
     Call,
@@ -128,12 +128,16 @@ class _OutputConfig(msgspec.Struct):
 
 
 _REQUEST = msgspec.json.Decoder(MessagesBody)
-_BLOCK = msgspec.json.Decoder(_Block)
-_TOOL = msgspec.json.Decoder(_Tool)
-_CHOICE = msgspec.json.Decoder(_Choice)
-_THINKING = msgspec.json.Decoder(_Thinking)
-_FORMAT = msgspec.json.Decoder(_Format)
-_OUTPUT_CONFIG = msgspec.json.Decoder(_OutputConfig)
+#: A call names who made it, which is the model.
+_BLOCK = Shape(
+    _Block, types="text image document tool_use tool_result thinking redacted_thinking", ignored="caller"
+)
+_TOOL = Shape(_Tool)
+_CHOICE = Shape(_Choice)
+_THINKING = Shape(_Thinking)
+_FORMAT = Shape(_Format)
+_OUTPUT_CONFIG = Shape(_OutputConfig)
+ROLES = ("user", "assistant", "system")
 _MODES = {"auto": "auto", "any": "required", "none": "none", "tool": "named"}
 
 
@@ -141,21 +145,24 @@ def read_messages_request(body: bytes) -> NeutralRequest:
     """Read a checked JSON object; raises `WireError` with the field at fault."""
     asked = decode(_REQUEST, body)
     _check(asked)
-    notes = _Notes()
-    messages = tuple(
-        Message(role=message.role, parts=_parts(message.content, notes))  # type: ignore[arg-type]
-        for message in asked.messages
-    )
-    tools, foreign_tools = _tools(asked.tools or [], notes)
-    choice = read_or_none(_CHOICE, asked.tool_choice)
-    config = read_or_none(_OUTPUT_CONFIG, asked.output_config) or _OutputConfig()
-    wanted = config.format or read_or_none(_FORMAT, asked.output_format)
-    instructions = [part.text for part in _parts(asked.system or [], notes) if isinstance(part, Text)]
+    marks: dict[str, None] = {}
+    instructions = _texts(asked.system, marks)
+    messages: list[Message] = []
+    for message in asked.messages:
+        if message.role == "system":
+            instructions += _texts(message.content, marks)
+        else:
+            messages.append(Message(role=message.role, parts=_parts(message.content, marks)))  # type: ignore[arg-type]
+    tools, foreign_tools = _tools(asked.tools or [], marks)
+    choice = _CHOICE.read(asked.tool_choice, marks, "tool_choice")
+    config = _OUTPUT_CONFIG.read(asked.output_config, marks, "output_config") or _OutputConfig()
+    wanted = config.format or _FORMAT.read(asked.output_format, marks, "output_format")
+    thinking = _THINKING.read(asked.thinking, marks, "thinking")
     return NeutralRequest(
         dialect="messages",
         model=model_asked(asked.model),
         instructions=tuple(text for text in instructions if text),
-        messages=messages,
+        messages=tuple(messages),
         tools=tools,
         choice=_read_choice(choice),
         parallel_calls=None if choice is None or not choice.disable_parallel_tool_use else False,
@@ -164,23 +171,12 @@ def read_messages_request(body: bytes) -> NeutralRequest:
         temperature=asked.temperature,
         top_p=asked.top_p,
         format=Format(kind="json_schema", schema=bytes(wanted.schema)) if wanted is not None else None,
-        thinking=_read_thinking(read_or_none(_THINKING, asked.thinking), config.effort),
+        thinking=_read_thinking(thinking, config.effort),
         stream=bool(asked.stream),
         params=_params(body),
         foreign_tools=foreign_tools,
-        marks=tuple(notes.marks),
+        marks=tuple(marks),
     )
-
-
-class _Notes:
-    """Marks that were met, each once and in order."""
-
-    def __init__(self) -> None:
-        self.marks: dict[str, None] = {}
-
-    def see(self, cache_control: msgspec.Raw) -> None:
-        if bytes(cache_control) != b"null":
-            self.marks["cache_control"] = None
 
 
 def _check(asked: MessagesBody) -> None:
@@ -189,10 +185,14 @@ def _check(asked: MessagesBody) -> None:
     check_count("messages", len(asked.messages), MESSAGES_MAX_COUNT)
     check_count("tools", len(asked.tools or ()), TOOLS_MAX_COUNT)
     for index, message in enumerate(asked.messages):
-        if message.role not in ("user", "assistant"):
+        if message.role not in ROLES:
             place = f"messages[{index}].role"
-            raise WireError("invalid_request", f"{place} must be user or assistant.", place)
+            raise WireError("invalid_request", f"{place} must be one of {', '.join(ROLES)}.", place)
     check_positive("max_tokens", asked.max_tokens)
+
+
+def _texts(content: str | list[msgspec.Raw] | None, marks: dict[str, None]) -> list[str]:
+    return [part.text for part in _parts(content or [], marks) if isinstance(part, Text)]
 
 
 def _params(body: bytes) -> dict[str, bytes]:
@@ -204,35 +204,36 @@ def _params(body: bytes) -> dict[str, bytes]:
     }
 
 
-def _parts(content: str | list[msgspec.Raw], notes: _Notes) -> tuple[Part, ...]:
+def _parts(content: str | list[msgspec.Raw], marks: dict[str, None]) -> tuple[Part, ...]:
     if isinstance(content, str):
         return (Text(text=content),) if content else ()
-    return tuple(_part(raw, notes) for raw in content)
+    return tuple(_part(raw, marks) for raw in content)
 
 
-def _part(raw: msgspec.Raw, notes: _Notes) -> Part:
-    block = read_or_none(_BLOCK, raw)
+def _part(raw: msgspec.Raw, marks: dict[str, None]) -> Part:
+    block = _BLOCK.read(raw, marks, "content")
     if block is None:
         return Foreign(label="unknown", raw=bytes(raw))
-    notes.see(block.cache_control)
+    if bytes(block.cache_control) != b"null":
+        marks["cache_control"] = None
     match block.type:
         case "text":
             return Text(text=block.text)
         case "image" if block.source is not None:
             if block.source.url:
-                notes.marks["image_url"] = None
-            return Image(blob=_blob(block.source, notes))
+                marks["image_url"] = None
+            return Image(blob=_blob(block.source, marks))
         case "document" if block.source is not None:
             source = block.source
             if source.type == "text":
                 return Document(blob=Blob(), name=block.title or "", text=source.data)
             if source.url:
-                notes.marks["document_url"] = None
-            return Document(blob=_blob(source, notes), name=block.title or "")
+                marks["document_url"] = None
+            return Document(blob=_blob(source, marks), name=block.title or "")
         case "tool_use":
             return Call(call_id=block.id, name=block.name, arguments=_compact(block.input))
         case "tool_result":
-            parts = _parts(block.content or [], notes)
+            parts = _parts(block.content or [], marks)
             return Result(call_id=block.tool_use_id, parts=parts, is_error=bool(block.is_error))
         case "thinking":
             return _reasoning(block.thinking, block.signature, {"thinking": block.thinking})
@@ -245,9 +246,9 @@ def _compact(raw: msgspec.Raw) -> str:
     return "{}" if bytes(raw) == b"null" else msgspec.json.format(bytes(raw), indent=-1).decode()
 
 
-def _blob(source: _Source, notes: _Notes) -> Blob:
+def _blob(source: _Source, marks: dict[str, None]) -> Blob:
     if source.file_id:
-        notes.marks["file_id"] = None
+        marks["file_id"] = None
     return Blob(url=source.url, media_type=source.media_type, data=source.data, file_id=source.file_id)
 
 
@@ -266,14 +267,16 @@ def thinking_block(thinking: str | None, signature: str) -> bytes:
     return msgspec.json.encode({"type": "thinking", "thinking": thinking, "signature": signature})
 
 
-def _tools(raws: list[msgspec.Raw], notes: _Notes) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+def _tools(raws: list[msgspec.Raw], marks: dict[str, None]) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
     tools, foreign = [], []
     for raw in raws:
-        tool = read_or_none(_TOOL, raw)
-        if tool is None or tool.type not in (None, "custom"):
-            foreign.append(kind_of(raw))
+        kind = kind_of(raw)
+        tool = _TOOL.read(raw, marks, "tools") if kind in ("unknown", "custom") else None
+        if tool is None:
+            foreign.append(kind)
             continue
-        notes.see(tool.cache_control)
+        if bytes(tool.cache_control) != b"null":
+            marks["cache_control"] = None
         schema = bytes(tool.input_schema)
         tools.append(
             Tool(

@@ -8,6 +8,7 @@ the content as `Foreign`; whether such a thing is refused or dropped where it ca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -138,6 +139,13 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
     mode: Literal["auto", "none", "required", "named"]
     name: str = ""
+    #: Of all tools that it has, these alone; () for any.
+    among: tuple[str, ...] = ()
+
+
+def choice_among(mode: str, names: Sequence[str]) -> Choice:
+    """Return a choice that leaves the model some of its tools."""
+    return Choice(mode="required" if mode == "required" else "auto", among=tuple(name for name in names if name))
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,6 +213,13 @@ class NeutralRequest(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: dict[str, tuple[str, str]] = {}
     #: The client takes reasoning as cargo.
     wants_cargo: bool = True
+
+    @property
+    def offered_tools(self) -> tuple[Tool, ...]:
+        """Return the tools that the model may call this time."""
+        if self.choice is None or not self.choice.among:
+            return self.tools
+        return tuple(tool for tool in self.tools if tool.name in self.choice.among)
 
     def wrapped_tools(self, *, takes_freeform: bool) -> frozenset[str]:
         """Return the freeform tools that have to be declared as functions."""

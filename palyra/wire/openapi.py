@@ -20,7 +20,7 @@ from palyra.limits import (
     TOOLS_MAX_COUNT,
 )
 from palyra.wire.chat_content import Message
-from palyra.wire.messages_request import MessagesBody
+from palyra.wire.messages_request import ROLES, MessagesBody
 from palyra.wire.request import CHAT_ROLES, CHOICES_MAX_COUNT, ChatBody, EmbeddingsBody
 from palyra.wire.responses_request import ResponsesBody
 from palyra.wire.transcripts import CONTENT_TYPES, TranscriptFormat
@@ -127,7 +127,7 @@ _BOUNDS: Mapping[str, Mapping[str, dict[str, Any]]] = {
     },
     "Message": {"role": {"enum": list(CHAT_ROLES)}},
     "MessagesBody": {"messages": _TURNS, "model": _MODEL, "tools": _TOOLS, "max_tokens": _COUNT},
-    "MessagesMessage": {"role": {"enum": ["user", "assistant"]}},
+    "MessagesMessage": {"role": {"enum": list(ROLES)}},
     "ResponsesBody": {
         "input": {"maxItems": MESSAGES_MAX_COUNT},
         "model": _MODEL,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from palyra.wire.known import told
 from palyra.wire.neutral import Dialect, NeutralRequest
 
 #: What the client asked for in `x-palyra-unsupported`; by "rule" where it said nothing.
@@ -77,8 +78,8 @@ def losses(request: NeutralRequest, target: Dialect, policy: Policy = "rule") ->
     named = [(name, row_of(name)) for name in _said(request)]
     named += [(f"tools.{name}", _FOREIGN_TOOLS) for name in request.foreign_tools]
     lost = [(name, row) for name, row in named if target not in row.dialects]
-    refused = [name for name, row in lost if _is_refused(row, policy)]
-    return Losses(tuple(refused), tuple(name for name, _ in lost if name not in refused))
+    refused = dict.fromkeys(name for name, row in lost if _is_refused(row, policy))
+    return Losses(told(refused), told(name for name, _ in lost if name not in refused))
 
 
 def _said(request: NeutralRequest) -> Iterable[str]:

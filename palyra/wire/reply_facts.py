@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from palyra.usage import TokenUsage
+from palyra.wire.known import told
 from palyra.wire.neutral import Call, Foreign, Reasoning, Refused, Text
 from palyra.wire.neutral_answer import Answer
 from palyra.wire.tokens import TokenTally
@@ -58,7 +59,7 @@ def facts_of(answer: Answer, *, is_translated: bool = False) -> ReplyFacts:
         output_tokens_estimate=tally.tokens,
         provider_cost_nanousd=None if usage is None else usage.cost_nanousd,
         service_tier="" if usage is None else usage.service_tier,
-        dropped=tuple(sorted(dropped)) if is_translated else (),
+        dropped=told(sorted(dropped)) if is_translated else (),
     )
 
 

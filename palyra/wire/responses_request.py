@@ -6,6 +6,8 @@ together again. Tools that the provider would run itself are kept by name; nobod
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from palyra.limits import MESSAGES_MAX_COUNT, TOOLS_MAX_COUNT
@@ -21,6 +23,7 @@ from palyra.wire.decoding import (
     model_asked,
     read_or_none,
 )
+from palyra.wire.known import NOTHING, Shape
 from palyra.wire.neutral import (
     Blob,
     Call,
@@ -38,6 +41,7 @@ from palyra.wire.neutral import (
     Text,
     Thinking,
     Tool,
+    choice_among,
 )
 
 #: Vendor of items of reasoning that are not sealed by us.
@@ -50,8 +54,6 @@ _KNOWN = frozenset(
     "model input instructions max_output_tokens stream stream_options tools tool_choice parallel_tool_calls"
     " temperature top_p text reasoning include".split()
 )
-#: Values that ask for nothing.
-_NOTHING = (b"null", b"false", b"[]", b"{}", b'""')
 _USUAL = (("truncation", b'"disabled"'), ("top_logprobs", b"0"))
 _INSTRUCTING = ("system", "developer")
 
@@ -100,6 +102,8 @@ class _Choice(msgspec.Struct):
     type: str
     name: str = ""
     mode: str = ""
+    #: Of a choice among some tools.
+    tools: list[_Choice] = []
 
 
 class _Format(msgspec.Struct):
@@ -140,9 +144,17 @@ class ResponsesBody(msgspec.Struct):
 
 
 _REQUEST = msgspec.json.Decoder(ResponsesBody)
-_CONTENT = msgspec.json.Decoder(_Content)
-_ITEM = msgspec.json.Decoder(_Item)
-_TOOL = msgspec.json.Decoder(_Tool)
+_CONTENT = Shape(_Content, types="input_text output_text text refusal input_image input_file")
+#: What was answered before comes with ids of its own, and with how it ended.
+_ITEM = Shape(
+    _Item,
+    types="message function_call custom_tool_call function_call_output custom_tool_call_output",
+    ignored="id status created_by",
+)
+_TOOL = Shape(_Tool)
+_TOOL_KINDS = ("function", "custom", "namespace")
+#: Members whose own members have places in the neutral form, or none.
+_SHAPES: dict[str, Shape[Any]] = {"text": Shape(_Text), "reasoning": Shape(_Reasoning)}
 _WORD = msgspec.json.Decoder(str)
 _CHOICE = msgspec.json.Decoder(_Choice)
 
@@ -173,7 +185,7 @@ def read_responses_request(body: bytes) -> NeutralRequest:
         format=_read_format(text.format),
         thinking=None if reasoning is None else _read_thinking(reasoning),
         stream=bool(asked.stream),
-        params=_params(body, text, asked.include or []),
+        params=_params(body, text, asked.include or [], reader.marks),
         foreign_tools=tuple(reader.foreign_tools),
         marks=tuple(reader.marks),
         namespaces=reader.namespaces,
@@ -187,11 +199,13 @@ def _check(asked: ResponsesBody) -> None:
     check_positive("max_output_tokens", asked.max_output_tokens)
 
 
-def _params(body: bytes, text: _Text, include: list[str]) -> dict[str, bytes]:
+def _params(body: bytes, text: _Text, include: list[str], marks: dict[str, None]) -> dict[str, bytes]:
     found = {}
     for name, value in MEMBERS.decode(body).items():
         raw = bytes(value)
-        if name not in _KNOWN and raw not in _NOTHING and (name, raw) not in _USUAL:
+        if name in _SHAPES:
+            _SHAPES[name].read(value, marks, name)
+        elif name not in _KNOWN and raw not in NOTHING and (name, raw) not in _USUAL:
             found[name] = raw
     if bytes(text.verbosity) != b"null":
         found["verbosity"] = bytes(text.verbosity)
@@ -215,7 +229,7 @@ class _Reader:
 
     def take(self, raw: msgspec.Raw) -> None:
         """Add one item of the input."""
-        item = read_or_none(_ITEM, raw)
+        item = _ITEM.read(raw, self.marks, "input")
         if item is None:
             self._say("assistant", Foreign(label="unknown", raw=bytes(raw)))
             return
@@ -254,7 +268,7 @@ class _Reader:
         return tuple(self._part(raw) for raw in content)
 
     def _part(self, raw: msgspec.Raw) -> Part:
-        part = read_or_none(_CONTENT, raw)
+        part = _CONTENT.read(raw, self.marks, "content")
         if part is None:
             return Foreign(label="unknown", raw=bytes(raw))
         if part.file_id:
@@ -280,9 +294,10 @@ class _Reader:
 
     def take_tool(self, raw: msgspec.Raw, group: str = "") -> None:
         """Add one tool; those of a group get its name in front of theirs."""
-        tool = read_or_none(_TOOL, raw)
-        if tool is None or tool.type not in ("function", "custom", "namespace"):
-            self.foreign_tools[kind_of(raw)] = None
+        kind = kind_of(raw)
+        tool = _TOOL.read(raw, self.marks, "tools") if kind in _TOOL_KINDS else None
+        if tool is None:
+            self.foreign_tools[kind] = None
             return
         if tool.type == "namespace":
             for inner in tool.tools or ():
@@ -317,7 +332,7 @@ def _read_choice(raw: msgspec.Raw) -> Choice | None:
     word = read_or_none(_WORD, raw)
     choice = read_or_none(_CHOICE, raw)
     if choice is not None and choice.type == "allowed_tools":
-        word = choice.mode
+        return choice_among(choice.mode, [one.name for one in choice.tools])
     if word in ("auto", "none", "required"):
         return Choice(mode=word)  # type: ignore[arg-type]
     return Choice(mode="named", name=choice.name) if choice is not None and choice.name else None

@@ -13,6 +13,7 @@ from palyra.limits import OUTPUT_OVERRUN_TOKENS
 from palyra.wire.answer_reader import StreamReader
 from palyra.wire.answer_writer import StreamWriter
 from palyra.wire.errors import Malformed
+from palyra.wire.known import told
 from palyra.wire.neutral import Reasoning
 from palyra.wire.neutral_answer import Delta, Event, Finish, PartEnd, PartStart, Start, Usage
 from palyra.wire.reply_facts import ReplyFacts, estimated_usage
@@ -184,7 +185,7 @@ class EventMeter:
             output_tokens_estimate=self._tally.tokens,
             provider_cost_nanousd=None if usage is None else usage.cost_nanousd,
             service_tier="" if usage is None else usage.service_tier,
-            dropped=tuple(sorted({*self._foreign, *finish.dropped})) if self._outlet.drops else (),
+            dropped=told(sorted({*self._foreign, *finish.dropped})) if self._outlet.drops else (),
         )
 
     def _take(self, block: bytes) -> bytes:

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from palyra.limits import DEFAULT_OUTPUT_CAP_TOKENS
+from palyra.wire.known import told
 from palyra.wire.neutral import Dialect
 
 ReasoningMode = Literal["none", "effort", "budget"]
@@ -118,5 +119,5 @@ class Changes:
 
     def prepared(self, body: bytes) -> Prepared:
         return Prepared(
-            body=body, dropped=tuple(self.dropped), adjusted=tuple(self.adjusted), emulated=tuple(self.emulated)
+            body=body, dropped=told(self.dropped), adjusted=told(self.adjusted), emulated=told(self.emulated)
         )

@@ -81,7 +81,7 @@ BODIES: dict[str, tuple[Any, dict[str, Any], list[dict[str, Any]]]] = {
     "MessagesBody": (
         decode_messages,
         {"messages": [TURN], "model": "m" * 512, "max_tokens": 1, "tools": []},
-        [{"messages": []}, {"messages": [{"role": "system", "content": "x"}]}, {"max_tokens": 0}],
+        [{"messages": []}, {"messages": [{"role": "tool", "content": "x"}]}, {"max_tokens": 0}],
     ),
     "ResponsesBody": (
         decode_responses,
