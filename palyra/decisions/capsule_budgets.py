@@ -99,10 +99,7 @@ class BudgetHider:
             case ApprovalRequested():
                 return self._request(body, body.run_id)
             case RoutingDecided():
-                told = [
-                    replace(one, subject=self._subject(one.policy_id, one.subject)) if one.subject else one
-                    for one in body.evaluations
-                ]
+                told = [replace(one, subject=self._subject(one.policy_id, one.subject)) for one in body.evaluations]
                 return replace(body, evaluations=told)
         return body
 

@@ -125,9 +125,8 @@ def _take_up(catalog: CatalogState, registry: Registry) -> None:
     kept = [one.provider_id for one in registry.providers if before.get(one.provider_id) == _place(one)]
     catalog.lists = {name: catalog.lists[name] for name in kept if name in catalog.lists}
     # A registry out of a capsule has its discovered entries already.
-    configured = [entry for entry in registry.models if entry.metadata_source != DISCOVERED]
     served = [entry for entry in registry.models if entry.metadata_source == DISCOVERED]
-    catalog.registry = msgspec.structs.replace(registry, models=configured)
+    catalog.registry = registry
     _apply_lists(catalog, served)
 
 

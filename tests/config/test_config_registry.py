@@ -71,6 +71,12 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         top('default_chat_model_id = "n"') + provider() + model(),
         [("unknown_model", "model_provider.default_chat_model_id")],
     ),
+    "default that a provider may list": (
+        top('default_chat_model_id = "n"')
+        + remote("a", 'discovery_mode = "serve"')
+        + model(),
+        [("model_not_listed", "model_provider.default_chat_model_id")],
+    ),
     "default of the wrong role": (
         top('default_embeddings_model_id = "m"') + provider() + model(),
         [("role_mismatch", "model_provider.default_embeddings_model_id")],

@@ -36,7 +36,7 @@ from palyra.decisions.usage import Metered
 from palyra.events.daemon import DaemonClockStepped
 from palyra.events.heartbeats import HeartbeatCleared
 from palyra.events.incidents import IncidentResolved
-from palyra.events.routing import RoutingDecided
+from palyra.events.routing import Features, RoutingDecided
 from palyra.events.runs import RunAdmitted, RunCancelRequested, RunFailed, RunRefused
 from palyra.projections.state import State, evolve
 from palyra.usage import TokenUsage
@@ -321,6 +321,14 @@ def test_a_choice_names_the_price_list_that_it_was_made_by(each: dict[str, None]
     assert decided.basis is not None
     told = [ground.price_version for ground in same(world).ground if ground.prices is not None]
     assert told == [decided.basis.price_version, decided.basis.price_version + 1]
+
+
+def test_what_was_seen_of_a_request_is_given() -> None:
+    """How demanding it was decided which model served; nobody decides so again who is not told."""
+    asked = admit("r1", "palyra/auto", features=Features(keywords=5, tools=3))
+    world = routed(asked, mode="enforced")
+    assert world.facts(RoutingDecided)[-1].features == Features(keywords=5, tools=3)
+    same(world.do(start("r1"), ok("r1")))
 
 
 def test_how_long_answers_took_is_ground_of_the_admission_alone() -> None:

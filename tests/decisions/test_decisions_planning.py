@@ -13,7 +13,7 @@ from registries import model, provider, registry
 from routing_kit import GRADES, TOKEN_NANOUSD, decided, prices, routed, rules, served, three_grades, with_models
 from story import World, admission, admit, complete, given, record, start, succeed, wait
 
-from palyra.decisions.planning import class_of, plan_usage_routing
+from palyra.decisions.planning import RoutingPlan, class_of, plan_usage_routing
 from palyra.decisions.pricing import adopt_prices, with_id
 from palyra.decisions.ranking import Changed
 from palyra.decisions.usage import Metered
@@ -31,12 +31,24 @@ DEMANDING = {"raw_tokens": 16_000, "features": Features(keywords=5)}
 SEES_NOTHING = Capabilities()
 
 
+def decided_plan(world: World) -> RoutingPlan:
+    return plan_usage_routing(world.state, admission("r1"), world.now_us, world.state.config.routing)
+
+
 def test_suggest_serves_what_was_asked_for_and_names_what_it_would_choose() -> None:
     """A simple request of 100 tokens: the cheapest model is recommended, the default one serves."""
     fact = decided(routed())
     assert (served(fact), fact.recommended, fact.action) == ("gpt", "a/small", "proceed")
     assert (fact.mode, fact.strategy, fact.complexity_bp, fact.would) == ("suggest", "cheapest", 125, None)
     assert "mode_suggest_only" in fact.reason_codes
+
+
+def test_one_model_for_chat_is_no_choice() -> None:
+    """Nothing is compared, nor scored, where only models for something else stand beside it."""
+    for more, is_compared in (([], False), ([model("other", "b")], True)):
+        config = with_models(model("gpt", "a"), model("vec", "a", role="embeddings"), *more)
+        plan = decided_plan(given(config, rules(mode="suggest")))
+        assert (plan.board is not None) is is_compared
 
 
 def test_dry_run_serves_what_was_asked_for_and_records_what_enforced_would_have_done() -> None:

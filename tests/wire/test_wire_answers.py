@@ -165,6 +165,10 @@ def test_usage_on_any_chunk_counts() -> None:
         read = client_fold("chat", sse(*closing, "[DONE]"))
         assert read.usage is not None
         assert read.usage.usage == TokenUsage(input_tokens=7, output_tokens=3)
+    told_once = {**chunk({"content": "y"}), "service_tier": "flex"}
+    tiered = client_fold("chat", sse(told_once, {**chunk(finish_reason="stop"), "usage": usage}, "[DONE]"))
+    assert tiered.usage is not None
+    assert tiered.usage.service_tier == "flex"
     nothing = client_fold(
         "chat", sse(chunk({"content": "y"}), {**chunk(), "usage": {"prompt_tokens": -1}}, "[DONE]")
     )
@@ -645,6 +649,31 @@ def test_thoughts_without_words_and_freeform_calls_are_cut_well() -> None:
     assert same.feed(stream) + same.closing(is_cut=False) == stream
     picture = answer(Image(blob=Blob(url="x")), Text(text="y"))
     assert facts_of(picture).output_tokens_estimate == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "stop"),
+    [
+        ({"status": "completed"}, "end_turn"),
+        ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}, "max_tokens"),
+        ({"incomplete_details": {"reason": "content_filter"}}, "content_filter"),
+        ({"status": "incomplete"}, "unknown"),
+    ],
+)
+def test_how_responses_end(end: dict[str, Any], stop: str) -> None:
+    """By the reason where one is told, whatever the status; cut short for none is no end of a turn."""
+    said = {
+        "object": "response",
+        "output": [{"type": "message", "content": [{"type": "output_text", "text": "y"}]}],
+    }
+    assert client_read("responses", json.dumps({**said, **end}).encode()).stop == stop
+
+
+def test_messages_tell_which_text_stopped_them() -> None:
+    """null where none did; an empty text would be one that the client never sent."""
+    for stopped_by, told in (("END", "END"), ("", None)):
+        said = DIALECT_ROWS["messages"].write_reply(answer(Text(text="y"), stop_text=stopped_by), reply())
+        assert json.loads(said)["stop_sequence"] == told
 
 
 def test_thoughts_that_come_in_pieces() -> None:

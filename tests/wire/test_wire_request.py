@@ -162,6 +162,8 @@ def test_the_tokens_of_tools_and_schemas() -> None:
     schema_tokens = estimate_token_count(json.dumps(schema, separators=(",", ":")))
     asked = chat(response_format={"type": "json_schema", "json_schema": schema})
     assert asked.raw_tokens - chat().raw_tokens == schema_tokens
+    unused = chat(response_format={"type": "json_object", "json_schema": schema})
+    assert unused.raw_tokens == chat(response_format={"type": "json_object"}).raw_tokens == chat().raw_tokens
 
 
 def test_the_tokens_of_media() -> None:

@@ -266,6 +266,7 @@ def test_towards_messages_turns_are_strict() -> None:
     assert second["content"][0]["input"] == {}
     assert [block["type"] for block in third["content"]] == ["tool_result", "tool_result", "text"]
     assert [block["tool_use_id"] for block in third["content"][:2]] == ids
+    assert third["content"][1]["content"] == "done"
     assert (third["content"][0]["content"], third["content"][0]["is_error"]) == ("no result", True)
     assert fourth["content"][0]["id"] == "c"
     assert fifth["content"] == [
