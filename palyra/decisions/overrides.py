@@ -148,7 +148,7 @@ class _Reader:
                 self._fault("wrong_type", "must be true or false", name)
         if flags["free"] and (rates or tiers or flags["assumed"]):
             self._fault("price_free_with_rates", "what is free has no rates", "free")
-        if not flags["free"] and not rates and not any(name in row for name in _RATE_KEYS):
+        if not flags["free"] and not any(name in row for name in _RATE_KEYS):
             self._fault("price_empty", "must have a rate, or free = true")
         if self.faults:
             return None

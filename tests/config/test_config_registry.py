@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from palyra.config.capabilities import row_of
+from palyra.config.effective import recordable_tree
 from palyra.config.flavors import FLAVORS, flavor_of_host, traits_of
 from palyra.config.problems import Problem
 from palyra.events.registry import ModelEntry, ProviderEntry, Registry
@@ -397,6 +399,24 @@ def test_whose_credentials_an_entry_takes(lines: list[str], label: str, audience
     """OpenAI's at its own address; else those of a label of its own, bound to the origin with its port."""
     entry = load(provider("a", *lines, kind="openai") + model()).config.model_provider.registry.providers[0]
     assert (entry.auth_provider_kind, entry.audience) == (label, audience)
+
+
+def test_a_kind_that_goes_nowhere_costs_nothing(load: Any) -> None:
+    """Every other one costs what the catalogue says, unless something else is written."""
+    registry: Registry = load(provider() + remote("b") + model() + model("m", "b")).config.model_provider.registry
+    assert [entry.pricing for entry in registry.providers] == ["free", "catalogue"]
+
+
+def test_recorded_exchanges_are_known_by_their_bytes(load: Any, write: Callable[..., Path]) -> None:
+    """Other bytes are another configuration; what is recorded of it says so."""
+    seen = set()
+    for text in ("\n", "\n\n"):
+        write(text, "heard.jsonl")
+        loaded = load(provider("a", 'fixtures = "heard.jsonl"') + model())
+        told = recordable_tree(loaded.config)["model_provider"]["providers"][0]["fixtures_digest"]
+        assert told == hashlib.sha256(text.encode()).hexdigest()
+        seen |= {loaded.digest, told}
+    assert len(seen) == 4
 
 
 def test_a_kind_that_goes_nowhere_takes_no_credential(load: Any) -> None:

@@ -392,6 +392,7 @@ def test_a_request_that_waited_for_nothing_is_refused() -> None:
     assert held(world) is None
     world.record(resume("r2", decision, 5_000))
     assert world.facts(RunRefused)[-1].code == "budget_approval_denied"
+    assert world.facts(RunResumed) == []
     assert world.state.approvals.held == {}
     assert held(used_up(), until_us=0) is None
 

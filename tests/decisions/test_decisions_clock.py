@@ -145,6 +145,14 @@ def test_evidence_of_health_is_as_old_as_it_is() -> None:
     assert health_of(world.state, entry, world.now_us) == "unknown"
 
 
+def test_what_never_was_has_no_time() -> None:
+    """Where nothing has failed yet, and nobody has looked, setting the clock makes no moment of it."""
+    world = given(CONFIG, serve("r1"), clock_stepped(DAY_MS))
+    evidence = world.state.health.by_provider["a"]
+    assert (evidence.last_success_us, evidence.attempted_us) == (world.now_us, world.now_us)
+    assert (evidence.last_failure_us, evidence.probed_us) == (0, 0)
+
+
 def test_a_command_is_remembered_for_a_day_of_time() -> None:
     """A clock that is set forward a day must not let a repeat of it spend twice."""
     world = given(CONFIG, admit("r1", command_name="k1"), clock_stepped(2 * DAY_MS), wait(ms=60_000))

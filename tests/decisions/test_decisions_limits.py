@@ -516,12 +516,13 @@ def test_a_change_never_resets_what_was_used() -> None:
 
 def test_what_was_under_way_when_a_rule_came_is_counted() -> None:
     """Its attempt holds nothing of the rule, its row counts all the same: once."""
-    world = given(ONE, admit("r1"), start("r1"), put(rule()), succeed("r1"), complete("r1"))
+    world = given(ONE, price(), admit("r1"), start("r1"), put(rule()), succeed("r1"), complete("r1"))
     assert consumed(world, "day", "key:tester", world.now_us) == USED
     world.do(serve("r2"))
     assert consumed(world, "day", "key:tester", world.now_us) == 2 * USED
     world.do(admit("r3"), start("r3"), put(rule(token_count="output")), succeed("r3"), complete("r3"))
     assert consumed(world, "day", "key:tester", world.now_us) == 60
+    assert counter(world).unpriced_runs == 0
 
 
 def test_windows_that_are_over_leave_memory() -> None:
@@ -530,6 +531,17 @@ def test_windows_that_are_over_leave_memory() -> None:
     for number in range(40):
         world.do(serve(f"r{number}", session_id=f"s{number}"), wait(ms=DAY_MS))
     assert len(world.state.budgets.counters) <= 3
+
+
+def test_a_window_in_which_something_is_held_stays() -> None:
+    """What is held in it comes off it when the attempt ends, however long that takes."""
+    world = given(ONE, put(rule(scope_kind="session")), admit("r0", session_id="s"), start("r0"))
+    for number in range(40):
+        world.do(serve(f"r{number + 1}", session_id=f"s{number}"), wait(ms=DAY_MS))
+    own = counter(world, subject="s")
+    assert (own.reserved, own.shares_count, own.settled) == (180, 1, 0)
+    world.do(succeed("r0"))
+    assert (own.reserved, own.shares_count, own.settled) == (0, 0, USED)
 
 
 # -- by brute force

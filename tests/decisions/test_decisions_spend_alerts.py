@@ -154,6 +154,14 @@ def test_more_of_the_same_is_no_other_mix(now: dict[str, Any]) -> None:
     assert about(look(world), "model_mix") == []
 
 
+def test_fifty_requests_are_enough_to_tell_a_mix() -> None:
+    """On each of both sides; one less may be chance."""
+    world = given(THREE, *usual(hours=60, each=1, tokens=1_000), wait(ms=25 * HOUR_MS))
+    world.do(spend(1, of="small", tokens=9_000, count=49))
+    assert about(look(world), "model_mix") == []
+    assert about(look(world.do(spend(1, of="small", tokens=9_000))), "model_mix")
+
+
 def test_a_mix_that_is_told_stays_until_it_is_clearly_as_usual() -> None:
     """A third elsewhere is too little to raise and too much to clear."""
     world = given(THREE, *usual(hours=60, each=1, tokens=1_000))
