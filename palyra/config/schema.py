@@ -70,8 +70,9 @@ def _is_origin(text: str, schemes: Sequence[str] = ("http", "https")) -> bool:
 
 
 def _is_vault_ref(text: str) -> bool:
+    """Return whether a reference may stand in the configuration: what belongs to one agent is not read for all."""
     ref = read_vault_ref(text)
-    return isinstance(ref, VaultRef) and str(ref) == text
+    return isinstance(ref, VaultRef) and str(ref) == text and ref.scope == "global" and not ref.is_managed
 
 
 def is_zone(text: str) -> bool:
@@ -117,7 +118,7 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
             "must be a host name in lower-case ASCII, without scheme and port",
         ),
         "linear_pattern": Shape(is_linear, PATTERN_RULE),
-        "vault_ref": Shape(_is_vault_ref, "must be <scope>/<key>, such as global/openai", "invalid_vault_ref"),
+        "vault_ref": Shape(_is_vault_ref, "must be global/<key>, such as global/openai", "invalid_vault_ref"),
         "endpoint": Shape(_is_endpoint, "must be https://HOST/PLACE, or http:// on this machine, without a query"),
         "endpoint_or_none": Shape(
             lambda text: text == "" or _is_endpoint(text),

@@ -57,8 +57,19 @@ SHAPED: dict[str, tuple[list[str], list[str]]] = {
         ["", "http://a.example", "https://a.example/x"],
     ),
     "vault_ref": (
-        ["global/openai", "agent:a.b/x-1"],
-        ["", "openai", "Global/x", "global/X", " global/x", "agent:../x"],
+        ["global/openai", "global/x-1"],
+        [
+            "",
+            "openai",
+            "Global/x",
+            "global/X",
+            " global/x",
+            "agent:../x",
+            "agent:a/x",
+            "skill:a/x",
+            "system/x",
+            "global/auth.x",
+        ],
     ),
     "endpoint": (
         ["https://a.example/token", "http://127.0.0.1:8080/cb", "http://localhost:1455/auth/callback"],
