@@ -21,6 +21,7 @@ _ACTIONS = {
     "check_provider": "palyra models status",
     "give_credential": "palyra auth health says which; set the variable, mend the file, or palyra auth connect",
     "look_at_usage": "palyra usage report --group-by principal,model",
+    "open_vault": "palyra vault status says what is wrong with it",
     "raise_or_grant": "raise the limit, or palyra budgets override",
     "renew_certificate": "renew the certificate; a changed file is used at once",
     "use_tls": "set daemon.tls_cert_file and daemon.tls_key_file",

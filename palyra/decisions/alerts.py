@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 
+from palyra.decisions.credential_alerts import closed_vault
 from palyra.decisions.findings import Finding
 from palyra.decisions.spend_alerts import spend_findings
 from palyra.errors import Refusal
@@ -89,6 +90,7 @@ def _findings(state: State, now_us: int) -> Iterator[Finding]:
     yield from _of_overshoots(state, now_us)
     yield from _of_providers(state, now_us)
     yield from _of_estimates(state, now_us)
+    yield from closed_vault(state)
     yield from spend_findings(state, now_us)
 
 

@@ -1,4 +1,4 @@
-"""Providers whose own credential cannot be read: somebody has to set a variable, mend a file, store a secret.
+"""Secrets that cannot be read: somebody has to set a variable, mend a file, store a secret, open the vault.
 
 Of what the vault holds the state knows; of variables and files only the daemon does, which says what it missed at
 its last look. Once it is told it is a fact, so that every answer, also about the past, shows the credential as
@@ -46,6 +46,21 @@ def missing_credentials(state: State, absent: Sequence[str]) -> Iterator[Finding
             subject_id=provider_id,
             facts=found._asdict(),
             action="give_credential",
+        )
+
+
+def closed_vault(state: State) -> Iterator[Finding]:
+    """Yield a finding for a vault that does not open, where it holds something: nobody gets any of that."""
+    codes = [code for code, _, ref in (name.partition("|") for name in state.vault.damage) if not ref]
+    if codes and state.vault.secrets:
+        yield Finding(
+            kind="vault_closed",
+            key=state.vault.vault_id,
+            severity="danger",
+            subject_kind="vault",
+            subject_id=state.vault.vault_id,
+            facts={"code": codes[0], "secrets": len(state.vault.secrets)},
+            action="open_vault",
         )
 
 

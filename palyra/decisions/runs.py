@@ -206,6 +206,13 @@ def fail_run(run: Run, refusal: Refusal, failure_class: str, now_us: int) -> Dra
     return Draft(f"run-{run.run_id}", failed)
 
 
+#: What a client is told where a secret of ours was the matter: no more than that, and whom to ask.
+_UNASKED = {
+    "missing_credential": "No provider was asked: its credential cannot be read. `palyra auth health` says why.",
+    "vault_locked": "No provider was asked: the vault is locked. `palyra vault status` says why.",
+}
+
+
 def refusal_of_failure(run: Run, failure: Failure) -> Refusal:
     """Return what the client is told when the last candidate has failed.
 
@@ -220,6 +227,7 @@ def refusal_of_failure(run: Run, failure: Failure) -> Refusal:
     message = f"{where} failed ({failure.failure_class}){said}"
     if CODES[code].http_status == 400 and failure.message:
         message = failure.message
+    message = _UNASKED.get(code, message)
     retry_after_ms = failure.retry_after_ms
     if retry_after_ms is None and CODES[code].http_status in (429, 503):
         retry_after_ms = 1_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from console_house import Answer, Operator, open_console
 from listing_provider import GOOD_KEY, Listing
+from openai import APIStatusError
 
 from palyra.events.auth import AuthProfileConnected, AuthProfileFailed, AuthProfileValidationFailed
 
@@ -359,3 +361,34 @@ async def test_status_says_what_a_provider_is_asked_with(tmp_path: Path) -> None
         assert await told() == ("disabled", ["default_unservable", "no_credential"])
         det = next(one for one in (await ask("models")).json["providers"] if one["provider_id"] == "det")
         assert det["credential"] == "not_needed"
+
+
+async def test_a_locked_vault_is_told_and_serves_nobody(tmp_path: Path) -> None:
+    """A program hears no more than that; the operator has an alert, and the next start with the key ends both."""
+    key = tmp_path / "vault.key"
+    async with Listing() as up:
+        alone = config(up)
+        for entries in alone["model_provider"].values():
+            entries.pop()  # nobody else serves
+        async with open_console(tmp_path, alone) as ask:
+            await connect(ask)
+        key.rename(tmp_path / "elsewhere")
+        async with open_console(tmp_path, alone) as ask:
+            with pytest.raises(APIStatusError) as caught:
+                await say(ask)
+            assert caught.value.status_code == 503
+            assert caught.value.code == "vault_locked"
+            assert "vault status" in caught.value.message
+            assert str(tmp_path) not in caught.value.message
+            while "vault_closed" not in await alerts(ask):
+                await asyncio.sleep(0)
+            assert (await ask("auth/health")).json["vault"]["state"] == "locked"
+        (tmp_path / "elsewhere").rename(key)
+        async with open_console(tmp_path, alone) as ask:
+            assert await say(ask) == "Hi"
+            while "vault_closed" in await alerts(ask):
+                await asyncio.sleep(0)
+
+
+async def alerts(ask: Operator) -> list[str]:
+    return [one["kind"] for one in (await ask("alerts", state="open")).json["items"]]

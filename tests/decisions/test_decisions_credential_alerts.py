@@ -14,7 +14,7 @@ from palyra.decisions.credentials import absent_credentials, presence_of_credent
 from palyra.decisions.health import health_with_credentials
 from palyra.events.auth import AuthProfileConnected, AuthProfileRevoked
 from palyra.events.base import Fact
-from palyra.events.vault import VaultDamageFound, VaultSecretStored
+from palyra.events.vault import VaultCreated, VaultDamageFound, VaultSecretStored
 from palyra.projections.alerts import open_alerts
 
 
@@ -96,3 +96,20 @@ def test_a_name_of_nothing_is_missing() -> None:
     """Neither a profile nor an entry that names a credential."""
     world = given(registry(provider("a"), model("gpt", "a")))
     assert [presence_of_credential(world.state, name) for name in ("p", "config:a", "config:x")] == ["missing"] * 3
+
+
+def test_a_vault_that_does_not_open_is_told_once() -> None:
+    """Nobody gets any secret; one that holds none is missed by nobody."""
+    lost = record("vault", VaultDamageFound(code="vault_locked", ref=""))
+    back = record("vault", VaultDamageFound(code="vault_locked", ref="", is_mended=True))
+    world = given(
+        registry(provider("a"), model("gpt", "a")),
+        record("vault", VaultCreated(vault_id="v", key_source="key_file")),
+    )
+    world.do(lost, look())
+    assert told(world) == []
+    world.do(back, record("vault", kept("global/x")), lost, look())
+    assert told(world) == [("danger", "v", {"code": "vault_locked", "secrets": 1})]
+    assert world.when(look()).outcome.facts == []
+    world.do(back, look())
+    assert told(world) == []
