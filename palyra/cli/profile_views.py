@@ -152,8 +152,7 @@ def health(call: Call) -> Answer:
     from palyra.engine.console.table import AUTH_HEALTH
     from palyra.errors import PalyraError
 
-    window_ms = call.loaded.config.auth.expiring_window_ms
-    asked = ask(call, AUTH_HEALTH, HealthParams(expiring_window_ms=window_ms))
+    asked = ask(call, AUTH_HEALTH, HealthParams())
     ill = [one.profile_id for one in asked.found.profiles if one.status == "active" and _is_ill(one)]
     answer = asked.answer(lambda page: _show_health(page, asked.found, asked.now_us))
     if not ill:

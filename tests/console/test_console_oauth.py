@@ -333,6 +333,21 @@ async def test_a_token_of_unknown_life(tmp_path: Path) -> None:
         assert (await ask(f"auth/profiles/{profile_id}")).json["expires_us"] is not None
 
 
+async def test_how_soon_counts_as_expiring_is_configured(tmp_path: Path) -> None:
+    """In a list and in the sum alike, and at every moment as it was configured then."""
+    async with AuthorizationServer() as up:
+        async with open_console(tmp_path, up.config) as ask:
+            profile_id = await log_in(ask, up)
+            assert (await ask(f"auth/profiles/{profile_id}")).json["health"] == "ok"
+            before = (await ask("status")).json["at"]["position"]
+        config = up.config
+        config["auth"]["expiring_window_ms"] = 7_200_000
+        async with open_console(tmp_path, config) as ask:
+            assert (await ask(f"auth/profiles/{profile_id}")).json["health"] == "expiring"
+            assert (await ask("auth/health")).json["summary"]["expiring"] == 1
+            assert (await ask("auth/health", at=before)).json["summary"]["ok"] == 1
+
+
 async def test_pasting(tmp_path: Path) -> None:
     """Without a browser here, somebody pastes the address that they ended at; a callback does not finish it."""
     async with AuthorizationServer() as up, open_console(tmp_path, up.config) as ask, browsing() as browser:

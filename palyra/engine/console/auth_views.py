@@ -34,6 +34,7 @@ from palyra.projections.catalog import provider_entry
 from palyra.projections.state import State
 from palyra.projections.vault import presence_of
 from palyra.redaction import REDACTED
+from palyra.units import ms_to_us
 
 HEALTHS = ("static", "ok", "expiring", "expired", "missing", "failed")
 BUCKETS = ("expired", "under_5m", "under_15m", "under_1h", "under_1d", "over_1d", "unknown", "static", "missing")
@@ -110,9 +111,7 @@ class ProfileParams(Params, frozen=True, kw_only=True):
 
 
 class HealthParams(Params, frozen=True, kw_only=True):
-    """How soon counts as expiring."""
-
-    expiring_window_ms: int = _DEFAULT_WINDOW_MS
+    """Nothing is chosen."""
 
 
 class VaultBrief(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,7 +215,7 @@ def profile(sight: Sight, params: ProfileParams) -> ProfileView:
 
 def health(sight: Sight, params: HealthParams) -> HealthAnswer:
     """Return how all credentials do; nobody is asked."""
-    views = _all_views(sight.state, sight.now_us, window_us=params.expiring_window_ms * 1_000)
+    views = _all_views(sight.state, sight.now_us)
     summary = dict.fromkeys((*HEALTHS, "total"), 0)
     expiry = dict.fromkeys(BUCKETS, 0)
     for one in views:
@@ -291,21 +290,25 @@ def is_default(state: State, profile: AuthProfile) -> bool:
     return stored is not None and stored.profile_ids[:1] == [profile.profile_id]
 
 
-def _all_views(
-    state: State, now_us: int, *, is_all: bool = False, window_us: int = _DEFAULT_WINDOW_MS * 1_000
-) -> list[ProfileView]:
+def _all_views(state: State, now_us: int, *, is_all: bool = False) -> list[ProfileView]:
     entries = [one for one in state.catalog.registry.providers if one.credential_ref and needs_credential(one)]
     gone = () if is_all else ("revoked", "revoking")
     return [
         *(_view_of_entry(state, entry, now_us) for entry in entries),
-        *(view_of(state, one, now_us, window_us) for one in state.auth.profiles.values() if one.status not in gone),
+        *(_view_of(state, one, now_us) for one in state.auth.profiles.values() if one.status not in gone),
     ]
 
 
-def view_of(state: State, profile: AuthProfile, now_us: int, window_us: int) -> ProfileView:
+def _window_us(state: State) -> int:
+    """Return how soon before its end a token counts as expiring, as configured then."""
+    configured: int = state.config.effective.get("auth", {}).get("expiring_window_ms", _DEFAULT_WINDOW_MS)
+    return ms_to_us(configured)
+
+
+def _view_of(state: State, profile: AuthProfile, now_us: int) -> ProfileView:
     """Return what may be shown of a profile."""
     presence = presence_of(state, profile.vault_ref)
-    found = health_of(state, profile, presence, now_us, window_us)
+    found = health_of(state, profile, presence, now_us, _window_us(state))
     failure = failure_of(state, profile.profile_id)
     reason: str | None = None
     if found == "failed":
