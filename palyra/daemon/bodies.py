@@ -43,7 +43,7 @@ class Body:
         self.held_bytes += size_bytes
         self._bodies.held_bytes += size_bytes
 
-    def release(self, _ended: object = None) -> None:
+    def release(self) -> None:
         """Give its bytes back; may be called more than once."""
         self._bodies.held_bytes -= self.held_bytes
         self.held_bytes = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -58,28 +58,28 @@ class Spending:
 
     # -- the places
 
-    async def chat(self, visit: Visit) -> Reply:
+    def chat(self, visit: Visit) -> Awaitable[Reply]:
         """`POST /v1/chat/completions`."""
         if not self._translates_chat():
-            return await self._run(visit, decode_chat, ChatSurface)
-        return await self._run_text(visit, decode_chat, ChatSurface)
+            return self._run(visit, decode_chat, ChatSurface)
+        return self._run_text(visit, decode_chat, ChatSurface)
 
-    async def messages(self, visit: Visit) -> Reply:
+    def messages(self, visit: Visit) -> Awaitable[Reply]:
         """`POST /v1/messages`."""
-        return await self._run_text(visit, decode_messages, MessagesSurface)
+        return self._run_text(visit, decode_messages, MessagesSurface)
 
-    async def responses(self, visit: Visit) -> Reply:
+    def responses(self, visit: Visit) -> Awaitable[Reply]:
         """`POST /v1/responses`."""
-        return await self._run_text(visit, decode_responses, ResponsesSurface)
+        return self._run_text(visit, decode_responses, ResponsesSurface)
 
-    async def embeddings(self, visit: Visit) -> Reply:
+    def embeddings(self, visit: Visit) -> Awaitable[Reply]:
         """`POST /v1/embeddings`."""
-        return await self._run(visit, decode_embeddings, EmbeddingsSurface)
+        return self._run(visit, decode_embeddings, EmbeddingsSurface)
 
-    async def transcribe(self, visit: Visit) -> Reply:
+    def transcribe(self, visit: Visit) -> Awaitable[Reply]:
         """`POST /v1/audio/transcriptions`."""
         decode = functools.partial(decode_transcription, visit.headers.get("content-type", ""))
-        return await self._run(visit, decode, TranscriptionSurface, media_type=FORM)
+        return self._run(visit, decode, TranscriptionSurface, media_type=FORM)
 
     async def count_tokens(self, visit: Visit) -> tuple[int, bool]:
         """Return how long a message is and whether its provider said so, for free; else it is our estimate."""
@@ -106,11 +106,11 @@ class Spending:
             )
         return self._chat_is_translated
 
-    async def _run_text(
+    def _run_text(
         self, visit: Visit, decode: Callable[[bytes], SurfaceRequest], surface: type[TextSurface]
-    ) -> Reply:
+    ) -> Awaitable[Reply]:
         policy = visit.attribution.unsupported
-        return await self._run(visit, functools.partial(read_in_full, decode, policy), surface)
+        return self._run(visit, functools.partial(read_in_full, decode, policy), surface)
 
     async def _run(
         self,
@@ -146,12 +146,12 @@ class Spending:
             body.release()
             raise
         visit.is_recorded = True
-        run.task.add_done_callback(body.release)
+        run.on_end.append(body.release)
         if visit.passage is not None:
-            run.task.add_done_callback(functools.partial(self._settle, visit.passage, visit.run_id))
+            run.on_end.append(functools.partial(self._settle, visit.passage, visit.run_id))
             visit.passage = None
         try:
-            return await asyncio.shield(run.task)
+            return await run.reply()
         except asyncio.CancelledError:
             run.leave()
             raise
@@ -179,7 +179,7 @@ class Spending:
             if refusal is not None:
                 raise Refused(refusal)
 
-    def _settle(self, passage: Passage, run_id: str, _ended: object) -> None:
+    def _settle(self, passage: Passage, run_id: str) -> None:
         """Correct what an ended run was charged by what it used; one that left no line of its own used nothing."""
         passage.end()
         if passage.counts_tokens:

@@ -7,7 +7,7 @@ answer leaves after its usage is. Every run has a task of its own, because a cli
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -67,7 +67,8 @@ class RunTask:
         self._command = command
         self._surface = surface
         self._settlement = Settlement(runs.core, command.run_id, command.principal_id)
-        self._candidate: Candidate | None = None
+        #: The one at hand; there is none before the run is admitted.
+        self._candidate: Candidate
         self._retry = 0
         #: That of the attempt, or the one from which on the next attempt looks for one; "" for the plan's first.
         self._credential = PlannedCredential(credential_ref="")
@@ -94,16 +95,27 @@ class RunTask:
         self._taken: Taken | None = None
         if runs.contents is not None and runs.contents.rules.is_on:
             self._taken = runs.contents.begin(command, surface.request, surface.request_type)
+        #: Told when it has ended, before whoever waits for the reply.
+        self.on_end: list[Callable[[], object]] = []
+        self._waiter: asyncio.Future[None] | None = None
         self.task: asyncio.Task[Reply] = asyncio.get_running_loop().create_task(self._run())
+        self.task.add_done_callback(self._ended)
 
     # -- what others may ask of it
+
+    async def reply(self) -> Reply:
+        """Wait for the end, as its one client does; a client that waits no more ends nothing."""
+        if not self.task.done():
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self.task.result()
 
     def leave(self) -> None:
         """The client has gone: drain or cancel, by the provider's rule; what was used is recorded either way."""
         if self.client.is_gone:
             return
         self.client.is_gone = True
-        provider = self._at_hand().provider if self._exchange is not None else None
+        provider = self._candidate.provider if self._exchange is not None else None
         if provider is not None and provider.on_client_disconnect == "drain":
             loop = asyncio.get_running_loop()
             self._drain_timer = loop.call_later(ms_to_s(provider.drain_max_ms), self.cancel, "client")
@@ -132,6 +144,12 @@ class RunTask:
             self._drain_timer.cancel()
         if self._settled is not None and not self._settled.done():
             self._settled.set_result(None)
+
+    def _ended(self, task: asyncio.Task[Reply]) -> None:
+        for tell in self.on_end:
+            tell()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     # -- the way
 
@@ -181,7 +199,7 @@ class RunTask:
         refusal = await (self._admit_patiently() if self._command.wait_approval_ms else self._admit())
         if refusal is not None or self._answered.answer is not None:
             return refusal
-        for part in self._surface.parts(self._at_hand().entry):  # which may grow on the way
+        for part in self._surface.parts(self._candidate.entry):  # which may grow on the way
             refusal = await self._answer(part)
             if refusal is not None:
                 break
@@ -233,7 +251,7 @@ class RunTask:
                         self.client.note_routing(draft.body)
             if self._is_under_way and decision.refusal is None and self._answered.answer is None:
                 self._come_to(0)
-                candidate = self._at_hand()
+                candidate = self._candidate
                 may_start = self._cancel_reason is None and not self._surface.is_heavy(candidate.entry)
                 if may_start and self._runs.slots.try_take(candidate.provider):
                     self._slot_of = candidate.provider.provider_id
@@ -279,7 +297,7 @@ class RunTask:
                     return refusal
             ended = await self._exchange_part(part)
             ended.is_part = part.items is not None
-            is_last = part is self._surface.parts(self._at_hand().entry)[-1]
+            is_last = part is self._surface.parts(self._candidate.entry)[-1]
             following = await self._settle(ended, is_last=is_last)
             if ended.failure is None or following.refusal is not None:
                 return following.refusal
@@ -294,7 +312,7 @@ class RunTask:
 
     async def _take_slot_and_start(self, part: Part) -> Refusal | None:
         """Wait for a slot and start, or move on along the plan where the candidate is not ready."""
-        provider, step = self._at_hand().provider, self._at_hand().step
+        provider, step = self._candidate.provider, self._candidate.step
         wanted = self._credential.credential_ref or next((one.credential_ref for one in step.credentials), "")
         if wanted and self._runs.tokens.is_about_to_end(wanted):
             await self._runs.tokens.renew_in_time([wanted])
@@ -305,9 +323,9 @@ class RunTask:
             return await self._skip(refused.failure_class)
         self._slot_of = provider.provider_id
         waited_ms = us_to_ms(self._core.clock.monotonic_us() - waiting_since_us)
-        is_heavy = self._surface.is_heavy(self._at_hand().entry)
+        is_heavy = self._surface.is_heavy(self._candidate.entry)
         if is_heavy:  # made once, with the maximum that a budget will leave as far as can be foreseen
-            self._lower(self._plan_start(self._core.clock.now_us()))
+            self._lower(self._plan_start(self._run_state(), self._core.clock.now_us()))
         is_stale = True
         while is_stale:
             if is_heavy:
@@ -335,20 +353,20 @@ class RunTask:
         return None
 
     def _prepare(self, part: Part) -> None:
-        candidate = self._at_hand()
+        candidate = self._candidate
         self._surface.prepare(part, candidate.provider, candidate.entry, candidate.cap_tokens)
 
-    def _plan_start(self, now_us: int) -> Start:
-        step = self._at_hand().step
+    def _plan_start(self, run: Run, now_us: int) -> Start:
+        step = self._candidate.step
         where = Where(step.provider_id, step.model_id)
-        return plan_start(self._core.state, self._run_state(), where, step.upstream_model, now_us)
+        return plan_start(self._core.state, run, where, step.upstream_model, now_us)
 
     def _lower(self, start: Start) -> bool:
         """Take the maximum of output that a budget leaves; return whether that is less than what was at hand."""
-        before = self._at_hand()
+        before = self._candidate
         if start.cap_tokens is not None:
             self._candidate = before.capped(start.cap_tokens)
-        return self._at_hand().cap_tokens != before.cap_tokens
+        return self._candidate.cap_tokens != before.cap_tokens
 
     def _start(self, batch: Batch, part: Part, *, queue_wait_ms: int, is_prepared: bool = False) -> bool:
         """Reserve and start the next attempt, unless a budget stops it, or its part has to be prepared anew first.
@@ -356,14 +374,15 @@ class RunTask:
         Called in the same breath as the question whether the candidate is ready. Returns whether the part, which
         was prepared elsewhere, asks for more than a budget leaves by now.
         """
-        run, start = self._run_state(), self._plan_start(batch.now_us)
+        run = self._run_state()
+        start = self._plan_start(run, batch.now_us)
         if start.judgement.stops:
             return False
         if self._lower(start) and is_prepared:
             return True
         if not is_prepared:
             self._prepare(part)
-        candidate = self._at_hand()
+        candidate = self._candidate
         self.client.note_limits(candidate, warnings_of(start.judgement))
         command = StartAttempt(
             candidate=candidate.index,
@@ -384,7 +403,7 @@ class RunTask:
 
     async def _exchange_part(self, part: Part) -> Ended:
         """Send one attempt and read its answer. Its start is durable."""
-        candidate, outward = self._at_hand(), self._runs.outward
+        candidate, outward = self._candidate, self._runs.outward
         try:
             credential = self._credential
             secret = outward.secret(candidate.provider.provider_id, credential.credential_ref, credential.revision)
@@ -429,7 +448,7 @@ class RunTask:
 
     async def _settle(self, ended: Ended, *, is_last: bool) -> Following:
         """Record how an attempt ended. Its slot is free at once; the way goes on when the facts are durable."""
-        stored = await self._answered.storable(ended, self._at_hand()) if is_last else None
+        stored = await self._answered.storable(ended, self._candidate) if is_last else None
         batch, following = self._settlement.settle(
             ended, is_last=is_last, is_client_gone=self.client.is_gone, stored=stored
         )
@@ -445,7 +464,7 @@ class RunTask:
 
     async def _skip(self, failure_class: str, *, until_us: int = 0) -> Refusal | None:
         """Leave a candidate that no attempt was started at."""
-        batch, following = self._settlement.skip(failure_class, candidate=self._at_hand().index, until_us=until_us)
+        batch, following = self._settlement.skip(failure_class, candidate=self._candidate.index, until_us=until_us)
         return (await self._follow(batch, following)).refusal
 
     async def _follow(self, batch: Batch, following: Following) -> Following:
@@ -463,7 +482,7 @@ class RunTask:
             self.is_held = False
             await self._core.record([refusal_draft(self._command, refusal)], self._command.principal_id)
             return refusal
-        drains = self._exchange is not None and self._at_hand().provider.on_client_disconnect == "drain"
+        drains = self._exchange is not None and self._candidate.provider.on_client_disconnect == "drain"
         await self._settlement.cancel(self._exchange, reason=reason, by=self._cancelled_by, drains=drains)
         return refusal
 
@@ -475,10 +494,6 @@ class RunTask:
         self._retry, self._has_waited = 0, False
         self._credential = PlannedCredential(credential_ref="")
         self.client.come_to(self._candidate)
-
-    def _at_hand(self) -> Candidate:
-        assert self._candidate is not None
-        return self._candidate
 
     def _run_state(self) -> Run:
         return self._core.state.runs.open[self.run_id]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 
 from palyra.decisions.runs import AdmitRun, refusal_draft
@@ -60,7 +61,7 @@ class Runs:
         """Start a run; its task ends with the reply. `client` takes the bytes of a stream."""
         run = RunTask(self, command, surface, client)
         self.open[command.run_id] = run
-        run.task.add_done_callback(lambda task: self._forget(run))
+        run.on_end.append(functools.partial(self._forget, run))
         self.watch.wake()
         return run
 
