@@ -2,12 +2,15 @@
 
 A stream is cut into blocks, each an event with its closing blank line exactly as it came, so that relaying costs
 nothing but the search for blank lines. It is never iterated line by line: only blocks that matter are looked into.
-The cut depends on the bytes alone, not on how they arrived.
+The cut depends on the bytes alone, not on how they arrived; but of blank lines that nothing stands between, those
+that arrive together may be one block, so that a flood of them costs little.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from itertools import groupby
 
 from palyra.limits import SSE_LINE_MAX_BYTES
 from palyra.wire.errors import Malformed
@@ -17,6 +20,8 @@ _BOM = b"\xef\xbb\xbf"
 _BLANK_LINE = re.compile(rb"(?>\r\n|\r(?!\Z)|\n)(?>\r\n|\r(?!\Z)|\n)")
 #: The longest part of a blank line that can be cut off: CR LF CR.
 _OVERLAP_BYTES = 3
+#: So many blocks hardly ever arrive together.
+_MANY_COUNT = 64
 
 
 class SseSplitter:
@@ -28,6 +33,11 @@ class SseSplitter:
         self._waiting = bytearray()
         self._searched_bytes = 0
         self._has_cr = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether nothing waits: what arrives next begins a block."""
+        return not self._waiting
 
     @property
     def tail(self) -> bytes:
@@ -54,7 +64,16 @@ class SseSplitter:
         self._searched_bytes = len(waiting)
         if arrived_bytes > SSE_LINE_MAX_BYTES:
             _check_sizes(waiting, *blocks)
-        return blocks
+        return blocks if len(blocks) <= _MANY_COUNT else _blanks_joined(blocks)
+
+
+def _blanks_joined(blocks: Iterable[bytes]) -> list[bytes]:
+    """Return the blocks, neighbours that hold nothing made one."""
+    joined: list[bytes] = []
+    for says_something, run in groupby(blocks, lambda block: bool(block.strip(b"\r\n"))):
+        together = list(run)
+        joined += together if says_something else [b"".join(together)]
+    return joined
 
 
 def _check_sizes(*blocks: bytes | bytearray) -> None:
@@ -66,6 +85,8 @@ def event_data(block: bytes) -> bytes:
     """Return the data of a block, its lines joined by LF; b"" when it has none."""
     if block.startswith(b"data: ") and block.find(b"\n") == len(block) - 2 and block.find(b"\r") < 0:
         return block[6:-2]  # one line of data and nothing else, as nearly all are
+    if block.find(b"data") < 0:
+        return b""  # blank lines, or a comment
     return b"\n".join(_values(block, b"data"))
 
 

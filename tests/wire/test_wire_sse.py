@@ -100,3 +100,13 @@ def test_a_comment_is_a_block_without_data() -> None:
     """What keeps a connection open says nothing."""
     assert comment("keep-alive") == b": keep-alive\n\n"
     assert event_data(comment("keep-alive")) == b""
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_flood_of_blank_lines_is_one_block(end: bytes) -> None:
+    """What says nothing and arrives together costs no block each; what stands in it is cut as ever."""
+    flood, event = end * 20_000, b"data: 1" + end * 2
+    blocks, tail = split(flood + event + flood + b"data: 2")
+    assert [block for block in blocks if block.strip()] == [event]
+    assert len(blocks) <= 4
+    assert b"".join(blocks) + tail == flood + event + flood + b"data: 2"
