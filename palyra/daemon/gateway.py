@@ -213,7 +213,10 @@ class Gateway:
         """Return what answers at a place that can spend."""
 
         async def handle(visit: Visit) -> web.StreamResponse:
-            return await self._deliver(visit, await ask(visit))
+            reply = await ask(visit)
+            if visit.client is not None and visit.client.response is not None:
+                return await visit.client.end()
+            return await self._send(visit, reply.status, reply.headers, reply.body or b"")
 
         return handle
 
@@ -222,11 +225,6 @@ class Gateway:
         self._note_served(visit, 200)
         headers = {**JSON, **_named(visit.run_id), **({} if is_told else {"x-palyra-estimated": "true"})}
         return await self._send(visit, 200, headers, msgspec.json.encode({"input_tokens": tokens}))
-
-    async def _deliver(self, visit: Visit, reply: Reply) -> web.StreamResponse:
-        if visit.client is None or visit.client.response is None:
-            return await self._send(visit, reply.status, reply.headers, reply.body or b"")
-        return await visit.client.end()
 
     async def _list_models(self, visit: Visit) -> web.StreamResponse:
         assert visit.caller is not None
@@ -324,9 +322,11 @@ class Gateway:
         if visit.caller is not None and not visit.is_recorded:
             await self._record_refused(visit, visit.caller, _GONE)
 
-    async def _send(self, visit: Visit, status: int, headers: Mapping[str, str], body: bytes) -> web.StreamResponse:
+    def _send(
+        self, visit: Visit, status: int, headers: Mapping[str, str], body: bytes
+    ) -> Awaitable[web.StreamResponse]:
         visit.sent_bytes = len(body)
-        return await write_answer(
+        return write_answer(
             visit.request,
             status,
             {**EVERY_ANSWER, **headers, **visit.more},

@@ -153,7 +153,7 @@ class Log:
         if boot_id and not self._is_console:
             self._logger = self._logger.bind(boot_id=boot_id)
         if self._requests is not None:
-            self._requests.boot_id = boot_id
+            self._requests.name_boot(boot_id)
 
     def become_default(self) -> None:
         """Take the lines of modules that log by themselves. Only for a process that is all ours."""
@@ -179,7 +179,7 @@ class Log:
         if self._requests is not None and line.is_ours:
             self._requests.add(line)
         else:
-            self._logger.info("request", **line._asdict())
+            self._logger.info("request", **msgspec.structs.asdict(line))
 
     def debug(self, event: str, **fields: Any) -> None:
         self._logger.debug(event, **fields)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 import msgspec
 
@@ -19,7 +18,7 @@ from palyra.units import US_PER_S
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-class RequestLine(NamedTuple):
+class RequestLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the log says of one request: nothing that its client wrote."""
 
     method: str
@@ -37,35 +36,27 @@ class RequestLine(NamedTuple):
         return self.method in _METHODS
 
 
-class _Rendered(msgspec.Struct, frozen=True, gc=False):
-    ts: str
-    level: str
-    event: str
-    boot_id: str | msgspec.UnsetType
-    method: str
-    route: str
-    status: int
-    duration_ms: int
-    sent_bytes: int
-    run_id: str
-
-
 class RequestLines:
     """Renders lines and hands them over to whoever writes."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
-        #: In each line once it is known.
-        self.boot_id: str | msgspec.UnsetType = msgspec.UNSET
         self._write = write
         self._clock = SystemClock()
         self._encode = msgspec.json.Encoder().encode
         self._second = 0
         self._until_second = ""
+        self.name_boot("")
+
+    def name_boot(self, boot_id: str) -> None:
+        """Say in each line from now on which process it is of, where that is known."""
+        told = {"level": "info", "event": "request", **({"boot_id": boot_id} if boot_id else {})}
+        #: Of each line, what stands between its date and what it says of its request.
+        self._between = f'Z",{self._encode(told).decode()[1:-1]},'
 
     def add(self, line: RequestLine) -> None:
         """Render a line that is ours; its date is worked out once a second."""
         second, us = divmod(self._clock.now_us(), US_PER_S)
         if second != self._second:
             self._second, self._until_second = second, f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
-        ts = f"{self._until_second}.{us:06d}Z"
-        self._write(self._encode(_Rendered(ts, "info", "request", self.boot_id, *line)).decode())
+        rest = self._encode(line).decode()[1:]
+        self._write(f'{{"ts":"{self._until_second}.{us:06d}{self._between}{rest}')

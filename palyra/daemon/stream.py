@@ -65,11 +65,9 @@ async def write_answer(
     head = _head(request, answer, headers, f"Content-Length: {len(body)}" if has_body else "")
     if request.method == "HEAD" or not has_body:
         body = b""
-    if len(body) <= _JOINED_MAX_BYTES:
-        await _write(request, head + body, stall_ms)
-    else:
-        await _write(request, head, stall_ms)
-        await _write(request, body, stall_ms)
+    for piece in (head + body,) if len(body) <= _JOINED_MAX_BYTES else (head, body):
+        if not _write(request, piece):
+            await _until_taken(request, stall_ms)
     return answer
 
 
@@ -103,13 +101,15 @@ class StreamClient:
 
     async def send(self, data: bytes) -> None:
         """See `palyra.engine.exchange.Client.send`."""
-        if data:
-            await self._send(data, b"")
+        if data and not self._put(data, b""):
+            await _until_taken(self._request, self._stall_ms)
 
     async def close(self, data: bytes) -> None:
         """See `palyra.engine.exchange.Client.close`: the last bytes and the end of the answer leave together."""
-        await self._send(data, _LAST_CHUNK)
+        is_taken = self._put(data, _LAST_CHUNK)
         self._is_closed = True
+        if not is_taken:
+            await _until_taken(self._request, self._stall_ms)
 
     async def end(self) -> Written:
         """Close the stream, unless it is, and return its answer."""
@@ -118,14 +118,14 @@ class StreamClient:
             await self.close(b"")
         return self.response
 
-    async def _send(self, data: bytes, end: bytes) -> None:
+    def _put(self, data: bytes, end: bytes) -> bool:
         self.sent_bytes += len(data)
         head, self._head = self._head, b""
         if self._is_chunked:
             data = b"%b%x\r\n%b\r\n%b" % (head, len(data), data, end) if data else head + end
         else:
             data = head + data
-        await _write(self._request, data, self._stall_ms)
+        return _write(self._request, data)
 
     def abort(self) -> None:
         """Break the connection, so that nobody takes a part for the whole."""
@@ -154,14 +154,20 @@ def _date(second: int) -> str:
     return formatdate(second, usegmt=True)
 
 
-async def _write(request: web.BaseRequest, data: bytes, stall_ms: int) -> None:
-    """Write, and wait as long as the client takes something of it now and then; raises `ClientGone`."""
+def _write(request: web.BaseRequest, data: bytes) -> bool:
+    """Write, and return whether the client is so far that nobody has to wait for it; raises `ClientGone`."""
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ClientGone
     transport.write(data)
-    if transport.get_write_buffer_size() <= _UNWATCHED_MAX_BYTES:
-        return
+    return transport.get_write_buffer_size() <= _UNWATCHED_MAX_BYTES
+
+
+async def _until_taken(request: web.BaseRequest, stall_ms: int) -> None:
+    """Wait as long as the client takes something of what was written now and then; raises `ClientGone`."""
+    transport = request.transport
+    if transport is None:
+        raise ClientGone
     # Never cancelled: aiohttp shares one future among all who wait for a transport.
     draining = asyncio.create_task(request.writer.drain())
     draining.add_done_callback(_retrieve)

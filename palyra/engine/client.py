@@ -6,7 +6,7 @@ Nothing is decided or recorded here; the run says what has happened, the client 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 
 import msgspec
 
@@ -160,9 +160,9 @@ class ClientSide:
                     raise
                 self._has_begun = True
 
-    async def send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> Awaitable[None]:
         """Pass bytes of the answer on; raises `ClientGone`."""
-        await self._taker(data).send(data)
+        return self._taker(data).send(data)
 
     def _taker(self, data: bytes) -> Client:
         if self._copy is not None:

@@ -7,8 +7,7 @@ failure before it can be replaced by another candidate without the client notici
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 
@@ -95,7 +94,7 @@ class Relay(Protocol):
 
     async def begin(self) -> None: ...
 
-    async def send(self, data: bytes) -> None: ...
+    def send(self, data: bytes) -> Awaitable[None]: ...
 
 
 class Exchange:
@@ -186,7 +185,7 @@ class Exchange:
         with contextlib.suppress(TransportFailed, Malformed):
             while not meter.done and meter.error is None and meter.facts().output_tokens_estimate <= max_tokens:
                 chunk = await answer.chunk()
-                note(await self._metered(meter, chunk))
+                note(self._fed(meter, chunk) if self._is_little(chunk) else await aside(self._fed, meter, chunk))
                 if not chunk:
                     break
         if meter.finished and meter.error is None:
@@ -212,7 +211,7 @@ class Exchange:
     ) -> Ended:
         while True:
             chunk = await answer.chunk()
-            out = await self._metered(meter, chunk)
+            out = self._fed(meter, chunk) if self._is_little(chunk) else await aside(self._fed, meter, chunk)
             if meter.has_content and not self._reached_content and meter.error is None:
                 self._reached_content = True
                 on_content()
@@ -230,13 +229,15 @@ class Exchange:
                 message = "the stream ended before its answer was complete"
                 return self._end(failure=self._failure("stream_truncated", self._phase, message))
 
-    async def _metered(self, meter: StreamMeter, chunk: bytes) -> bytes:
-        """Return what a meter makes of bytes as they came, b"" for the end; aside where it is much."""
+    def _is_little(self, chunk: bytes) -> bool:
+        """Take note of bytes that have come; return whether reading them keeps nobody waiting."""
         self._output_bytes += len(chunk)
         self._waiting_bytes += len(chunk)
-        is_long = len(chunk) > _FED_AT_ONCE_BYTES or self._waiting_bytes > OFF_LOOP_BYTES
-        work = functools.partial(meter.feed, chunk) if chunk else meter.end
-        out = await aside(work) if is_long else work()
+        return len(chunk) <= _FED_AT_ONCE_BYTES and self._waiting_bytes <= OFF_LOOP_BYTES
+
+    def _fed(self, meter: StreamMeter, chunk: bytes) -> bytes:
+        """Return what a meter makes of bytes as they came, b"" for the end."""
+        out = meter.feed(chunk) if chunk else meter.end()
         if out:
             self._waiting_bytes = 0
         return out

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Coroutine, Mapping
+from typing import Any, Literal
 
 import msgspec
 
@@ -132,12 +132,14 @@ class HttpAnswer:
         """Names in lower case; a repeated header's values are joined by a comma."""
         return self._reader.headers
 
-    async def chunk(self) -> bytes:
+    def chunk(self) -> Coroutine[Any, Any, bytes]:
         """See `palyra.providers.port.Answer.chunk`."""
-        return await self._connection.read(self._reader)
+        return self._connection.read(self._reader)
 
     async def body(self, max_bytes: int) -> bytes:
         """See `palyra.providers.port.Answer.body`."""
+        if self._reader.is_complete and self._reader.waiting_bytes <= max_bytes:
+            return self._reader.take()  # it came with the head, as short ones do
         announced_bytes = int(self._reader.headers.get("content-length", 0))
         try:
             return await read_whole(self.chunk, max_bytes, announced_bytes=announced_bytes)

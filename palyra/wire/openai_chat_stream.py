@@ -8,7 +8,7 @@ decoded is passed on and counted, because the client may understand it.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -96,7 +96,19 @@ class ChatStreamMeter:
 
     def feed(self, chunk: bytes) -> bytes:
         """Return what may be relayed now; raises `Malformed` for an endless event."""
-        return b"".join([self._take(block) for block in self._splitter.feed(chunk)])
+        is_open = not self.done and self.error is None
+        if is_open and self._splitter.is_empty and (relayed := self._take_alike(chunk)):
+            return relayed
+        out: list[bytes] = []
+        run: list[bytes] = []
+        for block in self._splitter.feed(chunk):
+            if self._alike.may_read(block):
+                run.append(block)
+            else:
+                out += self._take_run(run)
+                out.append(self._take(block))
+                run = []
+        return b"".join([*out, *self._take_run(run)])
 
     def end(self) -> bytes:
         """Say that upstream has closed; return a last event that only lacked its blank line."""
@@ -153,10 +165,6 @@ class ChatStreamMeter:
         """Meter one event; return it as it may be relayed, b"" when it is withheld."""
         if self.done or self.error is not None:
             return b""
-        said = self._alike.read(block)
-        if said is not None:
-            self._tally.add(said.text)
-            return said.relayed
         data = event_data(block)
         if not data:
             return block
@@ -177,6 +185,22 @@ class ChatStreamMeter:
         if self._alike.is_promising and (text := _text_alone(reply)):
             self._alike.learn(block, relayed, text)
         return relayed
+
+    def _take_run(self, blocks: list[bytes]) -> list[bytes]:
+        """Meter events that seem to be alike: together, or one by one where some are not; none behind the end."""
+        if not blocks or self.done or self.error is not None:
+            return []
+        if relayed := self._take_alike(b"".join(blocks)):
+            return [relayed]
+        return [self._take_alike(block) or self._take(block) for block in blocks]
+
+    def _take_alike(self, blocks: bytes) -> bytes:
+        """Meter events that are all like one before, and return them as they may be relayed; b"" for any others."""
+        said = self._alike.read(blocks)
+        if said is None:
+            return b""
+        self._tally.extend(said.texts)
+        return said.relayed
 
     def _meter_usage(self, reply: Reply) -> bool:
         """Note what the event reports; return whether it reports anything."""
@@ -217,10 +241,10 @@ def _text_alone(reply: Reply) -> str:
     return said.content if len(texts) == 1 and texts[0] is said.content else ""
 
 
-class _Said(NamedTuple):
-    """The text of an event, and the event as its client gets it."""
+class _Said(msgspec.Struct, frozen=True, gc=False):
+    """The texts of events, and the events as their client gets them."""
 
-    text: str
+    texts: list[str]
     relayed: bytes
 
 
@@ -228,12 +252,16 @@ class _Alike:
     """Reads the events of a stream that differ from one before in nothing but their piece of text.
 
     Nearly all do. Where the bytes before and behind the text are those of an event that was read, and the text ends
-    no string and escapes nothing, a decoder would find the same event with another text; so it is not asked.
+    no string and escapes nothing, a decoder would find the same event with another text; so it is not asked. Events
+    that arrive together are read together: what stands between two texts is the end of one event and the beginning
+    of the next, and any other event between them holds quotes.
     """
 
     def __init__(self) -> None:
-        self._before = self._behind = b""
-        self._relayed_before = self._relayed_behind = b""
+        self._before = self._behind = self._between = b""
+        self._relayed_before = self._relayed_behind = self._relayed_between = b""
+        #: The client gets events as they came.
+        self._is_untouched = True
         #: Events that were learnt from since one was read.
         self._learnt_count = 0
 
@@ -249,24 +277,36 @@ class _Alike:
         if b"\\" in block or block.count(quoted) != 1 or relayed.count(quoted) != 1:
             return  # it cannot be told where the text stands
         self._before, self._behind = _around(block, quoted)
+        self._between = self._behind + self._before
         self._relayed_before, self._relayed_behind = _around(relayed, quoted)
+        self._relayed_between = self._relayed_behind + self._relayed_before
+        self._is_untouched = self._relayed_between == self._between
 
-    def read(self, block: bytes) -> _Said | None:
-        """Return what an event brings, None for one that has to be decoded."""
+    def may_read(self, block: bytes) -> bool:
+        """Return whether an event begins and ends like the one that was learnt from."""
+        return self._before != b"" and block.startswith(self._before) and block.endswith(self._behind)
+
+    def read(self, blocks: bytes) -> _Said | None:
+        """Return what whole events bring, None for those that have to be decoded."""
         before, behind = self._before, self._behind
-        if not before or not block.startswith(before) or not block.endswith(behind):
+        if not before or not blocks.startswith(before) or not blocks.endswith(behind):
             return None
-        piece = block[len(before) : len(block) - len(behind)]
-        if not piece or piece.find(b'"') >= 0 or piece.find(b"\\") >= 0:
+        pieces = blocks[len(before) : len(blocks) - len(behind)].split(self._between)
+        if b"" in pieces:
+            return None
+        said = b"\n".join(pieces)
+        if said.find(b'"') >= 0 or said.find(b"\\") >= 0:
             return None
         try:
-            text = piece.decode()
+            texts = said.decode().split("\n")
         except UnicodeDecodeError:
             return None
-        if not text.isprintable():
+        if len(texts) != len(pieces) or not "".join(texts).isprintable():
             return None
         self._learnt_count = 0
-        return _Said(text, self._relayed_before + piece + self._relayed_behind)
+        if self._is_untouched:
+            return _Said(texts, blocks)
+        return _Said(texts, self._relayed_before + self._relayed_between.join(pieces) + self._relayed_behind)
 
 
 def _around(block: bytes, quoted: bytes) -> tuple[bytes, bytes]:

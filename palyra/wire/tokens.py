@@ -145,6 +145,16 @@ class TokenTally:
         if self._waiting_chars >= self._COUNT_AT_CHARS:
             self._count()
 
+    def extend(self, texts: list[str]) -> None:
+        """Add pieces one after the other."""
+        chars_count = sum(map(len, texts))
+        if self._waiting_chars + chars_count < self._COUNT_AT_CHARS:
+            self._pieces += texts
+            self._waiting_chars += chars_count
+        else:
+            for text in texts:
+                self.add(text)
+
     @property
     def tokens(self) -> int:
         """The tokens of everything added so far."""

@@ -217,7 +217,7 @@ async def test_much_of_a_stream_at_once_is_read_off_the_loop(monkeypatch: pytest
         taker = Taker()
         assert (await world.chat(client=taker, stream=True)).status == 200
         assert taker.text == "x" * size
-        assert hops[:1] == ["feed"]
+        assert hops[:1] == ["_fed"]
         assert ("stream_end" in hops) == (size > OFF_LOOP_BYTES)
         hops.clear()
         assert (await world.chat(stream=True)).status == 200
