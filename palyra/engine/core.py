@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -55,6 +56,7 @@ FOREIGN_FIELDS: Mapping[type[Fact], Sequence[str]] = {
     BudgetReleased: (),
     RunCompleted: (),
 }
+_FOREIGN_WORDS = {struct: attrgetter(*fields) if fields else None for struct, fields in FOREIGN_FIELDS.items()}
 _REBUILD_FIRST_S, _REBUILD_MAX_S = 1.0, 30.0
 
 
@@ -83,6 +85,8 @@ class Batch:
 
     def add(self, drafts: Sequence[Draft]) -> None:
         """Stamp facts and fold them; they are on their way to the disk when the batch ends."""
+        if not drafts:
+            return
         core, state, actor, now_us = self._core, self._core.state, self._actor, self.now_us
         encoded = [(draft, *encode_fact(draft.body)) for draft in drafts]
         core.refuse_secrets(encoded)  # before anything is folded
@@ -272,14 +276,11 @@ class Core:
         """Raise `SecretInEvent` if a fact holds a secret: it would stand in the journal for ever."""
         foreign: list[bytes] = []
         for draft, _, _, body in encoded:
-            fields = FOREIGN_FIELDS.get(type(draft.body))
-            if fields is None:
+            fact = draft.body
+            if type(fact) not in _FOREIGN_WORDS:
                 foreign.append(body)
-                continue
-            for field in fields:
-                value = getattr(draft.body, field)
-                if value:
-                    foreign.append(value.encode() if isinstance(value, str) else encode_json(value))
+            elif (words := _FOREIGN_WORDS[type(fact)]) is not None:
+                foreign.append(encode_json(words(fact)))
         if foreign and self.known.are_in(b"\n".join(foreign)):
             name = next((name for _, name, _, body in encoded if self.known.are_in(body)), encoded[0][1])
             if self.on_leak is not None:

@@ -159,20 +159,7 @@ class SqliteStore:
         """Insert all rows in one statement that is a transaction of its own."""
         parameters: list[str | int | bytearray | None] = []
         for row, link in zip(rows, links, strict=True):
-            parameters += (
-                row.position,
-                row.stream,
-                row.version,
-                row.name,
-                row.schema,
-                row.recorded_at_us,
-                row.actor,
-                row.correlation,
-                row.causation,
-                row.command_key,
-                row.body.decode(),
-                bytearray(link),
-            )
+            parameters += (*row[:-1], row.body.decode(), bytearray(link))
         missing_count = -len(rows) % _ROWS_STEP_COUNT
         parameters += _NO_ROW * missing_count
         await self.connection.execute_fetchall(_insert_sql(len(rows) + missing_count), parameters)
