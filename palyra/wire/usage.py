@@ -83,13 +83,18 @@ class Counts:
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
         self._raw = raw
+        #: What is there, by its place.
+        self._found: dict[_Place, Any] = {(name, ""): value for name, value in raw.items() if value is not None}
+        for name, details in raw.items():
+            if isinstance(details, dict):
+                self._found |= {(name, field): value for field, value in details.items() if value is not None}
         self.anomalies: list[str] = []
 
     def find(self, places: tuple[_Place, ...]) -> int | None:
-        for name, field in places:
-            value = self._raw.get(name)
-            if field and value is not None:
-                value = value.get(field) if isinstance(value, dict) else None
+        if self._found.keys().isdisjoint(places):
+            return None
+        for place in places:
+            value = self._found.get(place)
             if value is None:
                 continue
             if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _COUNT_MAX:
