@@ -130,7 +130,7 @@ def _usable(state: State, found: Resolution, name: str) -> Resolution | Refusal:
     if not enabled:
         message = f"The model '{name}' is disabled in the configuration."
         return Refusal(code="model_disabled", message=message, param="model")
-    return found._replace(entries=enabled)
+    return found if len(enabled) == len(found.entries) else found._replace(entries=enabled)
 
 
 def _not_found(state: State, role: str, name: str) -> Refusal:

@@ -185,6 +185,8 @@ def unfit(state: State, entry: ModelEntry, wanted: Wanted) -> Exclusion | None:
 
 
 def _lost_on_the_way(provider: ProviderEntry, entry: ModelEntry, wanted: Wanted) -> Sequence[str]:
+    if not wanted.losses:
+        return ()
     api = entry.api_for(wanted.dialect)
     translated = wanted.losses.get(api, ()) if wanted.dialect not in ("", api) else ()
     return [*translated, *wanted.losses.get(f"flavor:{provider.flavor}", ())]
@@ -255,9 +257,11 @@ def _is_offered(state: State, provider_id: str, model_id: str) -> bool:
     provider = provider_entry(state, provider_id)
     if provider is None or not provider.enabled:
         return False
-    roles = (*state.catalog.names, *state.catalog.discovered)
-    entries = (model_entry(state, role, provider_id, model_id) for role in roles)
-    return any(entry is not None and entry.enabled for entry in entries)
+    for role in (*state.catalog.names, *state.catalog.discovered):
+        entry = model_entry(state, role, provider_id, model_id)
+        if entry is not None and entry.enabled:
+            return True
+    return False
 
 
 def _step(state: State, entry: ModelEntry, via: str, planned: list[PlannedCredential], now_us: int) -> PlanStep:

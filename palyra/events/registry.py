@@ -149,7 +149,10 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def api_for(self, dialect: str) -> Dialect:
         """Return the dialect in which a request of this one is sent on."""
         apis = self.upstream_apis or _CHAT
-        return next((api for api in apis if api == dialect), apis[0])
+        for api in apis:
+            if api == dialect:
+                return api
+        return apis[0]
 
 
 _CHAT: list[Dialect] = ["chat"]

@@ -60,6 +60,7 @@ class CatalogState(msgspec.Struct, kw_only=True):
 
 CHAPTER = Chapter()
 _NO_LIST = DiscoveredList()
+_NO_NAMES: dict[str, list[int]] = {}
 #: Where an entry comes from that nobody has written.
 DISCOVERED = "discovery"
 
@@ -89,9 +90,12 @@ def list_of(state: State, provider_id: str) -> DiscoveredList:
 
 def model_entry(state: State, role: str, provider_id: str, model_id: str) -> ModelEntry | None:
     """Return one provider's entry of a model, or None."""
-    for entry in (*models_named(state, role, model_id), *discovered_named(state, role, model_id)):
-        if entry.provider_id == provider_id and entry.model_id == model_id:
-            return entry
+    catalog = state.catalog
+    for names in (catalog.names, catalog.discovered):
+        for index in names.get(role, _NO_NAMES).get(model_id, ()):
+            entry = catalog.registry.models[index]
+            if entry.provider_id == provider_id and entry.model_id == model_id:
+                return entry
     return None
 
 

@@ -9,7 +9,7 @@ import msgspec
 from palyra.events import usage
 from palyra.events.base import Recorded
 from palyra.projections.base import Chapter
-from palyra.units import BP_PER_UNIT, ceil_div
+from palyra.units import BP_PER_UNIT
 
 if TYPE_CHECKING:
     from palyra.projections.state import State
@@ -76,8 +76,9 @@ def calibrate(state: State, provider_id: str, upstream_model: str, raw_tokens: i
     """Return (ratio_bp, estimated, upper) for a raw estimate, by what was billed so far."""
     calibration = state.usage.calibrations.get(f"{provider_id}/{upstream_model}", _UNCALIBRATED)
     ratio_bp = calibration.ratio_bp if calibration.samples_count >= _SAMPLES_NEEDED else BP_PER_UNIT
-    estimated = ceil_div(raw_tokens * ratio_bp, BP_PER_UNIT)
-    return ratio_bp, estimated, max(estimated, ceil_div(raw_tokens * calibration.high_bp, BP_PER_UNIT))
+    # Both rounded up.
+    estimated = -(-raw_tokens * ratio_bp // BP_PER_UNIT)
+    return ratio_bp, estimated, max(estimated, -(-raw_tokens * calibration.high_bp // BP_PER_UNIT))
 
 
 def total_of(state: State) -> UsageCell:
