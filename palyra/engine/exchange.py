@@ -231,9 +231,10 @@ class Exchange:
 
     def _is_little(self, chunk: bytes) -> bool:
         """Take note of bytes that have come; return whether reading them keeps nobody waiting."""
-        self._output_bytes += len(chunk)
-        self._waiting_bytes += len(chunk)
-        return len(chunk) <= _FED_AT_ONCE_BYTES and self._waiting_bytes <= OFF_LOOP_BYTES
+        size_bytes = len(chunk)
+        self._output_bytes += size_bytes
+        self._waiting_bytes += size_bytes
+        return size_bytes <= _FED_AT_ONCE_BYTES and self._waiting_bytes <= OFF_LOOP_BYTES
 
     def _fed(self, meter: StreamMeter, chunk: bytes) -> bytes:
         """Return what a meter makes of bytes as they came, b"" for the end."""

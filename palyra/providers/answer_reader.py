@@ -29,6 +29,8 @@ class AnswerReader:
         self.headers: dict[str, str] = {}
         #: Whether the answer has come to its clean end.
         self.is_complete = False
+        #: Whether nothing more will arrive, well or badly.
+        self.is_over = False
         #: What `TransportFailed` is made of: class, phase, message.
         self.failure: tuple[str, str, str] | None = None
         #: Whether another answer may follow on the same connection; means something after a clean end.
@@ -41,11 +43,6 @@ class AnswerReader:
         #: Bytes since the last one of a body.
         self._overhead_bytes = 0
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more will arrive, well or badly."""
-        return self.is_complete or self.failure is not None
 
     @property
     def phase(self) -> str:
@@ -73,7 +70,7 @@ class AnswerReader:
         """Note that the connection has ended; `is_clean` says that the other side has closed it in good order."""
         is_delimited = "content-length" in self.headers or "transfer-encoding" in self.headers
         if self.status and is_clean and not is_delimited:
-            self.is_complete = True
+            self.is_complete = self.is_over = True
             self._parser = None
         elif self.status or self._overhead_bytes:
             self.fail("stream_truncated", "the connection ended before the answer did")
@@ -83,6 +80,7 @@ class AnswerReader:
     def fail(self, failure_class: str, message: str) -> None:
         """Give the answer up; what has arrived of it can still be taken."""
         self.failure = (failure_class, self.phase, message)
+        self.is_over = True
         self._parser = None
 
     def take(self) -> bytes:
@@ -131,6 +129,7 @@ class AnswerReader:
 
     def on_message_complete(self) -> None:
         self.is_complete = self.status != 0
+        self.is_over |= self.is_complete
 
     def _fail_too_large(self) -> None:
         what = "what lies between the parts of the body" if self.status else "the headers"

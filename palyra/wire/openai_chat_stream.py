@@ -258,9 +258,12 @@ class _Alike:
     """
 
     def __init__(self) -> None:
-        self._before = self._behind = self._between = b""
-        self._relayed_before = self._relayed_behind = self._relayed_between = b""
-        #: The client gets events as they came.
+        self._before = self._behind = b""
+        self._text_at = self._behind_bytes = 0
+        #: The end of one event and the beginning of the next.
+        self._between = ""
+        #: The same as the client gets it, and whether that is the same.
+        self._relayed_before = self._relayed_behind = self._relayed_between = ""
         self._is_untouched = True
         #: Events that were learnt from since one was read.
         self._learnt_count = 0
@@ -277,36 +280,33 @@ class _Alike:
         if b"\\" in block or block.count(quoted) != 1 or relayed.count(quoted) != 1:
             return  # it cannot be told where the text stands
         self._before, self._behind = _around(block, quoted)
-        self._between = self._behind + self._before
-        self._relayed_before, self._relayed_behind = _around(relayed, quoted)
+        self._text_at, self._behind_bytes = len(self._before), len(self._behind)
+        self._between = (self._behind + self._before).decode()
+        self._relayed_before, self._relayed_behind = (part.decode() for part in _around(relayed, quoted))
         self._relayed_between = self._relayed_behind + self._relayed_before
         self._is_untouched = self._relayed_between == self._between
 
     def may_read(self, block: bytes) -> bool:
         """Return whether an event begins and ends like the one that was learnt from."""
-        return self._before != b"" and block.startswith(self._before) and block.endswith(self._behind)
+        is_learnt = self._text_at > 0
+        return is_learnt and block.startswith(self._before) and block.endswith(self._behind)
 
     def read(self, blocks: bytes) -> _Said | None:
         """Return what whole events bring, None for those that have to be decoded."""
-        before, behind = self._before, self._behind
-        if not before or not blocks.startswith(before) or not blocks.endswith(behind):
-            return None
-        pieces = blocks[len(before) : len(blocks) - len(behind)].split(self._between)
-        if b"" in pieces:
-            return None
-        said = b"\n".join(pieces)
-        if said.find(b'"') >= 0 or said.find(b"\\") >= 0:
+        if not self.may_read(blocks):
             return None
         try:
-            texts = said.decode().split("\n")
+            texts = blocks[self._text_at : -self._behind_bytes].decode().split(self._between)
         except UnicodeDecodeError:
             return None
-        if len(texts) != len(pieces) or not "".join(texts).isprintable():
+        said = texts[0] if len(texts) == 1 else "".join(texts)
+        if '"' in said or "\\" in said or not said.isprintable() or "" in texts:
             return None
         self._learnt_count = 0
         if self._is_untouched:
             return _Said(texts, blocks)
-        return _Said(texts, self._relayed_before + self._relayed_between.join(pieces) + self._relayed_behind)
+        relayed = self._relayed_before + self._relayed_between.join(texts) + self._relayed_behind
+        return _Said(texts, relayed.encode())
 
 
 def _around(block: bytes, quoted: bytes) -> tuple[bytes, bytes]:
