@@ -141,22 +141,21 @@ def _flip(one: FlipAnswer, choice: ChoiceAnswer, page: Page) -> list[Piece]:
     if one.served != choice.served:
         is_model = "/" in one.served
         then = f"{where(*one.served.split('/', 1))} would serve" if is_model else f"refused with {one.served}"
-    return [_change(one, choice, page), " ", Styled("→", "accent"), " ", then]
+    return [_change(one, page), " ", Styled("→", "accent"), " ", then]
 
 
-def _change(one: FlipAnswer, choice: ChoiceAnswer, page: Page) -> str:
+def _change(one: FlipAnswer, page: Page) -> str:
     now, value = one.now or 0, one.value or 0
-    told = (rule for model in choice.models for rule in model.evaluations if rule.policy_id == one.subject)
-    amount = usd if any(rule.metric_kind == "usd_cost" for rule in told) else count
-    match one.unit:
-        case "nanousd":
+    match one.axis:
+        case "price":
             instead = "where no price is known" if one.now is None else f"instead of {usd(now)}"
             return f"{one.subject} at {usd(value)} {instead}"
-        case "limit":
+        case "budget":
+            amount = usd if one.unit == "nanousd" else count
             return f"limit of {one.subject} at {amount(value)} instead of {amount(now)}"
-        case "us":
+        case "circuit":
             return f"at {clock(value, page.zone)}, when {one.subject} is tried again"
-        case "bp":
+        case "complexity":
             return f"a complexity of {count(value)} instead of {count(now)}"
         case _:
             return f"an input of about {count(value)} tokens instead of {count(now)}"

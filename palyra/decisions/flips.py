@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from palyra.decisions.runs import AdmitRun
 
 Axis = Literal["price", "budget", "circuit", "complexity", "context"]
-Unit = Literal["nanousd", "limit", "us", "bp", "tokens"]
+Unit = Literal["nanousd", "us", "bp", "tokens"]
 #: No input is larger.
 _TOKENS_MAX = 1 << 31
 #: Why an axis flips nothing.
@@ -43,7 +43,7 @@ class Flip(msgspec.Struct, frozen=True, kw_only=True):
     axis: Axis
     #: What it is about: `provider/model`, a rule, or nothing.
     subject: str = ""
-    #: nano-USD expected, limit of the rule in its metric, instant, score in basis points, or estimated tokens.
+    #: Of `now` and `value`: an expected cost, an instant, a score, a size; of a rule's limit what the rule counts.
     unit: Unit
     now: int | None = None
     value: int | None = None
@@ -114,7 +114,7 @@ class _Flipping:
         has_board, has_limit = self._plan.board is not None, bool(self._limited())
         return [
             self._price_flip(),
-            self._nearest("budget", "limit", self._limits(), is_compared=has_limit),
+            self._limit_flip(is_compared=has_limit),
             self._nearest("circuit", "us", self._instants(), is_compared=True),
             self._nearest("complexity", "bp", self._scores(), is_compared=has_board),
             self._nearest("context", "tokens", self._sizes(), is_compared=True),
@@ -155,6 +155,13 @@ class _Flipping:
         if flip.value is None and is_unknown:
             # What any price would do to a model without one is not told by any figure here.
             return msgspec.structs.replace(flip, why=_PRICE_UNKNOWN)
+        return flip
+
+    def _limit_flip(self, *, is_compared: bool) -> Flip:
+        flip = self._nearest("budget", "nanousd", self._limits(), is_compared=is_compared)
+        rule = self._state.budgets.policies.get(flip.subject)
+        if rule is not None and rule.record.metric_kind == "tokens":
+            return msgspec.structs.replace(flip, unit="tokens")
         return flip
 
     def _prices(self) -> Iterable[_Try]:

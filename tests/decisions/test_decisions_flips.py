@@ -81,10 +81,10 @@ def test_every_axis_of_an_ordinary_decision() -> None:
 
 
 def test_a_refused_request_learns_which_limit_had_let_it_in() -> None:
-    """The limit that just fits, and not one less."""
+    """The limit that just fits, and not one less, in what the rule counts."""
     world = routed(put(rule(hard_limit=100)), enabled=False)
     flip = proven(world)["budget"]
-    assert (flip.now, flip.value, flip.served) == (100, 180, "b/gpt")
+    assert (flip.unit, flip.now, flip.value, flip.served) == ("tokens", 100, 180, "b/gpt")
 
 
 def test_a_price_that_is_not_known_flips_where_it_beats_the_others() -> None:
@@ -108,7 +108,8 @@ def test_where_no_price_can_be_told_it_says_so() -> None:
 def test_a_request_learns_what_it_may_cost_at_least() -> None:
     """Its own maximum is a limit like a rule's: what just fits lets it in, and one less does not."""
     flip = proven(routed(enabled=False), max_cost_nanousd=100)["budget"]
-    assert (flip.subject, flip.now, flip.value, flip.served) == (
+    assert (flip.unit, flip.subject, flip.now, flip.value, flip.served) == (
+        "nanousd",
         "request.max_cost",
         100,
         180 * TOKEN_NANOUSD["gpt"],
