@@ -1,4 +1,4 @@
-"""The Python of the README, run as it stands there: each block under the name that its comment gives it."""
+"""The Python of README and docs, run as it stands there: each block under the name that its comment gives it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ import palyra
 from palyra.events.runs import RunAdmitted
 from palyra.events.usage import UsageRecorded
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _EXAMPLE = re.compile(r"<!-- example: (?P<name>\S+) -->\n```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
 def examples(tmp_path: Path) -> Path:
     """Write every example into a directory of its own, with no configuration of anybody's around it."""
-    for found in _EXAMPLE.finditer(README.read_text(encoding="utf-8")):
-        (tmp_path / found["name"]).write_text(found["code"], encoding="utf-8")
+    for document in DOCUMENTS:
+        for found in _EXAMPLE.finditer(document.read_text(encoding="utf-8")):
+            (tmp_path / found["name"]).write_text(found["code"], encoding="utf-8")
     return tmp_path
 
 
 def run(directory: Path, *arguments: str) -> str:
     """Run Python there, with every warning an error; return what it printed."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PALYRA_", "XDG_"))}
-    environ |= {"HOME": str(directory), "PYTHONPATH": str(README.parent), "TMPDIR": str(directory)}
+    environ |= {"HOME": str(directory), "PYTHONPATH": str(ROOT), "TMPDIR": str(directory)}
     ran = subprocess.run(
         [sys.executable, "-W", "error", *arguments],
         cwd=directory,
@@ -48,7 +50,7 @@ def run(directory: Path, *arguments: str) -> str:
     return ran.stdout
 
 
-def test_the_readme_has_the_examples(examples: Path) -> None:
+def test_the_examples_are_there(examples: Path) -> None:
     """A renamed or lost block does not go unnoticed."""
     assert {file.name for file in examples.iterdir()} == {
         "audit.py",

@@ -1,4 +1,4 @@
-"""The README is true: its commands exist and run, its programs work, its configuration is accepted."""
+"""README and docs are true: their commands exist and run, their programs work, their configuration is accepted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from acceptance_kit import CHECKOUT, Served, machine, serving, spawn, write_conf
 
 from palyra.cli.main import main, program
 
-README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+#: In the order in which they are read: a configuration is added to by the ones behind.
+DOCUMENTS = ["README", *(f"docs/{name}" for name in ("providers", "keys", "budgets", "routing", "reports"))]
+DOCUMENTS += ["docs/operating", "docs/embedding", "docs/proof"]
+TEXTS = {f"{name}.md": (CHECKOUT / f"{name}.md").read_text(encoding="utf-8") for name in DOCUMENTS}
+README = "\n".join(TEXTS.values())
 
 
 class Block(NamedTuple):
@@ -44,6 +48,14 @@ def _named_commands() -> set[str]:
     inline = [code for code in re.findall(r"`([^`]+)`", prose) if code.startswith("palyra ")]
     found = re.findall(r"(?<![\w/.-])(?:\.venv/bin/)?palyra((?: [a-z][a-z-]*)+)", "\n".join(shells + inline))
     return {text.strip() for text in found}
+
+
+def test_every_document_is_read_and_every_link_leads_somewhere() -> None:
+    """No document stands aside, and none that is linked to is missing."""
+    assert {f"docs/{file.name}" for file in (CHECKOUT / "docs").iterdir()} == {*TEXTS} - {"README.md"}
+    for name, text in TEXTS.items():
+        for link in re.findall(r"\]\(([^)]+)\)", text):
+            assert (CHECKOUT / name).parent.joinpath(link).exists(), f"{name}: {link}"
 
 
 def test_the_two_marked_commands_are_there() -> None:

@@ -17,7 +17,7 @@ from palyra.config.problems import ConfigProblems
 
 SCHEMA = json_schema()
 VALID = jsonschema_rs.validator_for(SCHEMA)
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_key_stands_at_its_place_with_its_default() -> None:
@@ -35,9 +35,12 @@ def test_every_key_stands_at_its_place_with_its_default() -> None:
     ]
 
 
-def test_the_defaults_and_the_readme_are_taken() -> None:
+def test_the_defaults_and_the_documentation_are_taken() -> None:
     """What the documentation shows as a file is one to the schema as well."""
-    for text in re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL):
+    documents = "".join(file.read_text() for file in sorted((ROOT / "docs").glob("*.md")))
+    shown = re.findall(r"```toml\n(.*?)```", documents, re.DOTALL)
+    assert shown
+    for text in shown:
         VALID.validate(tomllib.loads(text))
     for key in KEYS:
         if key.default is not None and "[]" not in key.path and not (key.default == "" and key.low):
