@@ -80,6 +80,7 @@ def _tell(note: object, stream: str, one: Told) -> None:
             session_id=one.session_id,
             agent_id=one.agent_id,
             endpoint="chat",
+            origin=one.origin,
         )
         note(stream, one.at_us, refused)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import tzinfo
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,12 +10,15 @@ import click
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled
-from palyra.cli.render import ago, count, instant
+from palyra.cli.render import ago, count, counted, instant, share, usd_about
+from palyra.units import BP_PER_UNIT
 
 if TYPE_CHECKING:
     from palyra.engine.questions import AlertAnswer
 
 _STYLES = {"info": "dim", "warning": "warn", "danger": "bad", "critical": "bad"}
+#: Figures in the metric of a rule.
+_AMOUNTS = ("limit", "consumed", "reserved", "requested")
 _ACTIONS = {
     "add_price": "give the model a price in [[pricing.overrides]]",
     "check_credential": "palyra auth health, and what the provider's own account allows",
@@ -86,10 +90,16 @@ def _row(one: AlertAnswer, now_us: int) -> tuple[Any, ...]:
         one.alert_id,
         Styled(one.severity, _STYLES[one.severity]),
         one.kind.replace("_", " ") + (" (trial)" if one.dry_run else ""),
-        one.subject_id,
+        _about(one),
         "" if one.state == "open" else one.state,
         ago(one.raised_us, now_us),
     )
+
+
+def _about(one: AlertAnswer) -> str:
+    """Return what an alert is about: of a rule also whom it counts."""
+    whom = one.facts.get("subject", "")
+    return f"{one.subject_id} · {whom}" if whom else one.subject_id
 
 
 @alerts.command(
@@ -115,20 +125,32 @@ def show(call: Call, alert: str) -> Answer:
 def _show(page: Page, one: AlertAnswer) -> None:
     page.line(Styled(one.alert_id, "bold"), " ", Styled(one.severity, _STYLES[one.severity]), f" · {one.state}")
     page.line()
-    fields = [("what", one.kind), ("about", one.subject_id), ("since", instant(one.raised_us, page.zone))]
+    fields = [("what", one.kind), ("about", _about(one)), ("since", instant(one.raised_us, page.zone))]
     if one.valid_until_us is not None:
         fields.append(("until", instant(one.valid_until_us, page.zone)))
-    fields += [
-        (name.replace("_", " "), f"{value:,}" if isinstance(value, int) else value)
-        for name, value in one.facts.items()
-    ]
+    fields += [_fact(one, name, page.zone) for name in one.facts if name not in ("subject", "metric")]
     if one.recurrence:
-        fields.append(("before", f"{count(one.recurrence)} times"))
+        fields.append(("before", counted(one.recurrence, "time")))
     if one.recommended_action in _ACTIONS:
         fields.append(("way out", _ACTIONS[one.recommended_action]))
     if one.acknowledged_by:
         fields.append(("seen by", one.acknowledged_by))
     page.fields(fields)
+
+
+def _fact(one: AlertAnswer, name: str, zone: tzinfo | None) -> tuple[str, str]:
+    """Return what an alert says of one thing, in the unit that its name or the rule's metric gives."""
+    value = one.facts[name]
+    head, _, unit = name.rpartition("_")
+    if not isinstance(value, int):
+        return name.replace("_", " "), value
+    if unit == "nanousd" or (name in _AMOUNTS and one.facts.get("metric") == "usd_cost"):
+        return (head or "cost" if unit == "nanousd" else name).replace("_", " "), usd_about(value)
+    if unit == "us":
+        return head.replace("_", " "), instant(value, zone)
+    if unit == "bp":
+        return head.replace("_", " "), share(value, BP_PER_UNIT) or "0 %"
+    return name.replace("_", " "), count(value)
 
 
 @alerts.command(

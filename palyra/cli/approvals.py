@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +10,7 @@ import click
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled
-from palyra.cli.render import ago, count, counted, instant, usd
+from palyra.cli.render import ago, count, counted, instant, usd, usd_about
 
 if TYPE_CHECKING:
     from palyra.engine.console.approvals import ApprovalView
@@ -58,7 +59,7 @@ def list_approvals(call: Call, state: Any) -> Answer:
             Styled(one.state, _STYLES[one.state]),
             one.policy_id,
             one.principal_id,
-            amount_of(one, one.requested),
+            amount_of(one, one.requested, usd_about),
             "" if one.uses_left is None else f"{one.uses_left} of {one.uses_max}",
             ago(one.requested_us, asked.now_us),
         )
@@ -81,9 +82,9 @@ def list_approvals(call: Call, state: Any) -> Answer:
     return asked.answer(show_all)
 
 
-def amount_of(one: ApprovalView, amount: int) -> str:
+def amount_of(one: ApprovalView, amount: int, money: Callable[[int], str] = usd) -> str:
     """Return an amount in the unit of the rule."""
-    return usd(amount) if one.metric == "usd_cost" else counted(amount, "token")
+    return money(amount) if one.metric == "usd_cost" else counted(amount, "token")
 
 
 @approvals.command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from palyra.cli.budget_check import check
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled
-from palyra.cli.render import ago, count, counted, instant, usd
+from palyra.cli.render import ago, count, counted, instant, usd, usd_about
 
 if TYPE_CHECKING:
     from palyra.engine.budget_questions import BudgetAnswer, BudgetStatus, HoldAnswer
@@ -91,8 +92,8 @@ def _interval(one: BudgetAnswer) -> str:
     return {"daily": "day", "weekly": "week", "monthly": "month", "per_run": "request"}[record.interval_kind]
 
 
-def _amount(one: BudgetAnswer, amount: int) -> str:
-    return usd(amount) if one.policy.metric_kind == "usd_cost" else counted(amount, "token")
+def _amount(one: BudgetAnswer, amount: int, money: Callable[[int], str] = usd) -> str:
+    return money(amount) if one.policy.metric_kind == "usd_cost" else counted(amount, "token")
 
 
 @budgets.command(
@@ -190,9 +191,9 @@ def _show_budget(page: Page, one: BudgetAnswer, now_us: int) -> None:
 def _status_row(one: BudgetAnswer, row: BudgetStatus, now_us: int) -> tuple[Any, ...]:
     return (
         row.subject or "everybody",
-        _amount(one, row.consumed),
-        _amount(one, row.reserved) if row.reserved else "",
-        "" if row.headroom is None else _amount(one, max(0, row.headroom)),
+        _amount(one, row.consumed, usd_about),
+        _amount(one, row.reserved, usd_about) if row.reserved else "",
+        "" if row.headroom is None else _amount(one, max(0, row.headroom), usd_about),
         Styled(row.status.replace("_", " "), _STYLES[row.status]),
         ago(row.window_end_us, now_us) if row.window_end_us > now_us else "",
     )

@@ -90,7 +90,8 @@ def missing(call: Call) -> Answer:
             [(one.model_id, one.provider_id) for one in answer.missing],
         )
         page.line()
-        page.line('A price goes into [[pricing.overrides]]; what costs nothing is declared with pricing = "free".')
+        page.line("A price goes into [[pricing.overrides]]; a provider that costs nothing")
+        page.line('is declared with pricing = "free".')
 
     return asked.answer(show_missing)
 

@@ -73,6 +73,14 @@ def usd(nanousd: int) -> str:
     return f"{sign}${whole:,}.{digits}"
 
 
+def usd_about(nanousd: int) -> str:
+    """Return an amount at a glance: to a hundredth of a cent, and small ones to three digits."""
+    step = 100_000
+    while step > 1 and abs(nanousd) < 100 * step:
+        step //= 10
+    return usd((nanousd + step // 2) // step * step)
+
+
 def size(number_bytes: int) -> str:
     """Return `812 B`, `1.5 KiB`, `24 MiB`."""
     if number_bytes < 1_024:

@@ -11,7 +11,7 @@ from palyra.cli.choice import ACTIONS, STRATEGIES
 from palyra.cli.command import Call, Command, Group
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled, Text
-from palyra.cli.render import clock, count, ms_text, share, usd
+from palyra.cli.render import count, instant, ms_text, share, usd, usd_about
 from palyra.cli.usage_window import window_line, window_options, window_params
 from palyra.cli.words import circuit_words, state_word
 
@@ -185,8 +185,6 @@ def _model(one: RoutableModel) -> list[Text]:
 
 def show_figures(page: Page, figures: RoutingFigures, *first: tuple[str, Text]) -> None:
     """Print decisions by what they were, behind what comes first."""
-    from palyra.cli.usage_tables import rounded
-
     served = (f"{count(number)} {ACTIONS.get(name, name)}" for name, number in figures.actions.items())
     rows: list[tuple[str, Text]] = [
         *first,
@@ -201,7 +199,7 @@ def show_figures(page: Page, figures: RoutingFigures, *first: tuple[str, Text]) 
         rows.append(("moved", told))
     if figures.would_save_runs:
         saved = figures.would_save_nanousd
-        amount = usd(rounded(abs(saved)))
+        amount = usd_about(abs(saved))
         words = f"would save {amount}" if saved >= 0 else f"would cost {amount} more"
         rows.append(("enforced", f"{words}, of {count(figures.would_save_runs)} that were tried out"))
     hints = figures.hints
@@ -271,7 +269,7 @@ def _decision(one: DecisionAnswer, page: Page) -> list[Text]:
     from palyra.cli.usage_tables import money
 
     return [
-        clock(one.at_us, page.zone),
+        instant(one.at_us, page.zone)[5:],
         one.run_id,
         one.mode,
         "" if one.complexity_bp is None else count(one.complexity_bp),

@@ -17,6 +17,7 @@ from palyra.cli.usage_report import FORMATS, make_report
 from palyra.cli.usage_window import flat, window_line, window_options, window_params
 
 if TYPE_CHECKING:
+    from palyra.engine.console.frame import Items
     from palyra.engine.console.usage import GroupTotals, SummaryAnswer, TimelineAnswer
 
 _BUCKETS = click.Choice(["auto", "15m", "hour", "day", "week", "month"])
@@ -112,7 +113,7 @@ def _groups_command(name: str, words: str) -> None:
         from palyra.engine.console.usage import GroupsParams
 
         asked = ask(call, USAGE_GROUPS[name], GroupsParams(**window_params(window), limit=limit))
-        return asked.answer(lambda page: _show_groups(page, name, asked.found.items))
+        return asked.answer(lambda page: _show_groups(page, name, asked.found))
 
 
 for _name, _words in (
@@ -312,12 +313,19 @@ def _show_timeline(page: Page, found: TimelineAnswer) -> None:
             page.line(Styled("Nobody asked for anything in this window.", "dim"))
 
 
-def _show_groups(page: Page, name: str, items: list[GroupTotals]) -> None:
+def _show_groups(page: Page, name: str, found: Items[GroupTotals]) -> None:
     from palyra.cli.usage_tables import show_groups
     from palyra.engine.reports.tables import Column as Field
 
+    items = found.items
     if not items:
         page.line(Styled("Nobody asked for anything in this window.", "dim"))
         return
     rows = [{f"{name}_id": one.id, **flat(one)} for one in items]
-    show_groups(page, [Field(f"{name}_id", "text")], rows, page.zone)
+    has_more = found.next_cursor is not None
+    show_groups(
+        page, [Field(f"{name}_id", "text")], rows, page.zone, total=f"these {len(items)}" if has_more else ""
+    )
+    if has_more:
+        words = f"there are more {name}s, which cost less; --limit shows up to 500"
+        page.line(Styled(words, "dim"))

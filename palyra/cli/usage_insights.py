@@ -117,14 +117,15 @@ def _show_calibration(page: Page, found: list[CalibrationAnswer]) -> None:
     from palyra.units import BP_PER_UNIT
 
     known = [one for one in found if one.samples or one.cost_samples]
+    known.sort(key=lambda one: -one.samples)
     if not known:
         return
     page.title("Estimates beside what came of them")
     columns = [
         Column("MODEL", is_cut=True),
-        Column("PROVIDER", is_cut=True, spare=1),
+        Column("PROVIDER", is_cut=True),
         Column("SAMPLES", align="right"),
-        Column("COUNTED / ESTIMATED", align="right"),
+        Column("COUNTED / ESTIMATED", align="right", spare=1),
         Column("INPUT P50", align="right"),
         Column("P95", align="right"),
         Column("COST P50", align="right"),

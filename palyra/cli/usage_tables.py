@@ -8,7 +8,7 @@ from datetime import tzinfo
 from typing import TYPE_CHECKING, Any
 
 from palyra.cli.page import Column, Page, Piece, Styled, Text
-from palyra.cli.render import clock, count, instant, ms_text, share, usd
+from palyra.cli.render import clock, count, instant, ms_text, share, usd_about
 from palyra.engine.reports.tables import Column as Field
 from palyra.units import BP_PER_UNIT
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _DAYS = ("day", "week", "month")
 _PLAIN_NAMES = {
     "model_served": "MODEL",
+    "subject_id": "ABOUT",
+    "counted_subject": "FOR",
     "model_requested": "ASKED FOR",
     "raised_us": "RAISED",
     "ended_us": "ENDED",
@@ -53,7 +55,7 @@ _SHOWN = {
         " output_tokens cost_nanousd"
     ),
     "refusals": "started_us run_id code principal_id agent_id endpoint model_requested",
-    "alerts": "raised_us severity kind subject_kind subject_id state ended_us",
+    "alerts": "raised_us severity kind subject_kind subject_id counted_subject state ended_us",
     "budgets": "policy_id subject window_end_us consumed reserved hard_limit used_bp status",
 }
 
@@ -62,15 +64,7 @@ def money(nanousd: int | None, *, is_complete: bool = True) -> Piece:
     """Return an amount; one that is not all is marked as the least that it can be."""
     if nanousd is None or (nanousd == 0 and not is_complete):
         return Styled("unknown", "warn")
-    return usd(rounded(nanousd)) if is_complete else Styled(f"≥ {usd(rounded(nanousd))}", "warn")
-
-
-def rounded(nanousd: int) -> int:
-    """Return an amount as it is shown: to a hundredth of a cent, and small ones to three digits."""
-    step = 100_000
-    while step > 1 and abs(nanousd) < 100 * step:
-        step //= 10
-    return (nanousd + step // 2) // step * step
+    return usd_about(nanousd) if is_complete else Styled(f"≥ {usd_about(nanousd)}", "warn")
 
 
 def day(us: int, zone: tzinfo | None) -> str:
@@ -83,8 +77,10 @@ def bucket(name: str, us: int, zone: tzinfo | None) -> str:
     return day(us, zone) if name in _DAYS else f"{day(us, zone)} {clock(us, zone)[:5]}"
 
 
-def show_groups(page: Page, keys: Sequence[Field], rows: Iterable[Mapping[str, Any]], zone: tzinfo | None) -> None:
-    """Print figures by group with their sum; `keys` are the columns that name a group."""
+def show_groups(
+    page: Page, keys: Sequence[Field], rows: Iterable[Mapping[str, Any]], zone: tzinfo | None, *, total: str = ""
+) -> None:
+    """Print figures by group with their sum, which `total` names; `keys` are the columns that name a group."""
     found = list(rows)
     cost = sum(row["cost_nanousd"] for row in found)
     columns = [Column(_title(key), is_cut=key.kind == "text") for key in keys]
@@ -105,7 +101,7 @@ def show_groups(page: Page, keys: Sequence[Field], rows: Iterable[Mapping[str, A
     ]
     if len(found) > 1:
         whole = _summed(found)
-        first = [Styled("total", "bold"), *("" for _ in keys[1:])]
+        first = [Styled(total or "total", "bold"), *("" for _ in keys[1:])]
         lines.append([*first, *_figures(whole, cost)])
     page.table(columns, lines)
 
@@ -175,13 +171,13 @@ def show_totals(page: Page, row: Mapping[str, Any], since: str = "") -> None:
         text = f"{count(row['unpriced_attempts'])} attempts, {count(row['unpriced_tokens'])} tokens: cost unknown"
         fields.append(("unpriced", Styled(text, "warn")))
     if row["absorbed_nanousd"]:
-        fields.append(("absorbed", f"{usd(rounded(row['absorbed_nanousd']))} for attempts that came to nothing"))
+        fields.append(("absorbed", f"{usd_about(row['absorbed_nanousd'])} for attempts that came to nothing"))
     if row["estimated_share_bp"]:
         fields.append(("estimated", f"{share(row['estimated_share_bp'], BP_PER_UNIT)} of all tokens"))
     if row["cache_hits"]:
         saved = f"{count(row['cache_hits'])} hits · {count(row['cache_saved_tokens'])} tokens saved"
         if row["cache_saved_nanousd"]:
-            saved += f" ({usd(rounded(row['cache_saved_nanousd']))})"
+            saved += f" ({usd_about(row['cache_saved_nanousd'])})"
         fields.append(("cache", saved))
     if row["latency_max_ms"] is not None:
         p50, p95, most = (ms_text(row[f"latency_{name}_ms"]) for name in ("p50", "p95", "max"))

@@ -116,6 +116,7 @@ def _of_limit(state: State, passed: PassedLimit, now_us: int) -> Iterator[Findin
         subject_id=policy_id,
         facts={
             "subject": subject,
+            "metric": state.budgets.policies[policy_id].record.metric_kind,
             "limit": told.limit,
             "consumed": told.consumed,
             "reserved": told.reserved,

@@ -50,6 +50,13 @@ def test_views_are_pages_and_documents(day: Cli, view: str) -> None:
     assert f"position {day.head}" in page.out
 
 
+def test_a_list_that_is_cut_says_so(day: Cli) -> None:
+    """What stands below it is the sum of what is shown, and is not called the total."""
+    cut, whole = (day("usage", "providers", "--limit", limit).out for limit in ("2", "50"))
+    assert ("these 2" in cut, "there are more providers" in cut) == (True, True)
+    assert ("total" in whole, "there are more" in whole) == (True, False)
+
+
 _WINDOWS = [one for one in QUESTIONS if one.source == "window"]
 
 

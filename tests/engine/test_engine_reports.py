@@ -119,6 +119,15 @@ def test_requests_are_counted_once_and_by_their_end(told: list[Told]) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(histories)
+def test_requests_are_counted_where_they_come_from(told: list[Told]) -> None:
+    """Those that were refused too: a job's are not those of a person."""
+    groups = figures(told, scope_for(), ["origin"])
+    inside = [one.origin for one in told if FROM_US <= one.at_us < TO_US]
+    assert {origin: sums.runs for (origin,), sums in groups.items()} == {one: inside.count(one) for one in inside}
+
+
+@settings(max_examples=60, deadline=None)
+@given(histories)
 def test_every_dataset_tells_the_same_money(told: list[Told]) -> None:
     """Requests one by one, calls one by one, rows of usage and the summary come to one sum."""
     reader, scope = RowsReader(history_of(told)), scope_for()

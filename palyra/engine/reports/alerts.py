@@ -51,6 +51,7 @@ def alert_cells(found: list[AlertAnswer]) -> Iterator[dict[str, Any]]:
     """Yield alerts as rows of plain cells; what is told about each is one text."""
     for one in found:
         cells = {name: getattr(one, name) for name in one.__struct_fields__}
+        cells["counted_subject"] = one.facts.get("subject", "")
         cells["facts"] = json.dumps(one.facts, sort_keys=True)
         cells["because_positions"] = " ".join(map(str, one.because_positions))
         yield cells

@@ -383,6 +383,7 @@ def _mix(story: Story, charts: list[dict[str, Any]]) -> str:
         for key, one in ranked(groups)
     ]
     bars = [(f"{key[1]} · {key[0]}" if key[1] != OTHERS else OTHERS, one.total_tokens) for key, one in shown]
+    bars.sort(key=lambda bar: (bar[0] == OTHERS, -bar[1]))
     return _flat(charts, "mix", "Tokens by model", "", bars, _table(titles, rows, texts=2))
 
 
@@ -402,12 +403,14 @@ def _budgets(story: Story) -> str:
     for one in story.budgets:
         limit = one.policy.hard_limit if one.policy.hard_limit is not None else one.policy.soft_limit
         is_money = one.policy.metric_kind == "usd_cost"
-        for status in one.status[:_TOP]:
+        for place, status in enumerate(one.status):
             used, held, most = (
                 usd_text(amount) if is_money else f"{amount:,}"
                 for amount in (status.consumed, status.reserved, limit or 0)
             )
             rows.append([one.policy.policy_id, status.subject, one.policy.interval_kind, used, held, most])
+            if place and (place >= _TOP or not status.consumed + status.reserved):
+                continue  # a line in the figures is enough for those that use least
             parts = [100 * amount / max(1, limit or 1) for amount in (status.consumed, status.reserved)]
             widths = [min(100.0, parts[0]), min(100.0 - min(100.0, parts[0]), parts[1])]
             state = status.status if status.status in _PASSED else "ok"

@@ -36,7 +36,6 @@ def where_of(
     row: RunAdmitted | RunRefused | UsageRecorded | UsageCorrected, provider_id: str, model_id: str
 ) -> Where:
     """Return the attributes of a fact that says by itself whose it is."""
-    origin = "http" if isinstance(row, RunRefused) else row.origin
     return (
         row.principal_id,
         row.key_id,
@@ -45,8 +44,8 @@ def where_of(
         provider_id,
         model_id,
         row.endpoint,
-        origin,
-        class_of(origin),
+        row.origin,
+        class_of(row.origin),
     )
 
 

@@ -298,7 +298,8 @@ def _budget_rows(state: State, scope: Scope, now_us: int) -> Iterator[tuple[Any,
 _ALERT_COLUMNS = [
     *_texts("alert_id"),
     Column("raised_us", "instant"),
-    *_texts("kind severity state subject_kind subject_id"),
+    #: Of a rule: whom it counts.
+    *_texts("kind severity state subject_kind subject_id counted_subject"),
     Column("recurrence", "int"),
     Column("dry_run", "bool"),
     Column("acknowledged_us", "instant"),
