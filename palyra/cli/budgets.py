@@ -417,7 +417,8 @@ def override(
 def backtest(call: Call, policy_path: Path, from_: str | None) -> Answer:
     """Tell when rules would have warned or stopped somebody, had they been in force beside the others.
 
-    FILE holds one rule, or [[budgets.policies]] as in the configuration. Nothing is written.
+    One that has the name of another stands in its place. FILE holds one rule, or [[budgets.policies]] as in the
+    configuration. Nothing is written.
     """
     from palyra.cli.reading import Journal
     from palyra.cli.replay import decide_again

@@ -21,6 +21,7 @@ ACTIONS = {
     "upgrade": "a dearer model",
     "failover": "another provider, because the first is out",
     "blocked": "nobody serves it",
+    "approval_required": "somebody has to let it pass a limit",
 }
 STRATEGIES = {
     "cheapest": "the cheapest model",
@@ -38,7 +39,7 @@ _AXES = {
 _WHY = {
     "nothing_compared": "had no part in it",
     "no_value_flips": "no value alone changes the decision",
-    "price_unknown": "a model has no price to compare by: palyra pricing missing",
+    "price_unknown": "{subject} has no price, and one could change the decision",
 }
 
 
@@ -75,11 +76,11 @@ def show_choice(page: Page, choice: ChoiceAnswer, decided_us: int, *, has_rules:
 
 _COLUMNS = [
     Column("", align="right"),
-    Column("PROVIDER / MODEL", is_cut=True),
+    Column("PROVIDER / MODEL", is_cut=True, least=16),
     Column("EXPECTED", align="right"),
     Column("QUALITY", align="right", spare=2),
     Column("LATENCY", align="right", spare=3),
-    Column("LEFT OUT", is_cut=True, spare=1),
+    Column("LEFT OUT", is_cut=True, spare=1, least=24),
 ]
 #: Columns of what rules say to models; `rule_row` gives the rows.
 RULES = [
@@ -131,9 +132,10 @@ def _show_flips(page: Page, choice: ChoiceAnswer) -> None:
     idle: dict[str, list[str]] = {}
     for one in choice.flips:
         if one.value is None:
-            idle.setdefault(one.why, []).append(_AXES[one.axis])
+            why = _WHY.get(one.why, one.why).format(subject=one.subject)
+            idle.setdefault(why, []).append(_AXES[one.axis])
     for why, axes in idle.items():
-        page.line(Styled(f"{', '.join(axes)}: {_WHY.get(why, why)}", "dim"), indent=2)
+        page.line(Styled(f"{', '.join(axes)}: {why}", "dim"), indent=2)
 
 
 def _flip(one: FlipAnswer, choice: ChoiceAnswer, page: Page) -> list[Piece]:

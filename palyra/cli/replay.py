@@ -143,12 +143,16 @@ def show_report(page: Page, report: WhatIfReport) -> None:
             for one in report.limits[:_SHOWN_COUNT]
         ]
         page.table(columns, told, indent=2)
+        _say_left(page, len(report.limits))
     if report.differing:
         page.title("What would differ")
         page.table(_COLUMNS, [_row(one, page) for one in report.differing[:_SHOWN_COUNT]], indent=2)
-        left = len(report.differing) + report.omitted_count - _SHOWN_COUNT
-        if left > 0:
-            page.line(Styled(f"and {count(left)} more; --json lists them", "dim"), indent=2)
+        _say_left(page, len(report.differing) + report.omitted_count)
+
+
+def _say_left(page: Page, number: int) -> None:
+    if number > _SHOWN_COUNT:
+        page.line(Styled(f"and {count(number - _SHOWN_COUNT)} more; --json lists them", "dim"), indent=2)
 
 
 def _show_sums(page: Page, report: WhatIfReport) -> None:
@@ -170,11 +174,11 @@ def _show_sums(page: Page, report: WhatIfReport) -> None:
 
 _COLUMNS = [
     Column("WHEN"),
-    Column("RUN", is_cut=True, spare=1),
+    Column("RUN", spare=3),
     Column("ASKED BY", is_cut=True, spare=2),
-    Column("THEN", is_cut=True),
-    Column("WOULD BE", is_cut=True),
-    Column("BECAUSE", is_cut=True, spare=3),
+    Column("THEN", is_cut=True, least=18),
+    Column("WOULD BE", is_cut=True, least=18),
+    Column("BECAUSE", is_cut=True, spare=1),
 ]
 
 

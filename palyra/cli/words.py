@@ -85,9 +85,9 @@ def exclusion_words(by: str, figures: Mapping[str, int], decided_us: int, zone: 
     if rule == "capability_missing":
         return f"cannot do {need}, which the request needs"
     if rule == "approval":
-        return f"would pass the limit of '{need}', which somebody has to grant"
+        return f"over '{need}', unless somebody grants it"
     if rule == "budget_excluded":
-        return f"would pass the limit of '{need}'"
+        return f"over '{need}'"
     if rule in _FULL:
         return _FULL[rule]
     if rule == "unpriced":

@@ -148,13 +148,16 @@ class _Flipping:
     # -- the axes
 
     def _price_flip(self) -> Flip:
+        """Return the nearest price; where none flips, the model whose own is not known and could."""
         board = self._plan.board
         flip = self._nearest("price", "nanousd", self._prices(), is_compared=board is not None)
-        looked = [] if board is None else [*board.ranked, *board.excluded]
-        is_unknown = any(one.expected_nanousd is None and one.excluded_by in ("", "unpriced") for one in looked)
-        if flip.value is None and is_unknown:
-            # What any price would do to a model without one is not told by any figure here.
-            return msgspec.structs.replace(flip, why=_PRICE_UNKNOWN)
+        if flip.value is not None or board is None:
+            return flip
+        for one in (*board.ranked, *board.excluded):
+            # What it would have to cost no figure here tells, but whether it matters: as much as nothing does.
+            free = _Try(one.name, None, 0, Changed(costs={one.name: 0}))
+            if one.expected_nanousd is None and self._outcome_of(free) != self._outcome:
+                return msgspec.structs.replace(flip, subject=one.name, why=_PRICE_UNKNOWN)
         return flip
 
     def _limit_flip(self, *, is_compared: bool) -> Flip:

@@ -54,7 +54,7 @@ class OtherRules(msgspec.Struct, frozen=True, kw_only=True):
     file_policies: Sequence[UsageBudgetPolicyRecord] | None = None
     #: In place of all rules.
     policies: Sequence[UsageBudgetPolicyRecord] | None = None
-    #: Beside the rules.
+    #: Beside the rules, each in place of one of its name.
     added: Sequence[UsageBudgetPolicyRecord] = ()
 
 
@@ -64,6 +64,10 @@ class Imagined:
     def __init__(self, rules: OtherRules, true: State) -> None:
         self.state = State()
         self._rules = rules
+        #: Names that the other rules have, which say nothing of recorded ones.
+        self._ours = {
+            one.policy_id for one in (*(rules.policies or ()), *(rules.file_policies or ()), *rules.added)
+        }
         self._true = true
         self._are_rules_set = False
         #: Circuits of providers whose breaker is set otherwise; they see the runs as they are here.
@@ -77,12 +81,12 @@ class Imagined:
                 self._adopt(head, body)
             case PriceListAdopted() if self._rules.prices is None:
                 self.fold(head)
-            case BudgetPolicySet() as body if self._keeps(body.policy.managed_by):
+            case BudgetPolicySet() as body if self._keeps(body.policy):
                 self.fold(head)
             case BudgetPolicyRetired() | BudgetPolicyCounted():
-                if head.stream.removeprefix("budget-") in self._kept_policies():
+                if self._is_kept(head.stream.removeprefix("budget-")):
                     self.fold(head)
-            case ApprovalRequested(policy_id=policy_id) if policy_id in self._kept_policies():
+            case ApprovalRequested(policy_id=policy_id) if self._is_kept(policy_id):
                 self.fold(head)
             case DiscoveryCompleted() | ApprovalGranted() | ApprovalDenied() | ApprovalExpired():
                 self.fold(head)
@@ -144,15 +148,13 @@ class Imagined:
                 head, f"budget-{record.policy_id}", BudgetPolicySet(revision=1, policy=record, by="what-if")
             )
 
-    def _keeps(self, managed_by: str) -> bool:
-        if self._rules.policies is not None:
+    def _keeps(self, recorded: UsageBudgetPolicyRecord) -> bool:
+        if self._rules.policies is not None or recorded.policy_id in self._ours:
             return False
-        return self._rules.file_policies is None or managed_by != "file"
+        return self._rules.file_policies is None or recorded.managed_by != "file"
 
-    def _kept_policies(self) -> list[str]:
-        own = self._rules
-        ours = [one.policy_id for one in (*(own.policies or ()), *(own.file_policies or ()), *own.added)]
-        return [name for name in self.state.budgets.policies if name not in ours]
+    def _is_kept(self, policy_id: str) -> bool:
+        return policy_id in self.state.budgets.policies and policy_id not in self._ours
 
     # -- breakers
 

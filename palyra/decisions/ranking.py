@@ -205,7 +205,8 @@ def _look(state: State, asking: Asking, entry: ModelEntry, now_us: int, changed:
     if asking.has_budgets:
         where = Where(entry.provider_id, entry.model_id)
         judgement = budgets.plan_start(state, asking.run, where, entry.upstream_model, now_us).judgement
-        if exclusion is None and judgement.stops:
+        is_priced = name in changed.costs and judgement.verdict == "unpriced"
+        if exclusion is None and judgement.stops and not is_priced:
             exclusion = exclusion_of(judgement, where)
     return Looked(entry, readiness, expected, latency_ms_of(state, entry), exclusion, judgement)
 

@@ -98,11 +98,14 @@ def test_a_price_that_is_not_known_flips_where_it_beats_the_others() -> None:
 
 def test_where_no_price_can_be_told_it_says_so() -> None:
     """None is known at all, or a rule lets nobody in whose price is not known."""
-    assert proven(routed(prices(small=None, gpt=None, large=None), mode="enforced"))["price"].why == "price_unknown"
+    nothing = proven(routed(prices(small=None, gpt=None, large=None), mode="enforced"))["price"]
+    assert (nothing.subject, nothing.why) == ("b/gpt", "price_unknown"), "which would be cheaper than a/small"
     denied = put(rule(metric_kind="usd_cost", hard_limit=10**12))
     world = routed(prices(small=None, gpt=None, large=None), denied, mode="enforced")
     flip = proven(world)["price"]
-    assert (flip.value, flip.why) == (None, "price_unknown")
+    assert (flip.subject, flip.value, flip.why) == ("a/small", None, "price_unknown")
+    balanced = routed(prices(small=None), denied, mode="enforced", simple_at_bp=0)
+    assert proven(balanced)["price"].why == "no_value_flips", "the default model is taken whatever others cost"
 
 
 def test_a_request_learns_what_it_may_cost_at_least() -> None:

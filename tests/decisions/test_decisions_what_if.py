@@ -56,6 +56,13 @@ def same(report: WhatIfReport) -> bool:
     return set(of(report)) <= {"same"} and report.delta_nanousd == 0 and not report.unfaithful_count
 
 
+def test_a_rule_that_is_added_takes_the_place_of_one_of_its_name() -> None:
+    """However often that one was set, changed, and taken back."""
+    world = given(None, put(rule("day", hard_limit=10**6)), serve("s1"), put(rule("day", hard_limit=10**7)))
+    world.do(serve("s2"), retire("day"), serve("s3"), put(rule("day", hard_limit=10**8)), serve("s4"))
+    assert of(what_if(world, added=[rule("day", hard_limit=110 + 180)])) == {"same": 2, "newly_blocked": 2}
+
+
 def a_busy_day(**routing: Any) -> World:
     """Chat and embeddings; served, failed over, refused, cancelled; two rules; three grades of models."""
     config = three_grades(model("vec", "a", role="embeddings"), default_embeddings_model_id="vec")
