@@ -190,7 +190,9 @@ class Gateway:
         if route.surface != "health":
             self.entrance.check_origin(visit)
         if route is NOWHERE:
-            raise Refused(Refusal(code="route_not_found", message="There is nothing here; the API is below /v1."))
+            raise Refused(
+                Refusal(code="route_not_found", message="Nothing is served here; /v1/openapi.json says what is.")
+            )
         if request.method == "OPTIONS" and "Access-Control-Allow-Origin" in visit.more:
             return await self._send(visit, 204, _preflight(route), b"")
         handler = route.methods.get(request.method)

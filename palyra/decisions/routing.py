@@ -24,7 +24,7 @@ from palyra.projections.health import READINESS, health_of
 from palyra.projections.runs import Run
 from palyra.projections.state import State
 from palyra.projections.usage import calibrate
-from palyra.units import US_PER_MS, ceil_div
+from palyra.units import US_PER_MS, US_PER_S, ceil_div
 
 if TYPE_CHECKING:
     from palyra.decisions.runs import AdmitRun
@@ -332,12 +332,10 @@ def refusal_of_empty_plan(
     ]
     if reasons and all(reason in _REQUEST_RULES for reason in reasons):
         return _refuse_request(excluded, details)
+    wait_ms = _least_wait_ms(able, now_us)
+    again = "" if wait_ms is None else f" Try again in {ceil_div(wait_ms, 1_000)} s."
     if reasons and all(reason == "circuit_open" for reason in reasons):
-        wait_ms = max(1_000, min(_wait_ms(one, now_us) for one in excluded))
-        message = (
-            f"Every provider that could serve this is failing and left alone for now; try again in"
-            f" {ceil_div(wait_ms, 1_000)} s."
-        )
+        message = f"Every provider that could serve this is failing and left alone for now.{again}"
         return Refusal(code="all_circuits_open", message=message, retry_after_ms=wait_ms, details=details)
     if able and all(one.excluded_by == NO_CREDENTIAL for one in able):
         if verdicts:
@@ -349,13 +347,17 @@ def refusal_of_empty_plan(
         return credentials.refusal_without_credentials(verdicts, ends, details, now_us)
     return Refusal(
         code="no_candidate",
-        message="No configured model can serve this request right now; `palyra models status` says why.",
+        message=f"No configured model can serve this request right now; `palyra models status` says why.{again}",
+        retry_after_ms=wait_ms,
         details=details,
     )
 
 
-def _wait_ms(exclusion: Exclusion, now_us: int) -> int:
-    return max(0, exclusion.figures.get("until_us", 0) - now_us) // US_PER_MS
+def _least_wait_ms(excluded: Sequence[Exclusion], now_us: int) -> int | None:
+    """Return after how long the first of them may serve again; None where only somebody's doing will change it."""
+    ends = (one.figures["until_us"] for one in excluded if "until_us" in one.figures)
+    waits_ms = [max(0, end - now_us) // US_PER_MS for end in ends if end < now_us + _WAIT_MAX_US]
+    return max(1_000, min(waits_ms)) if waits_ms else None
 
 
 def _refuse_request(excluded: Sequence[Exclusion], details: dict[str, Any]) -> Refusal:
@@ -398,6 +400,8 @@ def _refuse_request(excluded: Sequence[Exclusion], details: dict[str, Any]) -> R
     )
 
 
+#: Who is left alone for longer waits for somebody, not for time.
+_WAIT_MAX_US = 86_400 * US_PER_S
 #: Losses that have a code of their own.
 _CODE_OF_LOSS = {"tool_arguments_not_json": "tool_arguments_not_json", "image_url": "image_url_unsupported"}
 

@@ -149,6 +149,9 @@ def _kept_parts(parts: Sequence[Part], changes: Changes) -> tuple[Part, ...]:
                 changes.drop("input_audio")
             case Foreign(label=label):
                 changes.drop(f"content.{label}")
+            case Image(detail="low" | "high"):
+                changes.drop("image.detail")
+                kept.append(part)
             case Result():
                 kept.append(msgspec.structs.replace(part, parts=_kept_parts(part.parts, changes)))
             case _:

@@ -26,17 +26,20 @@ class Row(NamedTuple):
     rule: Literal["refuse", "drop"]
     #: A request without it still asks for the same kind of answer, so the client may have it dropped.
     may_drop: bool = True
+    #: In a dialect that is not among these the name means something else.
+    is_theirs: bool = False
 
 
-def _rows(rule: Literal["refuse", "drop"], names: str, *dialects: Dialect, may_drop: bool = True) -> dict[str, Row]:
-    return {name: Row(dialects, rule, may_drop) for name in names.split()}
+def _rows(rule: Literal["refuse", "drop"], names: str, *dialects: Dialect, **more: bool) -> dict[str, Row]:
+    return {name: Row(dialects, rule, **more) for name in names.split()}
 
 
 PARAMETERS: Mapping[str, Row] = MappingProxyType(
     {
         **_rows("drop", "frequency_penalty messages.name prediction presence_penalty seed", "chat"),
         **_rows("drop", "metadata prompt_cache_key prompt_cache_retention safety_identifier", "chat", "responses"),
-        **_rows("drop", "service_tier user verbosity", "chat", "responses"),
+        **_rows("drop", "user verbosity", "chat", "responses"),
+        **_rows("drop", "service_tier", "chat", "responses", is_theirs=True),
         # Nothing is left with a provider whose dialect the client does not speak.
         **_rows("drop", "store"),
         **_rows("drop", "cache_control container context_management metadata.user_id top_k", "messages"),
@@ -51,7 +54,7 @@ PARAMETERS: Mapping[str, Row] = MappingProxyType(
         # Every dialect has them; some servers take their bytes only.
         **_rows("refuse", "image_url", "chat", "messages", "responses", may_drop=False),
         **_rows("refuse", "document_url", "messages", "responses", may_drop=False),
-        **_rows("refuse", "file_id", "chat", "responses", may_drop=False),
+        **_rows("refuse", "file_id", "chat", "responses", may_drop=False, is_theirs=True),
         **_rows("refuse", "background", "responses"),
         **_rows("refuse", "conversation item_reference previous_response_id prompt", "responses", may_drop=False),
     }
@@ -77,7 +80,12 @@ def losses(request: NeutralRequest, target: Dialect, policy: Policy = "rule") ->
     """Return the parameters of a request that a dialect cannot take, and what becomes of each."""
     named = [(name, row_of(name)) for name in _said(request)]
     named += [(f"tools.{name}", _FOREIGN_TOOLS) for name in request.foreign_tools]
-    lost = [(name, row) for name, row in named if target not in row.dialects]
+    source = request.dialect
+    lost = [
+        (name, row)
+        for name, row in named
+        if target not in row.dialects or (row.is_theirs and source not in row.dialects)
+    ]
     refused = dict.fromkeys(name for name, row in lost if _is_refused(row, policy))
     return Losses(told(refused), told(name for name, _ in lost if name not in refused))
 

@@ -89,6 +89,16 @@ def test_all_circuits_open_says_when_the_first_may_close(left_ms: int, retry_aft
     assert said in refusal.message
 
 
+def test_who_is_left_alone_for_ever_is_not_waited_for() -> None:
+    """A circuit that somebody holds open ends by somebody's doing; no client is told to come back in ages."""
+    for_ever = excluded("circuit_open", until_us=T0_US + 2 * 86_400_000_000)
+    assert refusal_of_empty_plan([for_ever], T0_US).retry_after_ms is None
+    soon = excluded("model_excluded", until_us=T0_US + 7_000_000)
+    refusal = refusal_of_empty_plan([for_ever, soon, excluded("disabled")], T0_US)
+    assert (refusal.code, refusal.retry_after_ms) == ("no_candidate", 7_000)
+    assert refusal.message.endswith("Try again in 7 s.")
+
+
 def test_a_request_that_nobody_can_serve_is_refused_with_its_plan_on_record() -> None:
     """The plan that came out empty stands before the refusal, so that the refusal can be explained."""
     config = registry(provider("a"), model("gpt", "a", capabilities=Capabilities()))

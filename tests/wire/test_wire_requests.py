@@ -675,6 +675,8 @@ PARAMETERS: list[tuple[Dialect, dict[str, Any], Dialect, str, tuple[str, ...]]] 
     ("responses", {"previous_response_id": "r"}, "chat", "drop", ("previous_response_id",)),
     ("messages", {"top_k": 3}, "chat", "refuse", ("top_k",)),
     ("messages", {"stop_sequences": ["x"]}, "responses", "rule", ("stop",)),
+    ("messages", {"service_tier": "standard_only"}, "chat", "rule", ()),
+    ("messages", {"service_tier": "standard_only"}, "responses", "refuse", ("service_tier",)),
 ]
 
 

@@ -179,6 +179,27 @@ def test_instructions_among_the_messages_are_instructions() -> None:
     assert caught.value.param == "messages[0].role"
 
 
+def test_what_only_shares_its_name_is_not_passed_on() -> None:
+    """A file of Anthropic's store means nothing to OpenAI, nor does its tier."""
+    source = {"type": "file", "file_id": "file_1"}
+    turns = [{"role": "user", "content": [{"type": "document", "source": source}]}]
+    body = {"model": "m", "max_tokens": 9, "messages": turns, "service_tier": "standard_only"}
+    request = read_in_full(decode_messages, "rule", json.dumps(body).encode())
+    assert request.losses["chat"] == request.losses["responses"] == ("file_id",)
+    assert request.neutral is not None
+    prepared = write(request.neutral, "chat")
+    assert prepared.dropped == ("file_id", "service_tier")
+    assert b"service_tier" not in prepared.body
+
+
+def test_how_closely_a_picture_is_looked_at_is_not_said_to_anthropic() -> None:
+    """It has no word for it; what is left to the model needs none."""
+    for detail, dropped in (("high", ("image.detail",)), ("auto", ())):
+        picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD", "detail": detail}}
+        request = read("chat", messages=[{"role": "user", "content": [picture]}])
+        assert write(request, "messages").dropped == dropped
+
+
 def allowed(dialect: Dialect, mode: str) -> NeutralRequest:
     """Return a request with three tools, of which two may be called."""
     names = ["f", "g", "h"]
