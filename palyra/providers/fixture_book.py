@@ -10,7 +10,7 @@ import msgspec
 
 from palyra.providers.port import Call
 from palyra.providers.script_play import Step, Wait
-from palyra.wire.answer_reader import fold
+from palyra.wire.answer_reader import WholeReader, fold
 from palyra.wire.answer_writer import Reply, written
 from palyra.wire.dialects import DIALECT_ROWS, neutral_of
 from palyra.wire.fixtures import Chunk, Recorded, answered_as, is_text, nearest, read_lines, request_key
@@ -83,12 +83,14 @@ def steps_of(
 ) -> Iterator[Step]:
     """Yield an answer as it left the socket; in another dialect, or where it was not a stream, made anew of it."""
     chunks = answered_as(recorded, model)
+    pieces = [chunk.data for chunk in chunks]
     if recorded.status == 200 and not is_as_asked(recorded, api=api, stream=stream):
-        body = b"".join(chunk.data for chunk in chunks)
-        chunks = [Chunk(after_us=recorded.chunks[-1].after_us if recorded.chunks else 0)]
-        yield from _paced(chunks, [_made_anew(recorded, body, api=api, model=model, stream=stream)], timing)
-        return
-    yield from _paced(chunks, [chunk.data for chunk in chunks], timing)
+        if recorded.stream and stream and is_text(recorded.api):
+            pieces = _made_anew(recorded, pieces, api=api, model=model)
+        else:
+            pieces = [_cut_or_folded(recorded, b"".join(pieces), api=api, model=model, stream=stream)]
+            chunks = [Chunk(after_us=recorded.chunks[-1].after_us if recorded.chunks else 0)]
+    yield from _paced(chunks, pieces, timing)
 
 
 def _paced(chunks: list[Chunk], pieces: list[bytes], timing: str) -> Iterator[Step]:
@@ -102,20 +104,43 @@ def _paced(chunks: list[Chunk], pieces: list[bytes], timing: str) -> Iterator[St
             yield piece
 
 
-def _made_anew(recorded: Recorded, body: bytes, *, api: str, model: str, stream: bool) -> bytes:
+def _reader_of(recorded: Recorded) -> WholeReader:
+    """Return what reads an answer; ids that its provider left out become those that the run's client was given."""
+    return DIALECT_ROWS[recorded.api].reader(vendor="", seed=f"{recorded.run_id}:1")
+
+
+def _reply_of(recorded: Recorded, model: str) -> Reply:
+    return Reply(run_id=recorded.run_id, created_s=_CREATED_S, model=model, wants_usage=True)
+
+
+def _made_anew(recorded: Recorded, pieces: list[bytes], *, api: str, model: str) -> list[bytes]:
+    """Return a stream in another dialect: what came of each piece as it arrived."""
+    splitter, reader = SseSplitter(), _reader_of(recorded)
+    writer = DIALECT_ROWS[api].writer(_reply_of(recorded, model))
+
+    def written_of(events: list[Event]) -> bytes:
+        return b"".join(map(writer.write, events))
+
+    made = [written_of(_events_in(reader, splitter.feed(piece))) for piece in pieces]
+    end = written_of(reader.finish()) + writer.end()
+    return [*made[:-1], made[-1] + end] if made else made
+
+
+def _events_in(reader: WholeReader, blocks: list[bytes]) -> list[Event]:
+    found = ((event_name(block), event_data(block)) for block in blocks)
+    return [event for name, data in found if data for event in reader.read(name, data)]
+
+
+def _cut_or_folded(recorded: Recorded, body: bytes, *, api: str, model: str, stream: bool) -> bytes:
+    """Return a stream as the whole answer that it amounts to, or a whole answer as a stream."""
     if not is_text(recorded.api):
         return transcript_stream(body, "json") if stream else body
-    reader = DIALECT_ROWS[recorded.api].reader(vendor="", seed=recorded.key)
-    events: list[Event] = []
+    reader, row, reply = _reader_of(recorded), DIALECT_ROWS[api], _reply_of(recorded, model)
     if recorded.stream:
-        for block in SseSplitter().feed(body):
-            if data := event_data(block):
-                events += reader.read(event_name(block), data)
-        events += reader.finish()
+        events = [*_events_in(reader, SseSplitter().feed(body)), *reader.finish()]
     else:
-        events = list(reader.read_whole(body))
-    answer, row = fold(events), DIALECT_ROWS[api]
-    reply = Reply(run_id=recorded.key[:24], created_s=_CREATED_S, model=model, wants_usage=True)
+        events = reader.read_whole(body)
+    answer = fold(events)
     return written(row.writer(reply), events_of(answer)) if stream else row.write_reply(answer, reply)
 
 

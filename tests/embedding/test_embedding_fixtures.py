@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,10 @@ def suite_of(state_dir: Path) -> Path:
 
 
 async def test_every_dialect_of_a_provider_is_recorded(tmp_path: Path) -> None:
-    """Its own clients get the same bytes again, streamed and whole; others what it says, in their own words."""
+    """Its own clients get the same bytes again, streamed and whole; others what it says, in their own words.
+
+    These have the ids that they had.
+    """
     calls = (("call_1", "look", '{"at":"a"}'),)
     tool = {"name": "look", "parameters": {"type": "object", "properties": {}}}
     asked: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -230,6 +234,12 @@ async def test_every_dialect_of_a_provider_is_recorded(tmp_path: Path) -> None:
                 assert whole == seen, name
             else:
                 assert (b"here." in whole, b"look" in whole) == (True, b"look" in seen), name
+                assert ids_in(whole) == ids_in(seen) != [], name
+
+
+def ids_in(answer: bytes) -> list[bytes]:
+    """Return the ids that an answer gives out, in order."""
+    return re.findall(rb'"(?:id|call_id)": ?"([^"]+)"', answer)
 
 
 def in_two_dialects(url: str) -> dict[str, Any]:
