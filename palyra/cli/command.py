@@ -97,7 +97,13 @@ class Call:
         from palyra.cli.frame import Notice
 
         warnings = () if self._loaded is None else self._loaded.warnings
-        return [Notice(code=problem.code, message=str(problem)) for problem in warnings]
+        return [
+            Notice(code=problem.code, message=str(problem)) for problem in warnings if problem.code != _NOT_JUDGED
+        ]
+
+
+#: Whether a provider lists a model is not in the file: `models status` and `serve` say it, from the journal.
+_NOT_JUDGED = "model_not_listed"
 
 
 def file_of(loaded: LoadedConfig) -> str | None:

@@ -21,6 +21,7 @@ from palyra.cli.render import count
 
 if TYPE_CHECKING:
     from palyra.app import Daemon
+    from palyra.config.problems import Problem
     from palyra.readonly import ReadOnlyDaemon
 
 _HELLO = (
@@ -127,8 +128,18 @@ def _welcome(daemon: Daemon, call: Call) -> None:
         change = f"schema {daemon.upgraded.before} to {daemon.upgraded.after}"
         page.fields([("upgraded", f"{change} · as it was: {daemon.upgraded.backup_directory}")])
     for problem in daemon.loaded.warnings:
-        page.line(Styled("warning:", "warn"), f" {problem}")
+        if not _is_listed(problem, daemon):
+            page.line(Styled("warning:", "warn"), f" {problem}")
     _show_next(page, call, is_echo=all(one.kind == "deterministic" for one in registry.providers))
+
+
+def _is_listed(problem: Problem, daemon: Daemon) -> bool:
+    """Return whether a warning is of a default that its provider lists by now."""
+    from palyra.projections.catalog import discovered_named
+
+    role = problem.key.removeprefix("model_provider.default_").removesuffix("_model_id")
+    default = daemon.core.state.catalog.registry.default_of(role) if problem.code == "model_not_listed" else ""
+    return bool(default and discovered_named(daemon.core.state, role, default))
 
 
 def _show_next(page: Page, call: Call, *, is_echo: bool) -> None:

@@ -60,16 +60,16 @@ class Writer:
     """Runs commands of `palyra models` with a configuration file of its own."""
 
     def __init__(self, day: Cli, file: Path) -> None:
-        self._day = day
+        self.day = day
         self.journal = day.state_dir / "journal.db"
         self.file = file
 
     def __call__(self, *arguments: str) -> Ran:
-        return self._day("models", *arguments, "--json", environ={"PALYRA_CONFIG": str(self.file)})
+        return self.day("models", *arguments, "--json", environ={"PALYRA_CONFIG": str(self.file)})
 
     def people(self, *arguments: str) -> Ran:
         """Run one on a terminal of 80 columns."""
-        return self._day("models", *arguments, columns=80, environ={"PALYRA_CONFIG": str(self.file)})
+        return self.day("models", *arguments, columns=80, environ={"PALYRA_CONFIG": str(self.file)})
 
     def registry(self) -> Registry:
         return load_config({"PALYRA_CONFIG": str(self.file)}).config.model_provider.registry
@@ -315,6 +315,16 @@ def test_what_needs_a_daemon_says_so(day: Cli, command: tuple[str, ...]) -> None
 def test_a_time_is_checked(day: Cli) -> None:
     """Before anybody is asked."""
     assert day("models", "circuit", "openai", "open", "--for", "soon").status == 2
+
+
+def test_a_default_that_is_listed_is_no_news(write: Writer, ollama: HTTPServer) -> None:
+    """Every command reads the file, which cannot tell; who checks the file hears of it, and who asks for models."""
+    write("connect", "ollama", "--base-url", url_of(ollama))
+    assert write("set", "llama3.2:latest").status == 0
+    listed = write("list")
+    assert [one["code"] for one in listed.document["warnings"]] == []
+    checked = write.day("config", "check", "--json", environ={"PALYRA_CONFIG": str(write.file)})
+    assert [one["code"] for one in checked.data["problems"]] == ["model_not_listed"]
 
 
 def test_documents_keep_their_shape(day: Cli, write: Writer, ollama: HTTPServer) -> None:
