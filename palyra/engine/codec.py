@@ -6,14 +6,14 @@ import functools
 import hashlib
 import importlib.resources
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import msgspec
 
 from palyra.errors import JournalNewer
-from palyra.events.base import Fact, Recorded, UnknownEvent
+from palyra.events.base import Recorded, UnknownEvent
 from palyra.events.vocabulary import VOCABULARY
 from palyra.journal.port import Row
+from palyra.journal.reader import PackedRow, unpacked
 
 #: Looked up once: replay is bound by what stands between two rows.
 _decode = VOCABULARY.decode
@@ -49,29 +49,29 @@ def to_recorded(row: Row) -> Recorded:
 
 def to_known(row: Row) -> Recorded:
     """Return the fact of a row that is to be folded; raises `JournalNewer` for what only a newer release knows."""
-    return next(all_known([row]))
+    recorded = to_recorded(row)
+    if type(recorded.body) is UnknownEvent:
+        raise JournalNewer(
+            f"position {row.position} holds '{row.name}' of a newer release; this one can list and"
+            " verify the journal but neither fold nor write it",
+            hint="install the release that wrote it",
+        )
+    return recorded
 
 
-def all_known(rows: Iterable[tuple[Any, ...]]) -> Iterator[Recorded]:
-    """Yield the facts of rows that are to be folded; raises `JournalNewer` at what only a newer release knows.
+def all_known(rows: Iterable[PackedRow]) -> Iterator[Recorded]:
+    """Yield the facts of rows that are to be folded; raises like `to_known`.
 
-    Replay is bound by this loop, so what most rows need is in it: their own decoder, found by name.
+    Replay is bound by this loop, so what most rows need is in it: the decoder of their kind.
     """
-    decoders = VOCABULARY.current
-    for position, stream, version, name, schema, recorded_at_us, actor, correlation, causation, key, body in rows:
-        fact: Fact | UnknownEvent
-        current = decoders.get(name)
-        if current is not None and current[0] == schema:
-            fact = current[1](body)
+    decoders = VOCABULARY.decoders
+    for row in rows:
+        position, stream, version, kind, recorded_at_us, actor, aside, body = row
+        decode = decoders.get(kind)
+        if decode is None or aside is not None:
+            yield to_known(unpacked(row))
         else:
-            fact = _decode(name, schema, body)
-            if type(fact) is UnknownEvent:
-                raise JournalNewer(
-                    f"position {position} holds '{name}' of a newer release; this one can list and"
-                    " verify the journal but neither fold nor write it",
-                    hint="install the release that wrote it",
-                )
-        yield Recorded(position, stream, version, recorded_at_us, actor, correlation, causation, key, fact)
+            yield Recorded(position, stream, version, recorded_at_us, actor, "", 0, "", decode(body))
 
 
 @functools.cache

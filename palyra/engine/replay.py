@@ -54,7 +54,7 @@ def recorded_in(reader: JournalReader, after: int = 0, upto: int | None = None) 
     Raises `JournalNewer` for the journal of a newer release: it can be listed and checked, not understood.
     """
     refuse_newer(reader.schema, released_migrations())
-    for rows in reader.tuples(after, upto):
+    for rows in reader.packed_rows(after, upto):
         yield from all_known(rows)
 
 

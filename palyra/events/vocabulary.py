@@ -201,15 +201,20 @@ class Entry(NamedTuple):
     retention: Retention
 
 
+def kind_of(name: str, schema: int) -> str:
+    """Return name and schema number as one word: the name alone, and `/2` behind it from the second number on."""
+    return name if schema == 1 else f"{name}/{schema}"
+
+
 class Vocabulary:
     """Names with their Structs and upcasters. The program has one, `VOCABULARY`; tests make others."""
 
     def __init__(self, entries: list[Entry], upcasters: Mapping[tuple[str, int], Upcaster] | None = None) -> None:
         self.entries = {entry.name: entry for entry in entries}
         self._upcasters = dict(upcasters or {})
-        #: Schema number and decoder of each name as it is written now.
-        self.current: dict[str, tuple[int, Callable[[bytes], Fact]]] = {
-            entry.name: (entry.schema, msgspec.json.Decoder(entry.struct).decode) for entry in entries
+        #: Decoder of each name as it is written now, by its `kind_of`.
+        self.decoders: dict[str, Callable[[bytes], Fact]] = {
+            kind_of(entry.name, entry.schema): msgspec.json.Decoder(entry.struct).decode for entry in entries
         }
         self._encode = msgspec.json.Encoder().encode
         #: The encoder writes the tag first; the envelope has it already, so it is cut off before storing.
@@ -238,9 +243,9 @@ class Vocabulary:
 
     def decode(self, name: str, schema: int, body: bytes) -> Fact | UnknownEvent:
         """Return the fact; raises `msgspec.DecodeError` or `ValidationError` when the bytes are not its shape."""
-        current = self.current.get(name)
-        if current is not None and current[0] == schema:
-            return current[1](body)
+        decoder = self.decoders.get(kind_of(name, schema))
+        if decoder is not None:
+            return decoder(body)
         entry = self.entries.get(name)
         plain: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
         if entry is None or not 1 <= schema <= entry.schema:

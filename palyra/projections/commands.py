@@ -63,7 +63,7 @@ def _name_of(command_key: str) -> tuple[str, int]:
 
 
 def remember(state: State, recorded: Recorded) -> None:
-    """Let go of keys that are too old, and keep the key of a command's first event."""
+    """Let go of keys that are too old, and keep the key of a command's first event, which the envelope holds."""
     marks = state.commands.by_key
     while marks:
         oldest = next(iter(marks))
@@ -74,21 +74,14 @@ def remember(state: State, recorded: Recorded) -> None:
     known = marks.get(name)
     if known is None or known.generation < generation:
         marks.pop(name, None)
-        marks[name] = CommandMark(
+        mark = marks[name] = CommandMark(
             position=recorded.position,
             recorded_at_us=recorded.recorded_at_us,
             stream=recorded.stream,
             generation=generation,
         )
-
-
-@CHAPTER.on(runs.RunAdmitted)
-def _admitted(state: State, recorded: Recorded, body: runs.RunAdmitted) -> None:
-    if recorded.command_key:
-        name, _ = _name_of(recorded.command_key)
-        mark = state.commands.by_key[name]
-        if mark.position == recorded.position:
-            mark.fingerprint = body.body_digest
+        if isinstance(recorded.body, runs.RunAdmitted):
+            mark.fingerprint = recorded.body.body_digest
             state.commands.open[recorded.stream[4:]] = name
 
 

@@ -15,7 +15,7 @@ from palyra.errors import JournalUnreadable
 from palyra.journal.chain import genesis_link, row_link
 from palyra.journal.migrations import released_migrations
 from palyra.journal.port import Head, NameSize, Row
-from palyra.journal.reader import JournalReader
+from palyra.journal.reader import JournalReader, unpacked
 
 
 def mixed(count: int) -> list[Row]:
@@ -55,6 +55,24 @@ async def test_rows_by_position_and_name(tmp_path: Path) -> None:
         assert failed == [each for each in made[10:] if each.name == "attempt.failed"]
         assert list(reader.rows(names=["unknown"])) == []
         assert list(reader.rows(names=[])) == []
+
+
+async def test_packed_rows_are_the_rows(tmp_path: Path) -> None:
+    """What a fold is given says the same in fewer values, whatever seldom column a row has."""
+    made = [
+        row(1, "run-ü", causation=0),
+        row(2, "run-ü", causation=0, schema=12),
+        row(3, "run-ü", causation=2),
+        row(4, "run-ü", causation=0, correlation='run-"a"'),
+        row(5, "run-ü", causation=0, command_key="ü#1", schema=2),
+    ]
+    with JournalReader(await write_journal(tmp_path / "journal.db", made)) as reader:
+        (packed,) = reader.packed_rows(0, 5)
+        assert [unpacked(each) for each in packed] == made
+        assert [(each[3], each[6]) for each in packed[:2]] == [
+            ("attempt.failed", None),
+            ("attempt.failed/12", None),
+        ]
 
 
 async def test_stored_rows_carry_the_chain(tmp_path: Path) -> None:
