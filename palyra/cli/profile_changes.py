@@ -9,7 +9,7 @@ import click
 from palyra.cli.command import Call, Command
 from palyra.cli.frame import Answer
 from palyra.cli.page import Page, Styled
-from palyra.cli.render import count
+from palyra.cli.render import counted
 from palyra.cli.secret_input import key_options, read_key_input
 
 if TYPE_CHECKING:
@@ -78,8 +78,9 @@ def change_profile(call: Call, what: Any, params: Any) -> Answer:
 
 
 def _show_result(page: Page, found: ActionResult) -> None:
-    models = f" · {count(found.models_count)} models" if found.models_count is not None else ""
-    page.line(Styled(found.profile_id, "bold"), f" of {found.provider} · ", Styled(found.state, "good"), models)
+    models = f" · {counted(found.models_count, 'model')}" if found.models_count is not None else ""
+    state = Styled(found.state.replace("_", " "), "good")
+    page.line(Styled(found.profile_id, "bold"), f" of {found.provider} · ", state, models)
     page.line(found.message)
     if found.duplicate_of:
         page.line(Styled(f"{found.duplicate_of} has the very same key.", "warn"))

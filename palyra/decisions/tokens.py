@@ -91,6 +91,9 @@ def is_needed_now(profile: AuthProfile | None, now_us: int) -> bool:
 
 def refuse_refresh(state: State, profile: AuthProfile) -> Refusal | None:
     """Return why a profile cannot be given a new token."""
+    if profile.credential_kind == "api_key":
+        message = f"{profile.profile_id} holds a key, which does not end; palyra auth rotate gives it another one."
+        return Refusal(code="not_refreshable", message=message, param="id")
     again = f"palyra auth login {profile.provider} --profile {profile.profile_id}"
     if profile.refresh is None:
         message = f"{profile.profile_id} has nothing to be renewed with; {again} connects it anew."

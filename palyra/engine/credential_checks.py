@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 import palyra
-from palyra.config.flavors import FLAVORS
+from palyra.config.flavors import FLAVORS, KINDS
 from palyra.decisions.profiles import CheckCode, check_code, refusal_of_check
 from palyra.engine.exchange import read_retry_after_ms
 from palyra.errors import PalyraError, Refusal, TransportFailed
@@ -102,17 +102,19 @@ def find_target(registry: Registry, name: str) -> Target:
             provider_ids=tuple(one.provider_id for one in sharing),
             with_own_key=tuple(one.provider_id for one in sharing if one.credential_ref),
         )
-    flavor = FLAVORS.get(name)
-    if flavor is None or not flavor.base_url or flavor.key != "required":
-        known = ", ".join(dict.fromkeys([*(one.provider_id for one in entries), *_known_names()]))
-        raise PalyraError(f"There is no provider {name}; there are: {known}.", code="provider_not_found")
+    known = _known()
+    if name not in known:
+        names = ", ".join(dict.fromkeys([*(one.provider_id for one in entries), *known]))
+        raise PalyraError(f"There is no provider {name}; there are: {names}.", code="provider_not_found")
     is_anthropic = name == "anthropic"
-    settings = _settings(flavor.base_url, False, "x-api-key" if is_anthropic else "bearer")
+    settings = _settings(known[name], False, "x-api-key" if is_anthropic else "bearer")
     return Target(provider=name, settings=settings, is_anthropic=is_anthropic)
 
 
-def _known_names() -> list[str]:
-    return [name for name, flavor in FLAVORS.items() if flavor.base_url and flavor.key == "required"]
+def _known() -> dict[str, str]:
+    """Return where providers are that want a key and that everybody knows, by name."""
+    rows = (*FLAVORS.items(), *KINDS.items())
+    return {name: row.base_url for name, row in rows if row.base_url and row.key == "required"}
 
 
 def _settings(base_url: str, allow_private: bool, auth_scheme: Any, **more: Any) -> HttpSettings:

@@ -150,11 +150,12 @@ class TokenKeeper:
         async with self._at_once:
             core = self._core
             profile = core.state.auth.profiles.get(profile_id)
-            if profile is None or profile.oauth is None:
+            if profile is None:
                 return Refusal(code="profile_not_found", message=f"There is no profile {profile_id}.")
             refusal = refuse_refresh(core.state, profile)
             if refusal is not None:
                 return refusal
+            assert profile.oauth is not None, "what can be renewed has a grant"
             grant, revision = profile.oauth, profile.vault_revision
             if profile.refresh is not None and profile.refresh.state == "in_flight":
                 # Whoever spent the token has not told how that ended; what it brought may be sealed already.

@@ -103,7 +103,7 @@ def test_a_key_from_a_variable_or_from_standard_input(palyra: Run, monkeypatch: 
     monkeypatch.setenv("UP_KEY", KEY)
     status, out, err = palyra("auth", "connect", "up", "--key-env", "UP_KEY", "--profile", "work", "--default")
     assert (status, err) == (0, "")
-    assert "work of up · connected · 1 models" in out
+    assert "work of up · connected · 1 model\n" in out
     status, out, _ = palyra("auth", "rotate", "work", "--key-stdin", "--json", stdin=f"{OTHER}\n")
     assert (status, json.loads(out)["data"]["state"]) == (0, "rotated")
     status, out, _ = palyra("auth", "list")

@@ -12,7 +12,9 @@ from console_house import Answer, Operator, open_console
 from listing_provider import GOOD_KEY, Listing
 from openai import APIStatusError
 
+from palyra.engine.credential_checks import find_target
 from palyra.events.auth import AuthProfileConnected, AuthProfileFailed, AuthProfileValidationFailed
+from palyra.events.registry import Registry
 
 
 def config(listing: Listing, **more: Any) -> dict[str, Any]:
@@ -166,6 +168,21 @@ async def test_who_may_be_connected_to(tmp_path: Path) -> None:
     async with Listing() as up, open_console(tmp_path, config(up, auth_scheme="none")) as ask:
         refused = await connect(ask)
         assert (refused.code, "auth_scheme" in refused.error["hint"]) == ("conflict", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "audience", "auth_scheme"),
+    [
+        ("openai", "https://api.openai.com:443", "bearer"),
+        ("anthropic", "https://api.anthropic.com:443", "x-api-key"),
+        ("groq", "https://api.groq.com:443", "bearer"),
+    ],
+)
+def test_providers_that_everybody_knows(name: str, audience: str, auth_scheme: str) -> None:
+    """A key of theirs is checked where they are, before anything is configured."""
+    target = find_target(Registry(), name)
+    assert (target.provider, target.audience, target.settings.auth_scheme) == (name, audience, auth_scheme)
+    assert target.is_anthropic == (name == "anthropic")
 
 
 async def test_ids_and_names_are_taken_once(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from palyra.events.auth import (
     AuthProfileRefreshFailed,
     AuthProfileRefreshStarted,
     AuthProfileRevoked,
+    CredentialKind,
     OAuthGrant,
 )
 from palyra.events.base import Fact
@@ -43,10 +44,12 @@ def stepped(step_us: int, cause: Any = "step") -> DaemonClockStepped:
     return DaemonClockStepped(cause=cause, wall_before_us=0, wall_after_us=step_us, monotonic_elapsed_us=0)
 
 
-def world_of(*facts: Fact, life_s: int | None = 3_600, oauth: OAuthGrant | None = GRANT) -> World:
+def world_of(
+    *facts: Fact, life_s: int | None = 3_600, oauth: OAuthGrant | None = GRANT, kind: CredentialKind = "oauth2"
+) -> World:
     now_us = given(None).now_us
     connected = AuthProfileConnected(
-        provider="openai", profile_name="p", credential_kind="oauth2", audience="https://a.example:443",
+        provider="openai", profile_name="p", credential_kind=kind, audience="https://a.example:443",
         vault_revision=1, expires_us=None if life_s is None else now_us + life_s * US_PER_S, oauth=oauth,
     )  # fmt: skip
     stored = VaultSecretStored(
@@ -116,12 +119,15 @@ def test_what_a_person_is_told() -> None:
     assert refuse_refresh(world_of().state, profile_of(world_of())) is None
     for world, code in (
         (world_of(oauth=None), "not_refreshable"),
+        (world_of(oauth=None, kind="api_key"), "not_refreshable"),
         (world_of(AuthProfileDisabled()), "not_refreshable"),
         (world_of(AuthProfileFailed(code="reauth_required", vault_revision=1)), "reauth_required"),
     ):
         refusal = refuse_refresh(world.state, profile_of(world))
         assert refusal is not None
         assert refusal.code == code
+        is_key = profile_of(world).credential_kind == "api_key"
+        assert ("holds a key" in refusal.message) == is_key
 
 
 def after(world: World, refusal: TokenRefusal) -> list[Any]:
