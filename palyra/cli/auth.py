@@ -6,7 +6,7 @@ import click
 
 from palyra.cli import profile_changes, profile_views
 from palyra.cli.command import Group
-from palyra.cli.login import attempts, login
+from palyra.cli.login import attempts, cancel, login
 from palyra.cli.profile_order import cooldown, order
 
 
@@ -39,6 +39,7 @@ for _command in (
     profile_views.explain,
     login,
     attempts,
+    cancel,
     profile_changes.refresh,
 ):
     auth.add_command(_command)

@@ -1,4 +1,4 @@
-"""`palyra auth login` and `attempts`: credentials that a person gets by logging in at a provider."""
+"""`palyra auth login`, `attempts` and `cancel`: credentials that a person gets by logging in at a provider."""
 
 from __future__ import annotations
 
@@ -188,3 +188,24 @@ def attempts(call: Call) -> Answer:
         page.table([Column(name, is_cut=name == "LOGIN") for name in names], rows)
 
     return asked.answer(show)
+
+
+@click.command(
+    "cancel",
+    cls=Command,
+    examples=[
+        ("palyra auth cancel 01m8gb7546as23gmr4wz7gbwfv", "end a login that nobody will come back from"),
+        ("palyra auth cancel 01m8gb7546as23gmr4wz7gbwfv --json", "the same for a program"),
+    ],
+    exits=_EXITS,
+    is_change=True,
+)
+@click.argument("login_id", metavar="LOGIN")
+def cancel(call: Call, login_id: str) -> Answer:
+    """End a login at a provider that is open; palyra auth attempts shows which are."""
+    from palyra.cli.asking import change
+    from palyra.engine.console.oauth import AttemptParams
+    from palyra.engine.console.table import AUTH_LOGIN_CANCEL
+
+    done: Asked[AttemptView] = change(call, AUTH_LOGIN_CANCEL, AttemptParams(id=login_id))
+    return done.answer(lambda page: _show(page, done.found))

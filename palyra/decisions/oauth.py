@@ -42,8 +42,8 @@ def refuse_start(state: State, actor: str, now_us: int) -> Refusal | None:
     if len(pending) < PENDING_MAX_COUNT and of_one < PENDING_OF_ONE_MAX_COUNT:
         return None
     message = (
-        f"{of_one} logins are open already; finish or cancel one of them (palyra auth attempts shows them), or wait"
-        " until they expire."
+        f"{of_one} logins are open already (palyra auth attempts shows them); finish one, end it with palyra auth"
+        " cancel, or wait until they expire."
     )
     wait_ms = max(1_000, (min(one.expires_us for one in pending) - now_us) // 1_000)
     return Refusal(code="too_many_attempts", message=message, retry_after_ms=wait_ms)

@@ -142,6 +142,10 @@ async def test_a_login_by_pasting_without_a_daemon(home: Path) -> None:
         assert (process.returncode, b"another login" in err) == (2, True), err
         _, out, _ = await run(home, "auth", "attempts", "--json", config=config)
         assert [one["state"] for one in json.loads(out)["data"]["items"]] == ["cancelled", "completed"]
+        ended = json.loads(out)["data"]["items"][1]["attempt_id"]
+        status, out, _ = await run(home, "auth", "cancel", ended, "--json", config=config)
+        assert (status, json.loads(out)["data"]["state"]) == (0, "completed")  # what is over stays as it is
+        assert (await run(home, "auth", "cancel", "nobody", config=config))[0] == 8
         status, _, err = await run(home, "auth", "login", "openai", config=config)
         assert (status, b"daemon" in err) == (4, True)
         search(home, [*up.secrets, *(one["code"] for one in up.token_requests)])

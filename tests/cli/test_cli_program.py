@@ -89,7 +89,7 @@ def test_the_tree_holds_what_this_release_does() -> None:
         *("serve", "env", "status"),
         *("auth connect", "auth list", "auth show", "auth health", "auth validate", "auth rotate", "auth rebind"),
         *("auth default", "auth disable", "auth enable", "auth revoke", "auth order show", "auth order set"),
-        *("auth cooldown clear", "auth explain", "auth login", "auth attempts", "auth refresh"),
+        *("auth cooldown clear", "auth explain", "auth login", "auth attempts", "auth cancel", "auth refresh"),
         *("models list", "models status", "models connect", "models set", "models test", "models discover"),
         *("models circuit", "models explain"),
         *("vault status", "vault list", "vault put", "vault delete", "vault rekey", "vault verify", "vault absorb"),

@@ -25,7 +25,8 @@ async def test_what_was_done_with_secrets_is_listed(tmp_path: Path) -> None:
         assert not any(one["name"].startswith(("run.", "attempt.", "daemon.")) for one in items)
         assert [one["position"] for one in items] == sorted((one["position"] for one in items), reverse=True)
         issued = next(one for one in items if one["name"] == "client_key.issued")
-        assert sorted(issued) == ["actor", "body", "name", "position", "recorded_at_us"]
+        assert sorted(issued) == ["actor", "body", "name", "position", "recorded_at_us", "stream"]
+        assert issued["stream"] == f"key-{made['key']['key_id']}"
         assert issued["actor"] != "system"
         assert issued["body"]["kind"] == "client"
         assert made["secret"] not in str(items)

@@ -27,6 +27,8 @@ class AuditItem(Answer, frozen=True, kw_only=True):
     position: int
     recorded_at_us: int
     name: str
+    #: What it is about: `credential-work`, `key-0h3k9m2p4r6t`.
+    stream: str
     #: Who did it.
     actor: str
     #: Null when the stored bytes are no JSON object.
@@ -42,6 +44,7 @@ def audit(sight: Sight, params: AuditParams) -> Items[AuditItem]:
             position=one.position,
             recorded_at_us=one.recorded_at_us,
             name=one.name,
+            stream=one.stream,
             actor=one.actor,
             body=one.body and {name: held for name, held in one.body.items() if name not in _ASIDE},
         )
