@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import sys
@@ -31,3 +32,9 @@ def pytest_pycollect_makeitem(collector: Any, name: str, obj: Any) -> None:
         marks |= {mark.name for mark in collector.iter_markers()}
         if not marks & {"trio", "asyncio"}:
             pytest.mark.asyncio(obj)
+
+
+def pytest_collection_finish() -> None:
+    """Tests that look for what is left behind look through what was made since, and not through the whole suite."""
+    gc.collect()
+    gc.freeze()

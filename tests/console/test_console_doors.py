@@ -82,12 +82,15 @@ def random_world(dice: random.Random) -> World:
 async def write(path: Path, world: World, dice: random.Random) -> None:
     """Write a history with a few snapshots."""
     journal = await SqliteJournal.open(path, new_journal_id="01DOORS", now_us=T0_US)
-    state = State()
+    state, rows = State(), []
     for recorded in world.history:
-        await journal.append([to_row(recorded)])
+        rows.append(to_row(recorded))
         evolve(state, recorded)
         if dice.random() < 0.1:
+            await journal.append(rows)
             await journal.save_snapshot(state.position, state_digest(), encode_state(state))
+            rows = []
+    await journal.append(rows)
     await journal.close()
 
 
