@@ -100,6 +100,17 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         + model("n", "a", 'fallbacks = ["y"]'),
         [],
     ),
+    "bounds of a cache that is off": (
+        top("response_cache_ttl_ms = 60000", "response_cache_max_entries = 5") + provider() + model(),
+        [
+            ("setting_without_effect", "model_provider.response_cache_ttl_ms"),
+            ("setting_without_effect", "model_provider.response_cache_max_entries"),
+        ],
+    ),
+    "bounds of a cache that is on": (
+        top("response_cache_enabled = true", "response_cache_ttl_ms = 60000") + provider() + model(),
+        [],
+    ),
     "alias of another model": (
         provider() + model("m", "a", 'aliases = ["x", "n"]') + model("n", "a", 'aliases = ["x"]'),
         [

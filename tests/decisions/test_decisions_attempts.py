@@ -62,6 +62,15 @@ def test_a_start_reserves_first() -> None:
     ]
 
 
+def test_an_end_says_what_could_not_be_told_on() -> None:
+    """Names of what the answer held and the client's dialect has no place for."""
+    world = given(
+        THREE, admit("r1"), start("r1"), succeed("r1", dropped=("logprobs",), raw_stop="odd", unparsed_count=2)
+    )
+    (ended,) = world.facts(AttemptSucceeded)
+    assert (ended.dropped, ended.raw_stop, ended.unparsed_count) == (["logprobs"], "odd", 2)
+
+
 def test_where_no_rule_applies_nothing_is_held() -> None:
     """Neither hold nor release is recorded: what the attempt may use at most stands in its start."""
     world = given(THREE, put(rule(scope_kind="provider", scope_id="b")), admit("r1"), start("r1"), succeed("r1"))

@@ -64,6 +64,10 @@ def test_another_configuration_is_the_next_generation_and_says_what_changed() ->
     [draft] = adopted(state, "d2", {"daemon": {"port": 2}})
     assert isinstance(draft.body, ConfigAdopted)
     assert (draft.body.generation, draft.body.changed) == (2, ["daemon.port"])
+    assert [(one.generation, one.digest, one.changed) for one in state.config.history] == [
+        (1, "d1", []),
+        (2, "d2", ["daemon.port"]),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from budget_kit import TOKEN_NANOUSD, consumed, counted_by_hand, price, put, ret
 from registries import THREE, model, provider, registry
 from story import (
     T0_US,
+    Step,
     World,
     admit,
     cancel,
@@ -523,6 +524,17 @@ def test_what_was_under_way_when_a_rule_came_is_counted() -> None:
     world.do(admit("r3"), start("r3"), put(rule(token_count="output")), succeed("r3"), complete("r3"))
     assert consumed(world, "day", "key:tester", world.now_us) == 60
     assert counter(world).unpriced_runs == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "limit", "by"),
+    [([], 170, "request"), ([serve("r0")], 200, "settled"), ([admit("r0"), start("r0")], 200, "reserved")],
+)
+def test_what_was_in_the_way_is_told(before: list[Step], limit: int, by: str) -> None:
+    """The request alone, what was used, or what others hold: who waits for the last of them may get in."""
+    world = given(ONE, put(rule(hard_limit=limit)), *before, admit("r1"))
+    (told,) = world.facts(RoutingDecided)[-1].evaluations
+    assert (told.status, told.blocked_by) == ("blocked", by)
 
 
 def test_windows_that_are_over_leave_memory() -> None:

@@ -529,6 +529,9 @@ def test_freeform_tools() -> None:
         {"type": "custom", "custom": {"name": "sh", "description": "d", "format": grammar}}
     ]
     assert said(knows)["tool_choice"] == {"type": "custom", "custom": {"name": "sh"}}
+    ordinary = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    told = write(read("chat", chat(USER, tools=[ordinary])), "chat", ways=Ways(takes_freeform=True))
+    assert said(told)["tools"] == [ordinary]
     call = said(knows)["messages"][1]["tool_calls"][0]
     assert call == {"id": "a", "type": "custom", "custom": {"name": "sh", "input": "ls"}}
     assert read("chat", said(knows)).tools == request.tools
