@@ -7,7 +7,17 @@ from typing import NamedTuple
 
 import msgspec
 
-from palyra.decisions import approvals, budgets, circuits, credentials, models, pricing, retries, usage
+from palyra.decisions import (
+    approvals,
+    budgets,
+    circuits,
+    credential_failures,
+    credentials,
+    models,
+    pricing,
+    retries,
+    usage,
+)
 from palyra.decisions.budget_refusals import note_limits
 from palyra.decisions.failures import Failure, rule_of
 from palyra.decisions.routing import next_candidate
@@ -224,7 +234,7 @@ def fail_attempt(state: State, run: Run, end: FailureEnd, now_us: int, *, may_re
         )
     stream = f"provider-{attempt.provider_id}"
     drafts += [Draft(stream, fact, f"run-{run.run_id}") for fact in side_effects if fact is not None]
-    befell = credentials.at_failure(state, run, attempt, failure, now_us=now_us, jitter_bp=end.jitter_bp)
+    befell = credential_failures.at_failure(state, run, attempt, failure, now_us=now_us, jitter_bp=end.jitter_bp)
     if befell is not None:
         drafts.append(Draft(f"credential-{attempt.credential_ref}", befell, f"run-{run.run_id}"))
     return Failed(drafts, wait_ms, next_ref)
@@ -239,7 +249,7 @@ def _next_credential(state: State, run: Run, end: FailureEnd, opened: CircuitOpe
     is_closed = opened is None or opened.until_us <= now_us
     if now_us >= run.deadline_us or not is_closed:
         return ""
-    if credentials.is_renewed_for(state, run, attempt, failure, now_us):
+    if credential_failures.is_renewed_for(state, run, attempt, failure, now_us):
         return attempt.credential_ref
     step = run.plan[attempt.candidate]
     agent_id = run.admitted.agent_id

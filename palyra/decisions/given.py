@@ -10,7 +10,7 @@ from bisect import bisect_left
 
 import msgspec
 
-from palyra.decisions.credentials import jitter_behind
+from palyra.decisions.credential_failures import jitter_behind
 from palyra.decisions.retries import backoff_ms
 from palyra.decisions.runs import AdmitRun
 from palyra.decisions.usage import Metered
