@@ -270,7 +270,7 @@ def rotate(call: Call, key: str, grace: int, out: str | None, is_sk_form: bool) 
 @click.option("--now", "is_now", is_flag=True, help="End its open requests too.")
 @click.option("--reason", default="", metavar="TEXT", help="What is to stand in the journal about it.")
 def revoke(call: Call, key: str, is_now: bool, reason: str) -> Answer:
-    """End a key for good."""
+    """End a key for good, and with it the one in whose place it was put, if that still works."""
     from palyra.cli.asking import change
     from palyra.engine.console.keys import RevokeParams
     from palyra.engine.console.table import KEY_REVOKE

@@ -25,7 +25,7 @@ from palyra.decisions.keys import (
 from palyra.errors import Refusal
 from palyra.events.base import Draft
 from palyra.events.keys import ClientKeyChanged, ClientKeyIssued, ClientKeyRevoked, ClientKeyRotated
-from palyra.projections.keys import NO_LIMITS, ClientKey, KeyLimits, is_live, live_keys
+from palyra.projections.keys import NO_LIMITS, ClientKey, KeyLimits, is_live, live_keys, predecessors
 from palyra.projections.state import State
 from palyra.units import US_PER_MS, US_PER_S
 
@@ -160,7 +160,10 @@ def rotate(state: State, key_id: str, text: KeyText, grace_ms: int, held: Sequen
 
 
 def revoke(state: State, key_id: str, comment: str, held: Sequence[str], now_us: int) -> Decision:
-    """End a key; the last one that an operator can come in with stays. Twice is once."""
+    """End a key, and those that still work beside it because it took their place. Twice is once.
+
+    The last one that an operator can come in with stays.
+    """
     key = _found(state, key_id, held)
     if isinstance(key, Refusal):
         return Decision([], key)
@@ -171,7 +174,9 @@ def revoke(state: State, key_id: str, comment: str, held: Sequence[str], now_us:
         return Decision([], Refusal(code="last_admin_key", message=message))
     if len(comment) > COMMENT_MAX_CHARS or not comment.isprintable():
         return Decision([], _wrong("reason", f"A reason has at most {COMMENT_MAX_CHARS} printable characters."))
-    return Decision([Draft(f"key-{key_id}", ClientKeyRevoked(reason="operator", comment=comment))])
+    revoked = ClientKeyRevoked(reason="operator", comment=comment)
+    ended = [key_id, *(one.key_id for one in predecessors(state, key_id, now_us))]
+    return Decision([Draft(f"key-{one}", revoked) for one in ended])
 
 
 def _found(state: State, key_id: str, held: Sequence[str]) -> ClientKey | Refusal:

@@ -93,6 +93,16 @@ def live_keys(state: State, kind: str, now_us: int) -> list[ClientKey]:
     ]
 
 
+def predecessors(state: State, key_id: str, now_us: int) -> list[ClientKey]:
+    """Return the keys that open something still, in whose place this one was put, the newest first."""
+    before = {one.successor_id: one for one in state.keys.by_id.values()}
+    found: list[ClientKey] = []
+    while (one := before.get(key_id)) is not None:
+        found += [one] if is_live(one, now_us) else []
+        key_id = one.key_id
+    return found
+
+
 @CHAPTER.on(keys.ClientKeyIssued)
 def _issued(state: State, recorded: Recorded, body: keys.ClientKeyIssued) -> None:
     key_id = recorded.stream[4:]

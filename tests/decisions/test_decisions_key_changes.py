@@ -284,6 +284,22 @@ def test_a_revoked_key_opens_nothing_and_is_revoked_once() -> None:
     assert code(registry.revoke(registry.issued("b").key_id, "x" * 201)) == "invalid_request"
 
 
+def test_a_revoked_key_takes_those_along_that_it_took_the_place_of() -> None:
+    """A lost laptop may have any of them; what ended before is not ended again, and a successor stays."""
+    registry = Registry()
+    first = registry.issued()
+    registry.rotate(first)
+    second = registry.state.keys.by_id[first.successor_id]
+    registry.rotate(second, grace_ms=60_000)
+    third = registry.state.keys.by_id[second.successor_id]
+    registry.rotate(third, grace_ms=60_000)
+    fourth = registry.state.keys.by_id[third.successor_id]
+    decision = registry.revoke(third.key_id)
+    assert [draft.stream for draft in decision.drafts] == [f"key-{third.key_id}", f"key-{second.key_id}"]
+    assert isinstance(registry.whose(second.key_id), Refusal)
+    assert isinstance(registry.whose(fourth.key_id), Caller)
+
+
 def test_the_last_admin_key_stays() -> None:
     """An operator can always come in; a second key frees the first."""
     registry = Registry()

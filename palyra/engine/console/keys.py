@@ -22,7 +22,7 @@ from palyra.engine.console.pages import page_of
 from palyra.engine.questions import Answer
 from palyra.errors import PalyraError, Refusal, Refused
 from palyra.events.base import Draft
-from palyra.projections.keys import ClientKey, KeyLimits, KeyStatus, status_of
+from palyra.projections.keys import ClientKey, KeyLimits, KeyStatus, predecessors, status_of
 from palyra.projections.state import State
 
 _BUDGET = re.compile(
@@ -234,9 +234,10 @@ async def revoke_key(order: Order, params: RevokeParams) -> KeyView:
     """End a key: it opens nothing from now on; its open runs finish, unless they are to end too."""
     state, now_us = order.core.state, order.core.clock.now_us()
     found = _find(state, params.key, now_us)
+    ended = [found.key_id, *(one.key_id for one in predecessors(state, found.key_id, now_us))]
     await _record(order, revoke(state, found.key_id, params.reason, order.scopes, now_us))
-    if params.now:
-        await order.desk.cancel_runs_of(found.key_id, by=order.actor)
+    for key_id in ended if params.now else ():
+        await order.desk.cancel_runs_of(key_id, by=order.actor)
     return _seen(order, found.key_id)
 
 
