@@ -13,16 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-
 from palyra.engine.codec import to_recorded
 from palyra.engine.core import load_state
 from palyra.engine.replay import fold_file
 from palyra.engine.reports.scope import Filters, groups_of, scope_of
 from palyra.engine.reports.tables import Asked, Dataset, table_of
-from palyra.errors import JournalDamaged, JournalError
+from palyra.errors import JournalError
 from palyra.events.base import Recorded
-from palyra.journal.port import Head, Journal, Row
+from palyra.journal.port import Head, Journal
 from palyra.journal.reader import JournalReader
 from palyra.projections.run_view import RunView, view_of_run
 from palyra.projections.state import State
@@ -93,14 +91,14 @@ class OpenedJournal:
         """
         for rows in self._reader.rows():
             for row in rows:
-                yield _recorded(row)
+                yield to_recorded(row)
 
     def __getitem__(self, position: int) -> Recorded:
         """Return the event at a position from 1 on; raises `JournalError` (`position_not_found`) for any other."""
         row = self._reader.row(position)
         if row is None:
             raise _no_position(position, self.head)
-        return _recorded(row)
+        return to_recorded(row)
 
     def state_at(self, position: int | None = None) -> State:
         """Return everything that was true after a position: by default the head, 0 for the empty state.
@@ -118,7 +116,7 @@ class OpenedJournal:
         Raises `JournalError` (`run_not_found`).
         """
         stream = f"run-{run_id}" if run_id.isalnum() else ""
-        return _view(run_id, [_recorded(row) for rows in self._reader.stream(stream) for row in rows])
+        return _view(run_id, [to_recorded(row) for rows in self._reader.stream(stream) for row in rows])
 
     def report(
         self,
@@ -175,26 +173,26 @@ class LiveJournal:
         """Yield every event from the first to what is the head now."""
         async for rows in self._journal.read():
             for row in rows:
-                yield _recorded(row)
+                yield to_recorded(row)
 
     async def follow(self, after: int = 0) -> AsyncIterator[Recorded]:
         """Yield every event after a position, then each one as it becomes durable, until the daemon stops."""
         async for rows in self._journal.follow(after):
             for row in rows:
-                yield _recorded(row)
+                yield to_recorded(row)
 
     async def at(self, position: int) -> Recorded:
         """Return the event at a position from 1 on; raises `JournalError` (`position_not_found`) for any other."""
         if 1 <= position <= self.head.position:
             async for rows in self._journal.read(position - 1, position):
-                return _recorded(rows[0])
+                return to_recorded(rows[0])
         raise _no_position(position, self.head)
 
     async def run(self, run_id: str) -> RunView:
         """Return one run as its own events tell it; reads the journal through. Raises `JournalError`."""
         stream = f"run-{run_id}"
         history = [row async for rows in self._journal.read() for row in rows if row.stream == stream]
-        return _view(run_id, [_recorded(row) for row in history])
+        return _view(run_id, [to_recorded(row) for row in history])
 
     async def state_at(self, position: int | None = None) -> State:
         """Return everything that was true after a position: by default the head, 0 for the empty state.
@@ -205,13 +203,6 @@ class LiveJournal:
         head = self.head
         _check_position(position, head)
         return await load_state(self._journal, head.position if position is None else position)
-
-
-def _recorded(row: Row) -> Recorded:
-    try:
-        return to_recorded(row)
-    except msgspec.DecodeError as exc:
-        raise JournalDamaged(f"position {row.position} holds no '{row.name}' that can be read: {exc}") from exc
 
 
 def _view(run_id: str, history: list[Recorded]) -> RunView:

@@ -440,7 +440,7 @@ async def readable_state(journal: Journal) -> State:
     """Fold a journal, or raise `JournalDamaged` with what can be done about it."""
     try:
         return await load_state(journal)
-    except msgspec.DecodeError as exc:
-        message = f"the journal holds a row that cannot be read: {exc}"
-        hint = f"`palyra journal verify` names its position. {WAY_OUT}"
-        raise JournalDamaged(message, hint=hint) from exc
+    except JournalDamaged as exc:
+        raise JournalDamaged(
+            str(exc), hint=exc.hint or f"`palyra journal verify` shows all of it. {WAY_OUT}"
+        ) from exc

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from palyra.errors import JournalNewer
+from palyra.errors import JournalDamaged, JournalNewer
 from palyra.events.base import Recorded, UnknownEvent
 from palyra.events.vocabulary import VOCABULARY
 from palyra.journal.port import Row
@@ -41,14 +41,20 @@ encode_fact = VOCABULARY.encode
 
 
 def to_recorded(row: Row) -> Recorded:
-    """Return the fact of a stored row; raises `msgspec.DecodeError` when its bytes are not the fact's shape."""
+    """Return the fact of a stored row; raises `JournalDamaged` when its bytes are not the fact's shape."""
     position, stream, version, name, schema, recorded_at_us, actor, correlation, causation, key, body = row
-    fact = _decode(name, schema, body)
+    try:
+        fact = _decode(name, schema, body)
+    except msgspec.DecodeError as exc:
+        raise _unreadable(position, name, exc) from exc
     return Recorded(position, stream, version, recorded_at_us, actor, correlation, causation, key, fact)
 
 
 def to_known(row: Row) -> Recorded:
-    """Return the fact of a row that is to be folded; raises `JournalNewer` for what only a newer release knows."""
+    """Return the fact of a row that is to be folded.
+
+    Raises `JournalNewer` for what only a newer release knows, `JournalDamaged` for bytes that are not its shape.
+    """
     recorded = to_recorded(row)
     if type(recorded.body) is UnknownEvent:
         raise JournalNewer(
@@ -65,13 +71,21 @@ def all_known(rows: Iterable[PackedRow]) -> Iterator[Recorded]:
     Replay is bound by this loop, so what most rows need is in it: the decoder of their kind.
     """
     decoders = VOCABULARY.decoders
-    for row in rows:
-        position, stream, version, kind, recorded_at_us, actor, aside, body = row
-        decode = decoders.get(kind)
-        if decode is None or aside is not None:
-            yield to_known(unpacked(row))
-        else:
-            yield Recorded(position, stream, version, recorded_at_us, actor, "", 0, "", decode(body))
+    position, kind = 0, ""
+    try:
+        for row in rows:
+            position, stream, version, kind, recorded_at_us, actor, aside, body = row
+            decode = decoders.get(kind)
+            if decode is None or aside is not None:
+                yield to_known(unpacked(row))
+            else:
+                yield Recorded(position, stream, version, recorded_at_us, actor, "", 0, "", decode(body))
+    except msgspec.DecodeError as exc:
+        raise _unreadable(position, kind, exc) from exc
+
+
+def _unreadable(position: int, name: str, exc: msgspec.DecodeError) -> JournalDamaged:
+    return JournalDamaged(f"position {position} holds no '{name}' that can be read: {exc}")
 
 
 @functools.cache

@@ -200,6 +200,17 @@ def test_damage_is_printed_whole_and_exits_7(copied: Cli) -> None:
     assert [finding["code"] for finding in document["data"]["findings"]] == ["link_mismatch"]
 
 
+@pytest.mark.parametrize("line", ["status", "usage report", "usage verify", "runs list"])
+def test_a_row_that_cannot_be_read_is_damage_and_no_bug(copied: Cli, line: str) -> None:
+    """Whoever needs the row names it, and what to do next."""
+    (position,) = (row["position"] for row in copied("journal", "tail", "-n", "1", "--json").data["items"])
+    _tamper(copied, f"UPDATE event SET name = 'run.completed', body = '{{}}' WHERE position = {position}")
+    (copied.state_dir / "snapshots.db").unlink()
+    ran = copied(*line.split(), "--json")
+    assert (ran.status, ran.document["error"]["code"]) == (7, "journal_damaged")
+    assert f"position {position} holds no 'run.completed'" in ran.document["error"]["message"]
+
+
 def test_a_verdict_on_record(copied: Cli) -> None:
     """`--record` writes what was found into the journal, whose status tells it; the witness is of the new head."""
     assert "verified    never on record" in copied("journal", "status").out
