@@ -9,6 +9,7 @@ import click
 
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer, Notice, to_json
+from palyra.cli.output import out_option, output
 from palyra.cli.page import Page, Styled
 from palyra.cli.render import count, counted, size
 
@@ -54,8 +55,8 @@ def capture() -> None:
     exits=(0, 2, 5, 7, 8),
 )
 @click.argument("run", metavar="RUN")
-@click.option("-o", "--output", "file", metavar="FILE", help="Write it here instead of to standard output.")
-def run_(call: Call, run: str, file: str | None) -> Answer | int:
+@out_option("Write it here instead of to standard output.")
+def run_(call: Call, run: str, out: str | None) -> Answer | int:
     """Write a run's capsule. RUN is its id, the beginning of it, or `last`."""
     from palyra.cli.reading import Journal
     from palyra.decisions.redecide import redecide
@@ -70,20 +71,20 @@ def run_(call: Call, run: str, file: str | None) -> Answer | int:
     capsule = capture_run(journal.paths.journal, run_id)
     text = encode_capsule(capsule)
     verdict = redecide(capsule)
-    if file is not None:
-        Path(file).write_bytes(text)
-    elif not call.as_json:
-        click.echo(text, nl=False)
+    if out is not None or not call.as_json:
+        with output(out) as target:
+            target.write(text)
+    if out is None and not call.as_json:
         return 0
     data = {
         **_figures(capsule, verdict),
         "capsule_bytes": len(text),
-        "file": file,
-        "capsule": capsule if file is None else None,
+        "file": out,
+        "capsule": capsule if out is None else None,
     }
 
     def show(page: Page) -> None:
-        page.line(Styled(f"Run {run_id}", "bold"), f" is in {file}")
+        page.line(Styled(f"Run {run_id}", "bold"), f" is in {out}")
         page.line()
         ground = counted(max(len(capsule.ground) - 1, 0), "change")
         page.fields(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer
+from palyra.cli.output import out_option, output
 from palyra.cli.page import Page, Styled
 from palyra.cli.render import counted, size
 
@@ -42,8 +42,10 @@ def fixtures() -> None:
 @click.option("--run", "runs", metavar="RUN", multiple=True, help="A run: its id, the beginning of it, or last.")
 @click.option("--from", "since", metavar="WHEN", help="Runs that began then or later.")
 @click.option("--to", "until", metavar="WHEN", help="Runs that began before.")
-@click.option("-o", "--output", "file", metavar="FILE", required=True, help="Write them here.")
-def record(call: Call, runs: tuple[str, ...], since: str | None, until: str | None, file: str) -> Answer:
+@out_option("Write them here; - is standard output.", required=True)
+def record(
+    call: Call, runs: tuple[str, ...], since: str | None, until: str | None, out: str | None
+) -> Answer | int:
     """Write runs with their captured content into a file that a replay serves.
 
     Requests are in it without what has the shape of a secret; answers are as they came, to the byte.
@@ -54,6 +56,8 @@ def record(call: Call, runs: tuple[str, ...], since: str | None, until: str | No
     from palyra.errors import PalyraError
     from palyra.wire.fixtures import write_line
 
+    if out is None and call.as_json:
+        raise PalyraError("--json needs a file: the exchanges are lines of JSON.", code="usage_error")
     if bool(runs) == bool(since or until):
         raise PalyraError("Name runs with --run, or a time with --from and --to.", code="usage_error")
     journal = Journal(call)
@@ -73,12 +77,15 @@ def record(call: Call, runs: tuple[str, ...], since: str | None, until: str | No
     if not recorded:
         raise _not_captured("Of that time no whole answer is kept.")
     text = b"".join(map(write_line, recorded))
-    Path(file).write_bytes(text)
-    data = {"file": file, "exchanges_count": len(recorded), "size_bytes": len(text), "models": _models(recorded)}
+    with output(out) as target:
+        target.write(text)
+    if out is None:
+        return 0
+    data = {"file": out, "exchanges_count": len(recorded), "size_bytes": len(text), "models": _models(recorded)}
 
     def show(page: Page) -> None:
-        page.line(Styled(counted(len(recorded), "exchange"), "bold"), f" in {file}, {size(len(text))}")
-        page.line(Styled(f"palyra fixtures replay {file}", "dim"), " serves them")
+        page.line(Styled(counted(len(recorded), "exchange"), "bold"), f" in {out}, {size(len(text))}")
+        page.line(Styled(f"palyra fixtures replay {out}", "dim"), " serves them")
 
     return journal.answer(journal_id, position, data, show)
 

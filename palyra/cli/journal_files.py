@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -14,6 +11,7 @@ import click
 
 from palyra.cli.command import Call, Command, file_of
 from palyra.cli.frame import Answer, to_plain
+from palyra.cli.output import out_option, output
 from palyra.cli.page import Page, Styled, Text
 from palyra.cli.render import count, counted, size
 
@@ -41,7 +39,7 @@ def _key_files(paths: StatePaths, *, is_wanted: bool) -> dict[str, Path]:
 )
 @click.option("--from", "first", type=click.IntRange(min=1), metavar="POSITION", help="First event; 1 by default.")
 @click.option("--to", "last", type=click.IntRange(min=1), metavar="POSITION", help="Last event.")
-@click.option("-o", "--output", metavar="FILE", help="Write to this file instead of standard output.")
+@out_option("Write to this file instead of standard output.")
 @click.option("--names", metavar="GLOB", multiple=True, help="Only these names; can be repeated.")
 @click.option("--stream", "streams", metavar="GLOB", multiple=True, help="Only these streams; can be repeated.")
 @click.option("--run", metavar="RUN", help="Only this run's stream.")
@@ -49,7 +47,7 @@ def export(
     call: Call,
     first: int | None,
     last: int | None,
-    output: str | None,
+    out: str | None,
     names: tuple[str, ...],
     streams: tuple[str, ...],
     run: str | None,
@@ -67,53 +65,32 @@ def export(
 
     if first is not None and last is not None and first > last:
         raise click.UsageError("--from must not be after --to", click.get_current_context())
-    if output is None and call.as_json:
+    if out is None and call.as_json:
         raise click.UsageError("--json needs -o: the events are lines of JSON", click.get_current_context())
     source = Journal(call)
     if run is not None:
         with source.rows() as reader:
             streams = (*streams, f"run-{find_run(reader, run)}")
     takes = Wanted(names=names, streams=streams).takes if names or streams else None
-    with source.rows() as reader, Progress() as progress, _output(output) as out:
+    with source.rows() as reader, Progress() as progress, output(out) as target:
         done = export_rows(
-            reader, out, first=first or 1, last=last, takes=takes, progress=labelled(progress, "exporting")
+            reader, target, first=first or 1, last=last, takes=takes, progress=labelled(progress, "exporting")
         )
-    if output is None:
+    if out is None:
         return 0
 
     def show(page: Page) -> None:
         what = "in part, not to be imported" if done.header.partial else "whole up to there"
         page.fields(
             [
-                ("file", Styled(output, "bold")),
+                ("file", Styled(out, "bold")),
                 ("events", f"{count(done.footer.count)} · up to position {count(done.header.last)} · {what}"),
                 ("link", done.footer.head_link),
             ]
         )
 
-    data = {"file": output, "header": done.header, "footer": done.footer}
+    data = {"file": out, "header": done.header, "footer": done.footer}
     return source.answer(done.header.journal_id, done.header.last, data, show)
-
-
-@contextlib.contextmanager
-def _output(name: str | None) -> Iterator[BinaryIO]:
-    """Give standard output, or a private file that gets its name when it is whole."""
-    if name is None:
-        sys.stdout.flush()
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    target = Path(name).absolute()
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with open(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 @click.command(

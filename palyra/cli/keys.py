@@ -55,7 +55,7 @@ def _limits(command: Any) -> Any:
 def _handed_over(command: Any) -> Any:
     for option in (
         click.option("--sk-form", "is_sk_form", is_flag=True, help="Put sk- before it, as some SDKs want."),
-        click.option("--out", metavar="FILE", help="Write it to this file, for you alone, and do not print it."),
+        click.option("-o", "--out", metavar="FILE", help="Write it to this file, for you alone."),
     ):
         command = option(command)
     return command

@@ -110,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _run(given)
         sys.stdout.flush()
     except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # behind the ^C that the terminal shows
         return 128 + signal.SIGINT
     except BrokenPipeError:
         _let_output_go()

@@ -8,6 +8,7 @@ import click
 
 from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer
+from palyra.cli.output import out_option
 from palyra.cli.page import Column, Page, Styled
 from palyra.cli.render import count
 from palyra.cli.routing import routing_report
@@ -150,7 +151,7 @@ usage.add_command(routing_report("palyra usage routing", "routing"))
 @click.option("--bucket", type=_BUCKETS, default="auto", help="Of a timeline: how finely time is cut.")
 @click.option("--top", type=click.IntRange(1, 10_000), help="Groups that are told one by one; the rest together.")
 @click.option("--format", "form", type=click.Choice(FORMATS), help="How it is written; table by default.")
-@click.option("--out", metavar="FILE", help="Where to; - is standard output.")
+@out_option("Where to; - is standard output.")
 def report(call: Call, form: str | None, **options: Any) -> int:
     """Report from a journal file, whether a daemon runs or not; nothing is locked and nothing is written to it.
 
@@ -175,7 +176,7 @@ def report(call: Call, form: str | None, **options: Any) -> int:
 @click.option("--bucket", type=_BUCKETS, default="auto", help="Of a timeline: how finely time is cut.")
 @click.option("--top", type=click.IntRange(1, 10_000), help="Groups that are told one by one; the rest together.")
 @click.option("--format", "form", type=click.Choice(["csv", "json", "parquet"]), help="csv by default.")
-@click.option("--out", metavar="FILE", help="Where to; - is standard output.")
+@out_option("Where to; - is standard output.")
 def export(call: Call, **options: Any) -> int:
     """Write a dataset as a file, with the columns of `palyra usage report`.
 

@@ -21,7 +21,7 @@ def export_dataset(call: Call, **options: Any) -> int:
     from palyra.engine.console.exports import ExportParams
 
     form, out = options["form"] or ("json" if call.as_json else "csv"), options["out"]
-    if form == "parquet" and out in (None, "-") and sys.stdout.isatty():
+    if form == "parquet" and out is None and sys.stdout.isatty():
         message = "parquet is nothing for a terminal; name a file with --out"
         raise click.UsageError(message, click.get_current_context())
     window = window_params({name: options[name] for name in ("from_", "to", "timezone", *FILTERS)})

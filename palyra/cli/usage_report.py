@@ -7,18 +7,16 @@ written but the report itself, which appears whole or not at all.
 from __future__ import annotations
 
 import io
-import os
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import tzinfo
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from palyra.cli.command import Call
+from palyra.cli.output import output
 from palyra.cli.page import Page, Styled
 from palyra.cli.render import clean, size
 
@@ -45,7 +43,7 @@ def make_report(call: Call, **options: Any) -> int:
     from palyra.journal.reader import JournalReader
 
     form, out = options["form"], options["out"]
-    if form in _FILES_ONLY and out in (None, "-") and sys.stdout.isatty():
+    if form in _FILES_ONLY and out is None and sys.stdout.isatty():
         raise click.UsageError(
             f"{form} is nothing for a terminal; name a file with --out", click.get_current_context()
         )
@@ -71,7 +69,7 @@ def make_report(call: Call, **options: Any) -> int:
 
 def say_written(out: str | None, form: str) -> None:
     """Tell of a file that was written."""
-    if out is not None and out != "-":
+    if out is not None:
         print(f"{clean(out)}: {size(Path(out).stat().st_size)} of {form}")
 
 
@@ -158,36 +156,16 @@ def _write(call: Call, rows: JournalReader, asked: Asked, moment: Moment, option
 
 
 def put(out: str | None, chunks: Iterable[bytes]) -> None:
-    with _target(out) as target:
+    with output(out) as target:
         for chunk in chunks:
             target.write(chunk)
 
 
-@contextmanager
-def _target(out: str | None) -> Iterator[IO[bytes]]:
-    """Give where to write; a file appears under its name when all of it is there."""
-    if out in (None, "-"):
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    assert out is not None
-    place = Path(out)
-    with tempfile.NamedTemporaryFile(dir=place.parent, prefix=f".{place.name}.", delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, place)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
 def _put_table(call: Call, out: str | None, table: Table, asked: Asked, moment: Moment) -> None:
-    if out in (None, "-"):
+    if out is None:
         _show(call.page(), table, asked, moment)
         return
-    with _target(out) as target:
+    with output(out) as target:
         stream = io.TextIOWrapper(target, encoding="utf-8", write_through=True)
         _show(Page(stream, color="never"), table, asked, moment)
         stream.detach()

@@ -68,7 +68,7 @@ def test_a_run_goes_into_a_file_and_is_decided_again(run_id: str, runs: Cli, tmp
 def test_without_a_file_the_capsule_is_printed(runs: Cli, tmp_path: Path) -> None:
     """As it is, so that it can be piped; with --json inside the document."""
     file = tmp_path / "run.json"
-    runs("capture", "run", FAILED_OVER, "--output", str(file))
+    runs("capture", "run", FAILED_OVER, "--out", str(file))
     printed = runs("capture", FAILED_OVER).out
     assert printed == file.read_text()
     document = runs("capture", FAILED_OVER, "--json").document
