@@ -101,12 +101,20 @@ class StreamClient:
 
     async def send(self, data: bytes) -> None:
         """See `palyra.engine.exchange.Client.send`."""
-        if data and not self._put(data, b""):
+        if data and not _write(self._request, self._framed(data, b"")):
             await _until_taken(self._request, self._stall_ms)
+
+    def offer(self, data: bytes) -> bool:
+        """See `palyra.engine.exchange.Client.offer`."""
+        transport = self._request.transport
+        if transport is None or transport.is_closing() or transport.get_write_buffer_size() > _UNWATCHED_MAX_BYTES:
+            return False
+        transport.write(self._framed(data, b""))
+        return True
 
     async def close(self, data: bytes) -> None:
         """See `palyra.engine.exchange.Client.close`: the last bytes and the end of the answer leave together."""
-        is_taken = self._put(data, _LAST_CHUNK)
+        is_taken = _write(self._request, self._framed(data, _LAST_CHUNK))
         self._is_closed = True
         if not is_taken:
             await _until_taken(self._request, self._stall_ms)
@@ -118,14 +126,13 @@ class StreamClient:
             await self.close(b"")
         return self.response
 
-    def _put(self, data: bytes, end: bytes) -> bool:
-        self.sent_bytes += len(data)
+    def _framed(self, data: bytes, end: bytes) -> bytes:
+        """Return bytes as they leave: behind the head if that has not left, as a chunk where there are chunks."""
         head, self._head = self._head, b""
-        if self._is_chunked:
-            data = b"%b%x\r\n%b\r\n%b" % (head, len(data), data, end) if data else head + end
-        else:
-            data = head + data
-        return _write(self._request, data)
+        self.sent_bytes += len(data)
+        if not self._is_chunked:
+            return head + data
+        return b"%b%x\r\n%b\r\n%b" % (head, len(data), data, end) if data else head + end
 
     def abort(self) -> None:
         """Break the connection, so that nobody takes a part for the whole."""

@@ -164,6 +164,13 @@ class ClientSide:
         """Pass bytes of the answer on; raises `ClientGone`."""
         return self._taker(data).send(data)
 
+    def offer(self, data: bytes) -> bool:
+        """Pass bytes on, if nobody has to wait for that; False where nothing was done and they are to be sent."""
+        if self.is_gone or self._client is None or not self._client.offer(data):
+            return False
+        self._taker(data)
+        return True
+
     def _taker(self, data: bytes) -> Client:
         if self._copy is not None:
             self.note_drained(data)

@@ -164,6 +164,15 @@ class _Heard:
         self._taken.take(self._clock.monotonic_us() - self._started_us, data)
         return data
 
+    async def flow(self, take: Callable[[bytes], bool]) -> None:
+        """See `palyra.providers.port.Answer.flow`."""
+
+        def keep(data: bytes) -> bool:
+            self._taken.take(self._clock.monotonic_us() - self._started_us, data)
+            return take(data)
+
+        await self._answer.flow(keep)
+
     async def body(self, max_bytes: int) -> bytes:
         """See `palyra.providers.port.Answer.body`."""
         data = await self._answer.body(max_bytes)

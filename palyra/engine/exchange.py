@@ -7,6 +7,7 @@ failure before it can be replaced by another candidate without the client notici
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Protocol
@@ -54,6 +55,10 @@ class Client(Protocol):
         """Pass bytes on; returns when they fit into the socket's buffer, raises `ClientGone`."""
         ...
 
+    def offer(self, data: bytes) -> bool:
+        """Pass bytes on, if nobody has to wait for that; False where nothing was done and they are to be sent."""
+        ...
+
     async def close(self, data: bytes) -> None:
         """Pass the last bytes on and end the stream with them."""
         ...
@@ -96,6 +101,8 @@ class Relay(Protocol):
 
     def send(self, data: bytes) -> Awaitable[None]: ...
 
+    def offer(self, data: bytes) -> bool: ...
+
 
 class Exchange:
     """One attempt. What it has seen so far can be read at any time, also after it was cancelled."""
@@ -125,6 +132,8 @@ class Exchange:
         self._first_byte_us: int | None = None
         self._output_bytes = 0
         self._meter: StreamMeter | None = None
+        #: What has arrived and is not read yet, and what was read and is not sent yet.
+        self._unfed = self._unsent = b""
         self._held = bytearray()
         #: What has come in since something last went out: an event that is not whole yet, or many that say nothing.
         self._waiting_bytes = 0
@@ -209,8 +218,17 @@ class Exchange:
     async def _relay(
         self, answer: Answer, meter: StreamMeter, relay: Relay, on_content: Callable[[], None]
     ) -> Ended:
+        pass_on = functools.partial(self._pass_on, meter, relay)
         while True:
-            chunk = await answer.chunk()
+            if self._reached_content and self._is_committed:
+                await answer.flow(pass_on)
+                if self._unsent:
+                    unsent, self._unsent = self._unsent, b""
+                    await relay.send(unsent)
+                ended = self._ended_by(meter)
+                if ended is not None:
+                    return ended
+            chunk, self._unfed = self._unfed or await answer.chunk(), b""
             out = self._fed(meter, chunk) if self._is_little(chunk) else await aside(self._fed, meter, chunk)
             if meter.has_content and not self._reached_content and meter.error is None:
                 self._reached_content = True
@@ -219,25 +237,43 @@ class Exchange:
                 await self._hold(out, relay)
             elif out:
                 await relay.send(out)
-            if meter.error is not None:
-                return self._end(failure=self._upstream_failure(meter.error, self._phase))
-            if meter.outgrown:
-                return self._end(outgrown=True)
-            if meter.done or (not chunk and meter.finished):
+            ended = self._ended_by(meter)
+            if ended is not None:
+                return ended
+            if not chunk and meter.finished:
                 return self._end()
             if not chunk:
                 message = "the stream ended before its answer was complete"
                 return self._end(failure=self._failure("stream_truncated", self._phase, message))
 
+    def _pass_on(self, meter: StreamMeter, relay: Relay, chunk: bytes) -> bool:
+        """Relay bytes as they arrive; return False where somebody has to be waited for, or the stream has ended."""
+        if not self._is_little(chunk):
+            self._unfed = chunk
+            return False
+        out = self._fed(meter, chunk)
+        if out and not relay.offer(out):
+            self._unsent = out
+            return False
+        return meter.error is None and not meter.done and not meter.outgrown
+
+    def _ended_by(self, meter: StreamMeter) -> Ended | None:
+        """Return how the stream has ended by what it said, None while it goes on."""
+        if meter.error is not None:
+            return self._end(failure=self._upstream_failure(meter.error, self._phase))
+        if meter.outgrown:
+            return self._end(outgrown=True)
+        return self._end() if meter.done else None
+
     def _is_little(self, chunk: bytes) -> bool:
-        """Take note of bytes that have come; return whether reading them keeps nobody waiting."""
+        """Return whether reading these bytes keeps nobody waiting."""
         size_bytes = len(chunk)
-        self._output_bytes += size_bytes
-        self._waiting_bytes += size_bytes
-        return size_bytes <= _FED_AT_ONCE_BYTES and self._waiting_bytes <= OFF_LOOP_BYTES
+        return size_bytes <= _FED_AT_ONCE_BYTES and self._waiting_bytes + size_bytes <= OFF_LOOP_BYTES
 
     def _fed(self, meter: StreamMeter, chunk: bytes) -> bytes:
         """Return what a meter makes of bytes as they came, b"" for the end."""
+        self._output_bytes += len(chunk)
+        self._waiting_bytes += len(chunk)
         out = meter.feed(chunk) if chunk else meter.end()
         if out:
             self._waiting_bytes = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from palyra.errors import TransportFailed
@@ -51,6 +52,8 @@ class Connection(asyncio.Protocol):
         self.lost: asyncio.Future[None] = self._loop.create_future()
         self._reader: AnswerReader | None = None
         self._waiter: asyncio.Future[None] | None = None
+        #: Whom a body is handed to as it arrives; None while it waits to be taken.
+        self._take: Callable[[bytes], bool] | None = None
         self._alarm = Alarm(self._deadline_passed)
         self._total_at = self._silence_at = math.inf
         self._first_byte_s = self._idle_s = math.inf
@@ -91,12 +94,28 @@ class Connection(asyncio.Protocol):
         while not reader.waiting_bytes and not reader.is_over:
             await self.wait_progress(reader)
         if reader.waiting_bytes:
-            if self._is_held and self._reader is reader and self.is_open:
-                self._hold(False)
-            return reader.take()
+            return self._taken_from(reader)
         if reader.failure is not None:
             raise TransportFailed(*reader.failure)
         return b""
+
+    async def flow(self, reader: AnswerReader, take: Callable[[bytes], bool]) -> None:
+        """Hand over what arrives the moment it does, until `take` has enough or the answer is over.
+
+        No task has a turn in between, and nothing waits here meanwhile.
+        """
+        if (reader.waiting_bytes and not take(self._taken_from(reader))) or reader.is_over:
+            return
+        self._take = take
+        try:
+            await self.wait_progress(reader)
+        finally:
+            self._take = None
+
+    def _taken_from(self, reader: AnswerReader) -> bytes:
+        if self._is_held and self._reader is reader and self.is_open:
+            self._hold(False)
+        return reader.take()
 
     def leave(self, reader: AnswerReader) -> None:
         """Give an answer up if it has not come to its end; the connection is closed then."""
@@ -121,13 +140,15 @@ class Connection(asyncio.Protocol):
             self.abort()  # nobody has asked for anything
             return
         reader.feed(data)
+        flows = self._take is not None and self._hand_over(reader, self._take)
         if reader.is_over:
             self._finish(reader)
         elif reader.waiting_bytes > WAITING_MAX_BYTES:
             self._hold(True)
         elif reader.status:
             self._expect_within(self._idle_s)
-        self._wake()
+        if not flows or reader.is_over:
+            self._wake()
 
     def eof_received(self) -> None:
         self._give_up(is_clean=True)
@@ -174,6 +195,17 @@ class Connection(asyncio.Protocol):
         if reader is not None:
             reader.end(is_clean=is_clean)
             self._wake()
+
+    def _hand_over(self, reader: AnswerReader, take: Callable[[bytes], bool]) -> bool:
+        """Hand over what has arrived; return whether more is wanted."""
+        try:
+            if not reader.waiting_bytes or take(reader.take()):
+                return True
+        except Exception as error:
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_exception(error)
+        self._take = None
+        return False
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None

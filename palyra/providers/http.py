@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -135,6 +135,10 @@ class HttpAnswer:
     def chunk(self) -> Coroutine[Any, Any, bytes]:
         """See `palyra.providers.port.Answer.chunk`."""
         return self._connection.read(self._reader)
+
+    def flow(self, take: Callable[[bytes], bool]) -> Coroutine[Any, Any, None]:
+        """See `palyra.providers.port.Answer.flow`."""
+        return self._connection.flow(self._reader, take)
 
     async def body(self, max_bytes: int) -> bytes:
         """See `palyra.providers.port.Answer.body`."""

@@ -5,7 +5,7 @@ A provider moves bytes. It imports neither events nor the journal; what the byte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
 import msgspec
@@ -44,6 +44,14 @@ class Answer(Protocol):
 
     async def chunk(self) -> bytes:
         """Return the next bytes as they arrived, b"" at the clean end; raises `TransportFailed`."""
+        ...
+
+    async def flow(self, take: Callable[[bytes], bool]) -> None:
+        """Hand bytes to `take` the moment they arrive, until it wants no more of them or none are to be had so.
+
+        It is never given the end: that, and whatever else comes next, is told by `chunk`. An answer that hands
+        nothing over returns at once. What `take` raises is raised here.
+        """
         ...
 
     async def body(self, max_bytes: int) -> bytes:

@@ -86,6 +86,9 @@ class ScriptedAnswer:
             await self._patience.wait(step.duration_ms, "body")
         return b""
 
+    async def flow(self, take: Callable[[bytes], bool]) -> None:
+        """Hand nothing over: steps are played when they are asked for."""
+
     async def body(self, max_bytes: int) -> bytes:
         """See `palyra.providers.port.Answer.body`."""
         return await read_whole(self.chunk, max_bytes)

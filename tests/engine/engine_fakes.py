@@ -119,6 +119,10 @@ class ScriptedAnswer:
                 return piece
         return b""
 
+    async def flow(self, take: Callable[[bytes], bool]) -> None:
+        while self._pieces and take(await self.chunk()):
+            pass
+
     async def body(self, max_bytes: int) -> bytes:
         parts = []
         while part := await self.chunk():

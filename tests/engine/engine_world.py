@@ -349,6 +349,9 @@ class Taker:
         self.data += data
         self._changed.set()
 
+    def offer(self, data: bytes) -> bool:
+        return False
+
     async def got(self, piece: bytes) -> None:
         """Wait until this has arrived."""
         while piece not in self.data:

@@ -85,6 +85,9 @@ class _Answer:
     async def chunk(self) -> bytes:
         raise AssertionError("lists are read whole")
 
+    async def flow(self, take: Any) -> None:
+        raise AssertionError("lists are read whole")
+
     async def body(self, max_bytes: int) -> bytes:
         if len(self._data) > max_bytes:
             raise TransportFailed("response_too_large", "body", "too large")

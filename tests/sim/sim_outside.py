@@ -156,6 +156,10 @@ class SimAnswer:
             raise piece
         return piece
 
+    async def flow(self, take: Callable[[bytes], bool]) -> None:
+        while self._pieces and take(await self.chunk()):
+            pass
+
     async def body(self, max_bytes: int) -> bytes:
         parts = []
         while part := await self.chunk():
@@ -202,6 +206,15 @@ class SimClient:
         self._simulation.check(not self.is_complete, f"{data!r} comes after the end of a stream")
         self._sends_count += 1
         await self._take(data)
+
+    def offer(self, data: bytes) -> bool:
+        if self.is_gone or self._arrival.send_ms or self._sends_count + 1 == self._arrival.breaks_at_send:
+            return False
+        self._simulation.check(self._has_begun, "a stream has bytes before its head")
+        self._simulation.check(not self.is_complete, f"{data!r} comes after the end of a stream")
+        self._sends_count += 1
+        self.data += data
+        return True
 
     async def _take(self, data: bytes = b"") -> None:
         if self._sends_count == self._arrival.breaks_at_send:
