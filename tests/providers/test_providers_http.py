@@ -192,7 +192,7 @@ async def test_total_deadline_is_the_only_one_of_a_unary_answer(behaviour: Behav
     """A unary answer may be silent as long as it wants, within its total."""
     async with Upstream() as up, provider_at(up.url) as provider:
         up.reply_with(behaviour)
-        failed = await failure_of(provider, call(first_byte=1, idle=1, total=40))
+        failed = await failure_of(provider, call(first_byte=1, idle=1, total=200))
         assert failed.failure_class == "timeout_total"
         assert failed.phase == ("headers" if behaviour.head else "body")
         await up.connections_closed()
@@ -202,7 +202,7 @@ async def test_total_deadline_of_a_stream() -> None:
     """A stream that goes on for too long is `timeout_total`."""
     async with Upstream() as up, provider_at(up.url) as provider:
         up.reply_with(Behaviour(after={1: HANG}))
-        failed = await failure_of(provider, call(stream=True, total=40))
+        failed = await failure_of(provider, call(stream=True, total=200))
         assert (failed.failure_class, failed.phase) == ("timeout_total", "body")
 
 
