@@ -11,7 +11,7 @@ from palyra.cli.command import Call, Group
 from palyra.cli.frame import Answer
 from palyra.cli.page import Column, Page, Styled
 from palyra.cli.price_lists import diff, import_prices
-from palyra.cli.render import count, counted, instant, usd
+from palyra.cli.render import count, counted, instant, rfc3339, usd
 
 if TYPE_CHECKING:
     from palyra.cli.asking import Asked
@@ -146,16 +146,12 @@ def _exact(call: Call, text: str) -> str:
     """Return an instant as every machine understands it, whatever its zone."""
     if not text:
         return ""
-    from datetime import UTC, datetime, timedelta
-
     from palyra.engine.clock import SystemClock
     from palyra.engine.reports.scope import instant_in
     from palyra.engine.zones import find_zone
 
     zone = find_zone(call.loaded.config.cli.timezone)
-    at_us = instant_in(text, "from", zone, SystemClock().now_us())
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at_us)
-    return moment.isoformat().replace("+00:00", "Z")
+    return rfc3339(instant_in(text, "from", zone, SystemClock().now_us()))
 
 
 def _ask(call: Call) -> Asked[PricingAnswer]:

@@ -180,3 +180,8 @@ def instant_ms(us: int, zone: tzinfo | None) -> str:
 def ms_text(ms: int) -> str:
     """Return a duration that is known in milliseconds: `150 ms`, `2.5 s`."""
     return f"{ms} ms" if ms < 1_000 else duration(ms * US_PER_MS)
+
+
+def rfc3339(us: int) -> str:
+    """Return an instant as every machine understands it, whatever its zone: `2026-11-20T10:00:00.000001Z`."""
+    return (_EPOCH + timedelta(microseconds=us)).isoformat().replace("+00:00", "Z")

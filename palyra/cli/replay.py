@@ -65,7 +65,13 @@ def replay(
 
     from palyra.cli.reading import Journal
     from palyra.decisions.what_if import OtherRules
-    from palyra.engine.what_if import read_policy_file, read_price_file, recorded_registry, rules_of
+    from palyra.engine.what_if import (
+        read_policy_file,
+        read_price_file,
+        recorded_registry,
+        recorded_timezone,
+        rules_of,
+    )
 
     if config_path is None and prices_path is None and policies_path is None:
         raise click.UsageError("name other rules: --what-if, --prices or --policies", click.get_current_context())
@@ -85,7 +91,9 @@ def replay(
             registry = other.registry or recorded_registry(rows)
         other = msgspec.structs.replace(other, prices=read_price_file(prices_path, registry))
     if policies_path is not None:
-        other = msgspec.structs.replace(other, policies=read_policy_file(policies_path))
+        with source.rows() as rows:
+            timezone = recorded_timezone(rows)
+        other = msgspec.structs.replace(other, policies=read_policy_file(policies_path, timezone))
     return decide_again(call, source, other, from_, to)
 
 

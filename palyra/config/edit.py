@@ -65,6 +65,17 @@ class MoveInto(msgspec.Struct, frozen=True, kw_only=True):
 Edit = Put | Remove | Rename | Append | MoveInto
 
 
+def entry_edits(place: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Edit]:
+    """Return what makes an entry that says one thing say another."""
+    edits: list[Edit] = [Remove(path=(*place, name)) for name in old if name not in new]
+    edits += [
+        Put(path=(*place, name), value=value)
+        for name, value in new.items()
+        if name not in old or old[name] != value
+    ]
+    return edits
+
+
 class CannotEdit(PalyraError):
     """This file cannot be edited by itself."""
 

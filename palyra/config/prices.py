@@ -13,7 +13,7 @@ from datetime import date
 from pathlib import Path as FilePath
 from typing import Any, Literal, NamedTuple
 
-from palyra.config.edit import Append, Edit, Put, Remove
+from palyra.config.edit import Append, Edit, entry_edits
 from palyra.config.problems import ConfigProblems, Path, Problem, Source, key_text
 from palyra.decisions.overrides import Fault, read_overrides
 from palyra.errors import ConfigInvalid
@@ -71,13 +71,7 @@ def _edit(row: Mapping[str, Any], found: tuple[int, Mapping[str, Any]] | None) -
     if found is None:
         return PriceEdit("new", [Append(path=_OVERRIDES, entry=row)])
     at, old = found
-    place: Path = (*_OVERRIDES, at)
-    edits: list[Edit] = [Remove(path=(*place, name)) for name in old if name not in row]
-    edits += [
-        Put(path=(*place, name), value=value)
-        for name, value in row.items()
-        if name not in old or _plain(old[name]) != value
-    ]
+    edits = entry_edits((*_OVERRIDES, at), {name: _plain(value) for name, value in old.items()}, row)
     return PriceEdit("changed" if edits else "same", edits)
 
 

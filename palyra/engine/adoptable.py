@@ -57,6 +57,7 @@ def adoptable_of(config: Config, sources: list[ConfigSource]) -> Adoptable:
             unknown_outcome=config.usage.unknown_outcome,
             abandoned=config.usage.abandoned,
             default_output_cap_tokens=config.budgets.default_output_cap_tokens,
+            timezone=config.budgets.timezone,
             approval_ttl_hours=config.approvals.request_ttl_hours,
             four_eyes=config.approvals.four_eyes,
         ),

@@ -56,6 +56,11 @@ def recorded_registry(rows: Reader) -> Registry:
     return _recorded_rules(rows).catalog.registry
 
 
+def recorded_timezone(rows: Reader) -> str:
+    """Return where the days of a rule begin that names no zone, by a journal's end."""
+    return _recorded_rules(rows).config.accounting.timezone
+
+
 def _recorded_rules(rows: Reader) -> State:
     """Fold what was adopted, and nothing else: enough to know registry and prices at the end."""
     state = State()
@@ -69,13 +74,16 @@ def _named(rows: Reader, stream: str, name: str) -> Iterator[Row]:
     return (row for batch in rows.stream(stream) for row in batch if row.name == name)
 
 
-def read_policy_file(path: Path) -> list[UsageBudgetPolicyRecord]:
-    """Return the rules of a file: `[[budgets.policies]]` as in the configuration, or one rule by itself."""
+def read_policy_file(path: Path, timezone: str) -> list[UsageBudgetPolicyRecord]:
+    """Return the rules of a file: `[[budgets.policies]]` as in the configuration, or one rule by itself.
+
+    `timezone` is that of rules which name none, where the file says nothing about it.
+    """
     tree = _read(path)
     rows = [tree] if "policy_id" in tree else tree.get("budgets", {}).get("policies", [])
     if not rows:
         raise PalyraError(f"{path} has no rules.", hint="write [[budgets.policies]]", code="config_invalid")
-    timezone = tree.get("budgets", {}).get("timezone", "UTC") if "policy_id" not in tree else "UTC"
+    timezone = tree.get("budgets", {}).get("timezone", timezone)
     records, faults = read_policies(rows, timezone=timezone, is_zone=is_zone, managed_by="file")
     _refuse(path, "budgets.policies", faults)
     return records

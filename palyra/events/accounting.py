@@ -21,6 +21,8 @@ class Accounting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     abandoned: Unknown = "reserved"
     #: Output that is held where neither the client nor the model names a maximum.
     default_output_cap_tokens: int = DEFAULT_OUTPUT_CAP_TOKENS
+    #: Where the days of a rule begin that names no zone.
+    timezone: str = "UTC"
     #: A request to pass a limit waits this long for somebody to decide.
     approval_ttl_hours: int = 24
     #: Nobody decides about what they asked for themselves.

@@ -77,6 +77,16 @@ async def test_what_is_wrong_is_refused_with_its_field(tmp_path: Path) -> None:
         assert (await ask("budgets")).json["items"] == []
 
 
+async def test_days_begin_where_the_configuration_says(tmp_path: Path) -> None:
+    """A rule that names no zone has that of `[budgets]`, and so has the limit of a key; any other keeps its own."""
+    async with open_console(tmp_path, {"budgets": {"timezone": "Europe/Prague"}}) as ask:
+        assert (await put(ask)).json["policy"]["timezone"] == "Europe/Prague"
+        assert (await put(ask, "there", timezone="Asia/Kathmandu")).json["policy"]["timezone"] == "Asia/Kathmandu"
+        await ask.post("keys", {"name": "ci", "budget": "usd=5/daily"})
+        zones = [one["policy"]["timezone"] for one in (await ask("budgets")).json["items"]]
+        assert sorted(zones) == ["Asia/Kathmandu", "Europe/Prague", "Europe/Prague"]
+
+
 async def test_no_more_rules_than_there_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One more is refused by name, with a key too; one in force can be changed, a retired one makes room."""
     monkeypatch.setattr("palyra.decisions.policies.POLICIES_MAX_COUNT", 1)

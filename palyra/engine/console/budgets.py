@@ -148,7 +148,8 @@ async def set_budget(order: Order, params: SetParams) -> BudgetAnswer:
     if full is not None:
         raise Refused(full)
     row = {"policy_id": params.policy, **params.rule}
-    record, faults = read_policy(row, timezone="UTC", is_zone=is_zone, managed_by="journal")
+    timezone = state.config.accounting.timezone
+    record, faults = read_policy(row, timezone=timezone, is_zone=is_zone, managed_by="journal")
     if record is None:
         said = "; ".join(f"{'.'.join(map(str, fault.path)) or 'rule'} {fault.message}" for fault in faults)
         message = f"This is no rule: {said}."
@@ -183,7 +184,7 @@ def _check(state: State, policy_id: str, if_revision: int | None) -> None:
     """Raise what keeps a rule from being changed here."""
     policy = state.budgets.policies.get(policy_id)
     if policy is not None and policy.record.managed_by == "file":
-        hint = "change [[budgets.policies]] in palyra.toml and start again"
+        hint = "change it there, or with palyra budgets set --write-config"
         raise PalyraError(f"The rule '{policy_id}' stands in the file.", hint=hint, code="managed_by_file")
     revision = 0 if policy is None else policy.revision
     if if_revision is not None and if_revision != revision:

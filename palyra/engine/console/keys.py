@@ -193,7 +193,8 @@ def _budget_of(order: Order, params: IssueParams, key_id: str, now_us: int) -> l
         "interval_kind": said["interval"],
         "hard_limit": said["usd"] if is_money else int(said["tokens"]),
     }
-    record, faults = read_policy(row, timezone="UTC", is_zone=is_zone, managed_by="journal")
+    timezone = order.core.state.config.accounting.timezone
+    record, faults = read_policy(row, timezone=timezone, is_zone=is_zone, managed_by="journal")
     if record is None:
         raise _no_budget("; ".join(fault.message for fault in faults))
     return set_policy(order.core.state, record, [], by=order.actor, now_us=now_us)
