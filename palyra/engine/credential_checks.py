@@ -15,13 +15,13 @@ import msgspec
 import palyra
 from palyra.config.flavors import FLAVORS, KINDS
 from palyra.decisions.profiles import CheckCode, check_code, refusal_of_check
-from palyra.engine.exchange import read_retry_after_ms
 from palyra.errors import PalyraError, Refusal, TransportFailed
 from palyra.events.registry import Registry
 from palyra.providers.http import HttpProvider, HttpSettings
 from palyra.providers.port import Answer, Call
 from palyra.redaction import REDACTED, Secret, clean_message
 from palyra.wire.netguard import UrlProblem, validate_base_url_network_policy
+from palyra.wire.retry_after import read_retry_after_ms
 from palyra.wire.upstream_errors import read_upstream_error
 
 TOTAL_MS = 10_000

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Mapping
-from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 import msgspec
@@ -31,10 +30,10 @@ from palyra.providers.port import Answer, Call, Provider
 from palyra.redaction import Secret, forms_of, redact_text
 from palyra.wire.errors import Malformed
 from palyra.wire.reply_facts import ReplyFacts
+from palyra.wire.retry_after import read_limit_reset_ms, read_retry_after_ms
 from palyra.wire.stream_meter import StreamMeter
 from palyra.wire.upstream_errors import UpstreamError, UpstreamErrorInBody, read_upstream_error
 
-_RETRY_AFTER_MAX_MS = 3_600_000
 _HEADER_MAX_CHARS = 128
 #: Of a stream that is read in one turn of the loop: some hundred events.
 _FED_AT_ONCE_BYTES = 32 * 1024
@@ -312,7 +311,10 @@ class Exchange:
 
     def _upstream_failure(self, error: UpstreamError, phase: str) -> Failure:
         headers = self._answer.headers if self._answer is not None else {}
-        retry_after_ms = read_retry_after_ms(headers, self._clock.now_us())
+        now_us = self._clock.now_us()
+        retry_after_ms = read_retry_after_ms(headers, now_us)
+        if retry_after_ms is None and error.status == 429:
+            retry_after_ms = read_limit_reset_ms(headers, now_us)
         failure_class = classify(
             error.status,
             error_type=error.type,
@@ -382,29 +384,3 @@ class Exchange:
 def _plain(text: str) -> str:
     """Return what a provider wrote into a header, cut; "" for bytes that are no text and fit no journal."""
     return text[:_HEADER_MAX_CHARS] if text.isascii() and text.isprintable() else ""
-
-
-def read_retry_after_ms(headers: Mapping[str, str], now_us: int) -> int | None:
-    """Return the pause that an answer asks for: `retry-after-ms`, else `Retry-After` in seconds or as a date."""
-    exact_ms = _clamped_ms(headers.get("retry-after-ms", ""), 1)
-    if exact_ms is not None:
-        return exact_ms
-    value = headers.get("retry-after", "")
-    in_seconds_ms = _clamped_ms(value, 1_000)
-    if in_seconds_ms is not None:
-        return in_seconds_ms
-    try:
-        at_us = round(parsedate_to_datetime(value).timestamp() * 1_000_000)
-    except (ValueError, OverflowError):
-        return None
-    return min(max(0, (at_us - now_us) // 1_000), _RETRY_AFTER_MAX_MS)
-
-
-def _clamped_ms(text: str, factor: int) -> int | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    if not value >= 0:  # NaN is not either
-        return None
-    return int(min(value * factor, _RETRY_AFTER_MAX_MS))

@@ -11,12 +11,12 @@ from typing import TypeVar
 import palyra
 from palyra.auth.oauth import ANSWER_MAX_BYTES, BadTokenAnswer, Tokens, read_error, read_tokens
 from palyra.decisions.tokens import TokenRefusal
-from palyra.engine.exchange import read_retry_after_ms
 from palyra.errors import TransportFailed
 from palyra.providers.http import HttpProvider, HttpSettings
 from palyra.providers.port import Call
 from palyra.redaction import Secret
 from palyra.wire.netguard import BaseUrl, endpoint_url
+from palyra.wire.retry_after import read_retry_after_ms
 
 T = TypeVar("T")
 TOTAL_MS = 10_000

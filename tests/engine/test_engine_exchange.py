@@ -9,51 +9,14 @@ from typing import Any
 import pytest
 from engine_fakes import DONE, EVENTS, ROLE, STOP, Script, ScriptedProvider, cut, error, event, stream, unary
 from engine_world import Taker, house, model, one, provider, registry, two
-from hypothesis import given
-from hypothesis import strategies as st
 from upstream import Behaviour, Upstream
 
 from palyra.engine.client import refusal_headers
-from palyra.engine.exchange import read_retry_after_ms
 from palyra.engine.run import RunSettings
 from palyra.errors import Refusal
 from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
 from palyra.limits import OFF_LOOP_BYTES
 from palyra.redaction import Secret
-
-NOW_US = 1_700_000_000_000_000  # 2023-11-14T22:13:20Z
-
-
-@pytest.mark.parametrize(
-    ("headers", "asked_ms"),
-    [
-        ({}, None),
-        ({"retry-after": "2"}, 2_000),
-        ({"retry-after": "0.5"}, 500),
-        ({"retry-after": "0"}, 0),
-        ({"retry-after": "-1"}, None),
-        ({"retry-after": "nan"}, None),
-        ({"retry-after": "inf"}, 3_600_000),
-        ({"retry-after": "1e9"}, 3_600_000),
-        ({"retry-after": "soon"}, None),
-        ({"retry-after": "Tue, 14 Nov 2023 22:13:25 GMT"}, 5_000),
-        ({"retry-after": "Tue, 14 Nov 2023 22:13:15 GMT"}, 0),
-        ({"retry-after": "Fri, 14 Nov 2053 22:13:15 GMT"}, 3_600_000),
-        ({"retry-after": "Fri, 99 Nov 2053 22:13:15 GMT"}, None),
-        ({"retry-after-ms": "250", "retry-after": "9"}, 250),
-        ({"retry-after-ms": "?", "retry-after": "9"}, 9_000),
-    ],
-)
-def test_pause_that_an_answer_asks_for(headers: dict[str, str], asked_ms: int | None) -> None:
-    """Milliseconds go before seconds, seconds before a date; nonsense is as good as nothing."""
-    assert read_retry_after_ms(headers, NOW_US) == asked_ms
-
-
-@given(st.text(max_size=40), st.text(max_size=40))
-def test_any_header_gives_a_pause_within_its_bounds(exact: str, value: str) -> None:
-    """No text of a provider makes the reading fail or the pause longer than an hour."""
-    asked_ms = read_retry_after_ms({"retry-after-ms": exact, "retry-after": value}, NOW_US)
-    assert asked_ms is None or 0 <= asked_ms <= 3_600_000
 
 
 def test_retry_after_of_a_refusal_is_whole_seconds() -> None:

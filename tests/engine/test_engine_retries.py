@@ -76,6 +76,17 @@ async def test_retries_are_spent_before_another_candidate() -> None:
         assert reply.headers["x-palyra-attempts"] == "4"
 
 
+async def test_a_limit_that_is_used_up_says_when_it_begins_anew() -> None:
+    """Where a provider says no more than that; of an error that is no limit it means nothing."""
+    spent = {"x_ratelimit_remaining_tokens": "0", "x_ratelimit_reset_tokens": "4ms"}
+    fake = ScriptedProvider(error(429, **spent), unary(), error(503, **spent))
+    async with house(one(max_retries=1), extra={"a": fake}) as world:
+        assert (await world.chat()).status == 200
+        await world.chat()
+        told = [failed.retry_after_ms for failed in world.facts(AttemptFailed)]
+        assert told[:2] == [4, None]
+
+
 async def test_retry_after_is_waited_for_up_to_its_cap() -> None:
     """What a provider asks for is waited for; past the cap there is no retry, and the client is told when."""
     fake = ScriptedProvider(error(429, retry_after_ms="3"), unary(), error(429, retry_after="20"))
