@@ -40,6 +40,8 @@ class _Delta(msgspec.Struct):
     signature: str = ""
     stop_reason: str | None = None
     stop_sequence: str | None = None
+    stop_details: Any = None
+    container: Any = None
 
 
 class _Whole(msgspec.Struct):
@@ -49,6 +51,9 @@ class _Whole(msgspec.Struct):
     content: list[msgspec.Raw] | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
+    stop_details: Any = None
+    container: Any = None
+    context_management: Any = None
     usage: msgspec.Raw = NULL
 
 
@@ -58,7 +63,12 @@ class _Event(msgspec.Struct):
     index: int = 0
     content_block: msgspec.Raw = NULL
     delta: _Delta | None = None
+    context_management: Any = None
     usage: msgspec.Raw = NULL
+
+
+#: What is said of an answer as a whole and nowhere else.
+_ASIDE = ("container", "context_management", "stop_details")
 
 
 _EVENT = msgspec.json.Decoder(_Event)
@@ -99,7 +109,7 @@ class MessagesReader:
         self._usage: dict[str, Any] = {}
         self._has_call = False
         self._stop: tuple[str, str] | None = None
-        self._has_citations = False
+        self._dropped: set[str] = set()
         self._has_ended = False
 
     def read(self, name: str, data: bytes) -> list[Event]:
@@ -121,6 +131,7 @@ class MessagesReader:
                 start = Start(response_id=message.id, model=message.model)
                 return [start, *self._count(message.usage)]
             case "message_delta" if event.delta is not None:
+                self._look_aside(event, event.delta)
                 if event.delta.stop_reason is not None:
                     self._stop = (event.delta.stop_reason, event.delta.stop_sequence or "")
                 return self._count(event.usage)
@@ -141,6 +152,7 @@ class MessagesReader:
             events += self._begin(index, raw)
             events += self._end(index)
         events += self._count(whole.usage)
+        self._look_aside(whole)
         self._stop = (whole.stop_reason or "", whole.stop_sequence or "")
         return events + self.finish()
 
@@ -152,8 +164,11 @@ class MessagesReader:
         events = [event for index in list(self._open) for event in self._end(index)]
         raw_stop, stop_text = self._stop or ("", "")
         stop = derive_stop(_STOPS.get(raw_stop, "unknown"), has_call=self._has_call, has_refusal=False)
-        dropped = ("citations",) if self._has_citations else ()
+        dropped = tuple(sorted(self._dropped))
         return [*events, Finish(stop=stop, raw_stop=raw_stop, stop_text=stop_text, dropped=dropped)]
+
+    def _look_aside(self, *told: _Event | _Delta | _Whole) -> None:
+        self._dropped |= {name for name in _ASIDE for one in told if getattr(one, name, None)}
 
     def _count(self, raw: msgspec.Raw) -> list[Event]:
         fields = decode_usage(raw)
@@ -175,7 +190,7 @@ class MessagesReader:
         self._open[index] = opened
         match block.type:
             case "text":
-                self._has_citations = self._has_citations or bool(block.citations)
+                self._dropped |= {"citations"} if block.citations else set()
                 return [PartStart(index=part, kind="text"), *_delta(part, block.text)]
             case "tool_use":
                 self._has_call = True
@@ -195,7 +210,7 @@ class MessagesReader:
             case ("text", "text_delta"):
                 return _delta(opened.part, delta.text)
             case ("text", "citations_delta"):
-                self._has_citations = True
+                self._dropped.add("citations")
             case ("tool_use", "input_json_delta"):
                 opened.has_arguments = opened.has_arguments or bool(delta.partial_json)
                 return _delta(opened.part, delta.partial_json)

@@ -279,10 +279,14 @@ class _Alike:
         quoted = b'"' + text.encode() + b'"'
         if b"\\" in block or block.count(quoted) != 1 or relayed.count(quoted) != 1:
             return  # it cannot be told where the text stands
-        self._before, self._behind = _around(block, quoted)
-        self._text_at, self._behind_bytes = len(self._before), len(self._behind)
-        self._between = (self._behind + self._before).decode()
-        self._relayed_before, self._relayed_behind = (part.decode() for part in _around(relayed, quoted))
+        (before, behind), told = _around(block, quoted), _around(relayed, quoted)
+        try:
+            between = (behind + before).decode()
+            self._relayed_before, self._relayed_behind = (part.decode() for part in told)
+        except UnicodeDecodeError:
+            return  # some bytes beside the text are none
+        self._before, self._behind, self._between = before, behind, between
+        self._text_at, self._behind_bytes = len(before), len(behind)
         self._relayed_between = self._relayed_behind + self._relayed_before
         self._is_untouched = self._relayed_between == self._between
 

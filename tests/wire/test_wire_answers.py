@@ -726,6 +726,8 @@ _CITED: dict[Dialect, bytes] = {
                 {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
             ],
             "stop_reason": "end_turn",
+            "container": {"id": "c"},
+            "context_management": {"applied_edits": []},
         }
     ).encode(),
     "responses": json.dumps(
@@ -747,7 +749,7 @@ _CITED: dict[Dialect, bytes] = {
 }
 _LOST: dict[Dialect, tuple[str, ...]] = {
     "chat": ("citations", "logprobs"),
-    "messages": ("citations", "server_tool_use"),
+    "messages": ("citations", "container", "context_management", "server_tool_use"),
     "responses": ("citations", "logprobs", "web_search_call"),
 }
 
@@ -778,7 +780,11 @@ _CITED_STREAMS: dict[Dialect, bytes] = {
             {"type": "content_block_stop", "index": 0},
             {"type": "content_block_start", "index": 1, "content_block": {"type": "server_tool_use", "id": "s"}},
             {"type": "content_block_stop", "index": 1},
-            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+            {
+                "type": "message_delta",
+                "delta": {"stop_reason": "end_turn", "container": {"id": "c"}, "stop_details": None},
+                "context_management": {"applied_edits": []},
+            },
             {"type": "message_stop"},
         )
     ),

@@ -124,3 +124,10 @@ def test_what_is_no_text_is_left_to_the_decoder() -> None:
     broken = event("two", escapes=False).replace(b"two", b"t\xffo")
     out, _, _, unparsed_count = relayed([event("one", escapes=False), broken], "m-up")
     assert (out, unparsed_count) == (event("one", escapes=False) + broken, 1)
+
+
+def test_bytes_that_are_no_text_are_relayed_beside_it() -> None:
+    """An event is not learnt from where something in it is no UTF-8; it passes as it came all the same."""
+    event = b': \xff\ndata: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+    watched = ChatStreamMeter(upstream_model="m", public_model="m", wants_usage=True, output_cap_tokens=None)
+    assert watched.feed(event) + watched.feed(event) == event + event
