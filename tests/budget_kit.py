@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from story import Outcome, Step, World
 
-from palyra.decisions.policies import retire_policy, set_policy
+from palyra.decisions.policies import HistoryCount, retire_policy, set_policy
 from palyra.decisions.pricing import adopt_prices, with_id
 from palyra.decisions.windows import counted_window, rolling_start_us
 from palyra.events.base import Recorded
-from palyra.events.budgets import UsageBudgetPolicyRecord
+from palyra.events.budgets import CountedSubject, UsageBudgetPolicyRecord
 from palyra.events.pricing import PriceEntry
 from palyra.events.usage import UsageCorrected, UsageRecorded
 from palyra.projections.budgets import Where, amount_of, consumed_in, counter_of, late_amount, subject_of
@@ -43,11 +43,22 @@ def rule(policy_id: str = "day", **changes: Any) -> UsageBudgetPolicyRecord:
     return UsageBudgetPolicyRecord(**fields)
 
 
+def count_history(
+    record: UsageBudgetPolicyRecord, rows: Iterable[UsageRecorded | UsageCorrected], now_us: int
+) -> list[CountedSubject]:
+    """Return what a rule finds in its open window."""
+    counted = HistoryCount(record, now_us)
+    for row in rows:
+        counted.add(row)
+    return counted.found
+
+
 def put(record: UsageBudgetPolicyRecord) -> Step:
     """Put a rule in force, with what history holds for it."""
 
     def step(world: World) -> Outcome:
-        drafts = set_policy(world.state, record, rows_of(world.history), by="operator", now_us=world.now_us)
+        counted = count_history(record, rows_of(world.history), world.now_us)
+        drafts = set_policy(world.state, record, counted, by="operator")
         return Outcome(recorded=world.record(drafts))
 
     return step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import msgspec
@@ -241,14 +241,13 @@ def _read_limit(row: Mapping[str, Any], fields: dict[str, Any], name: str, fault
 def set_policy(
     state: State,
     record: UsageBudgetPolicyRecord,
-    history: Iterable[UsageRecorded | UsageCorrected],
+    counted: Sequence[CountedSubject],
     *,
     by: str,
-    now_us: int,
 ) -> list[Draft]:
     """Put a rule in force, with what its windows hold already; nothing where this very rule is in force.
 
-    `history` is every row up to now. It is read only where the rule counts otherwise than before.
+    `counted` is what its `HistoryCount` has found; it is looked at where the rule counts otherwise than before.
     """
     before = state.budgets.policies.get(record.policy_id)
     if before is not None and before.record == record:
@@ -257,9 +256,8 @@ def set_policy(
     stream = f"budget-{record.policy_id}"
     drafts = [Draft(stream, BudgetPolicySet(revision=revision, policy=record, by=by))]
     if before is None or counting_of(before.record) != counting_of(record):
-        subjects = count_history(record, history, now_us)
-        for first in range(0, len(subjects), _SUBJECTS_MAX_COUNT):
-            part = subjects[first : first + _SUBJECTS_MAX_COUNT]
+        for first in range(0, len(counted), _SUBJECTS_MAX_COUNT):
+            part = list(counted[first : first + _SUBJECTS_MAX_COUNT])
             drafts.append(Draft(stream, BudgetPolicyCounted(revision=revision, subjects=part)))
     return drafts
 
@@ -276,17 +274,19 @@ def retire_policy(state: State, policy_id: str, *, by: str, reason: Any = "retir
 def adopt_policies(
     state: State,
     records: Sequence[UsageBudgetPolicyRecord],
-    history: Sequence[UsageRecorded | UsageCorrected],
-    now_us: int,
+    counted: Mapping[str, Sequence[CountedSubject]],
 ) -> list[Draft]:
-    """Put the rules of a file in force, and take those out of force that have gone from it."""
+    """Put the rules of a file in force, and take those out of force that have gone from it.
+
+    `counted` is what was found of history for each of them, by name, where anything was.
+    """
     drafts: list[Draft] = []
     names = [record.policy_id for record in records]
     for policy_id, policy in state.budgets.policies.items():
         if policy.record.managed_by == "file" and policy_id not in names:
             drafts += retire_policy(state, policy_id, by="config", reason="gone_from_file")
     for record in records:
-        drafts += set_policy(state, record, history, by="config", now_us=now_us)
+        drafts += set_policy(state, record, counted.get(record.policy_id, ()), by="config")
     return drafts
 
 
@@ -306,6 +306,10 @@ class HistoryCount:
         self._since_us = max(since_us, record.effective_from_us)
         self._sums: dict[str, CountedSubject] = {}
         self._cells: dict[str, dict[int, int]] = {}
+
+    def is_of(self, now_us: int) -> bool:
+        """Return whether the window that is open at an instant is still the one that is counted."""
+        return counted_window(self._record, now_us) == self._window
 
     def add(self, row: UsageRecorded | UsageCorrected) -> None:
         """Count a row, if it is one of the rule's and of the window."""
@@ -334,13 +338,3 @@ class HistoryCount:
         return [
             msgspec.structs.replace(one, cells=self._cells.get(subject, {})) for subject, one in self._sums.items()
         ]
-
-
-def count_history(
-    record: UsageBudgetPolicyRecord, history: Iterable[UsageRecorded | UsageCorrected], now_us: int
-) -> list[CountedSubject]:
-    """Return what was used in the window that is open now, by subject: what the rule would have counted."""
-    counted = HistoryCount(record, now_us)
-    for row in history:
-        counted.add(row)
-    return counted.found

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from budget_kit import put, rule
+from budget_kit import count_history, put, rule
 from registries import model, provider, registry
-from story import T0_US, given, serve
+from story import given, serve
 
 from palyra.decisions.policies import (
     POLICY_KEYS,
     adopt_policies,
-    count_history,
     needs_history,
     read_policies,
     read_policy,
@@ -173,10 +172,10 @@ def test_a_file_puts_its_rules_in_force_and_takes_them_back() -> None:
     filed = rule("filed", managed_by="file")
     world = given(ONE, put(rule("set")))
     assert needs_history(world.state, [filed])
-    world.record(adopt_policies(world.state, [filed], [], T0_US))
+    world.record(adopt_policies(world.state, [filed], {}))
     assert not needs_history(world.state, [filed])
-    assert adopt_policies(world.state, [filed], [], T0_US) == []
-    world.record(adopt_policies(world.state, [], [], T0_US))
+    assert adopt_policies(world.state, [filed], {}) == []
+    world.record(adopt_policies(world.state, [], {}))
     assert list(world.state.budgets.policies) == ["set"]
 
 

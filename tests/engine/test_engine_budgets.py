@@ -6,8 +6,9 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
 from budget_kit import Audit, rule
-from engine_fakes import ManualClock, Script, ScriptedProvider, cut, error, turn, unary
+from engine_fakes import T0_US, ManualClock, Script, ScriptedProvider, cut, error, turn, unary
 from engine_world import World, model, provider, registry
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -15,14 +16,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, run_state_mach
 from hypothesis.stateful import rule as step
 
 from palyra.decisions.approvals import Verdict, decide_approval
-from palyra.engine.budgets import adopt_file_policies
+from palyra.engine.budgets import adopt_file_policies, pass_over
 from palyra.engine.codec import to_recorded
+from palyra.engine.core import Core
 from palyra.engine.run import RunTask
 from palyra.errors import Refusal
 from palyra.events.base import Draft
+from palyra.events.budgets import BudgetPolicyCounted
 from palyra.events.runs import RequestServed
+from palyra.events.usage import UsageRecorded
 from palyra.projections.approvals import open_approvals
 from palyra.providers.port import Call
+from palyra.usage import TokenUsage
 
 #: Rules of all kinds, tight enough that most of what is asked at once does not fit.
 RULES = [
@@ -156,6 +161,42 @@ def test_no_interleaving_passes_a_hard_limit() -> None:
         suppress_health_check=[HealthCheck.too_slow],
     )
     run_state_machine_as_test(Limits, settings=how)
+
+
+async def test_a_day_that_ends_while_history_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that is set around midnight has what was used since, and nothing of the day that is over."""
+    clock = ManualClock(T0_US)
+    world = await World.make(OFFER, clock=clock)
+    passes: list[int] = []
+
+    def used(tokens: int) -> list[Draft]:
+        row = UsageRecorded(
+            attempt=1,
+            provider_id="a",
+            model_id="m",
+            upstream_model="m",
+            principal_id="key:x",
+            endpoint="chat",
+            effective_at_us=clock.us,
+            usage=TokenUsage(input_tokens=tokens),
+            raw_input_tokens=tokens,
+        )
+        return [Draft(f"run-{tokens}", row)]
+
+    async def slowly(core: Core, upto: int, *arguments: Any) -> None:
+        await pass_over(core, upto, *arguments)
+        passes.append(upto)
+        if len(passes) == 1:
+            clock.pass_ms(24 * 3_600_000)
+            await core.record(used(7))
+
+    monkeypatch.setattr("palyra.engine.budgets.pass_over", slowly)
+    await world.core.record(used(100))
+    await adopt_file_policies(world.core, [rule("each", managed_by="file")])
+    (told,) = [body for row in world.rows() if isinstance(body := to_recorded(row).body, BudgetPolicyCounted)]
+    assert [(one.subject, one.amount) for one in told.subjects] == [("key:x", 7)]
+    assert passes[0] < passes[1]
+    await world.close()
 
 
 async def test_who_reads_history_beside_another_misses_nothing() -> None:

@@ -321,7 +321,7 @@ def forgets_windows_early() -> contextlib.AbstractContextManager[None]:
 
 def begins_rules_at_nothing() -> contextlib.AbstractContextManager[None]:
     """A rule that is set does not see what was used before it."""
-    return _instead(policies, "count_history", lambda *arguments: [])
+    return _instead(policies.HistoryCount, "add", lambda *arguments: None)
 
 
 def holds_half() -> contextlib.AbstractContextManager[None]:

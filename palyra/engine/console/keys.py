@@ -164,12 +164,12 @@ async def issue_key(order: Order, params: IssueParams) -> KeyAnswer:
     made = make_key(params.kind)
     now_us = order.core.clock.now_us()
     decision = issue(order.core.state, wish, _text(made), order.scopes, now_us)
-    rule = _budget_of(order, params, made.key_id, now_us) if params.budget else []
+    rule = _budget_of(order, params, made.key_id) if params.budget else []
     await _record(order, Decision([*decision.drafts, *rule], decision.refusal))
     return _with_secret(order, made)
 
 
-def _budget_of(order: Order, params: IssueParams, key_id: str, now_us: int) -> list[Draft]:
+def _budget_of(order: Order, params: IssueParams, key_id: str) -> list[Draft]:
     """Return the rule that stops a key alone; it has used nothing yet, so there is no history to count."""
     said = _BUDGET.fullmatch(params.budget)
     if said is None:
@@ -197,7 +197,7 @@ def _budget_of(order: Order, params: IssueParams, key_id: str, now_us: int) -> l
     record, faults = read_policy(row, timezone=timezone, is_zone=is_zone, managed_by="journal")
     if record is None:
         raise _no_budget("; ".join(fault.message for fault in faults))
-    return set_policy(order.core.state, record, [], by=order.actor, now_us=now_us)
+    return set_policy(order.core.state, record, [], by=order.actor)
 
 
 def _no_budget(why: str) -> Refused:
