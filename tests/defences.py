@@ -529,7 +529,7 @@ def _known_secrets() -> None:
 def _guard_of_facts() -> None:
     from palyra.engine.core import Core
 
-    _instead(Core.refuse_secrets, lambda self, drafts, encoded: None)
+    _instead(Core.refuse_secrets, lambda self, encoded: None)
 
 
 def _clean_words_of_clients() -> None:

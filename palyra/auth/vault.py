@@ -318,9 +318,7 @@ class Vault:
         current, coming = source.current(), source.next()
         if coming is not None and SealingKey(coming).check == meta.key_check:
             source.promote()
-            current = coming
-        elif coming is not None:
-            source.drop_next()
+            current, coming = coming, None
         if current is None:
             where = files.key if meta.key_source == "key_file" else "the keychain"
             self._cannot("locked", "vault_locked", f"The key of vault {meta.vault_id} is not in {where}.")
@@ -330,6 +328,8 @@ class Vault:
             message = f"The key in {meta.key_source} is not that of vault {meta.vault_id}."
             self._cannot("locked", "vault_key_mismatch", message)
             return
+        if coming is not None:
+            source.drop_next()  # it seals nothing here; where no key fits, somebody may still need it
         self._empty_file(_source_name(meta.key_source))
         self._key, self.status = key, "open"
 

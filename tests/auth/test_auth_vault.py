@@ -454,6 +454,28 @@ def test_sealing_anew_can_be_cut_anywhere(
     again.close()
 
 
+def test_a_next_key_is_kept_where_no_key_fits(vault: Vault, files: VaultFiles, tmp_path: Path) -> None:
+    """Beside a vault from elsewhere nobody knows whether it is the only key of the right one."""
+    put(vault)
+    vault.close()
+    die_in(lambda: Vault.open(files).rekey(), (VaultDb, "replace_key"), before=False)
+    sealed = files.database.read_bytes()
+    (tmp_path / "other").mkdir(mode=0o700)
+    elsewhere = VaultFiles(*(tmp_path / "other" / name for name in ("vault.db", "vault.key", "vault.lock")))
+    witness_key(elsewhere.key, create=True)
+    other = Vault.open(elsewhere)
+    put(other)
+    other.close()
+    files.database.write_bytes(elsewhere.database.read_bytes())
+    foreign = Vault.open(files)
+    assert (foreign.status, foreign.fault) == ("locked", "vault_key_mismatch")
+    foreign.close()
+    files.database.write_bytes(sealed)
+    again = Vault.open(files)
+    assert again.get(OPENAI).secret == Secret(VALUE)
+    again.close()
+
+
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step[1])
 @pytest.mark.parametrize("is_key_lost", [False, True])
