@@ -17,8 +17,9 @@ from palyra.wire.cargo import OPAQUE, made_id, unpack
 from palyra.wire.chat_request import arguments_text
 from palyra.wire.decoding import NULL, read_or_none
 from palyra.wire.errors import Malformed
-from palyra.wire.neutral_answer import Answer, Delta, Event, Finish, PartEnd, PartStart, Start, Usage, derive_stop
-from palyra.wire.upstream_errors import UpstreamErrorInBody, read_upstream_error
+from palyra.wire.neutral_answer import Answer, Delta, Event, Finish, PartEnd, PartStart, Start, Usage
+from palyra.wire.openai_chat_reply import GroqExtra, neutral_stop
+from palyra.wire.upstream_errors import UpstreamErrorInBody, holds_error, read_upstream_error
 from palyra.wire.usage import decode_usage, merge_usage, read_cost_nanousd, read_openai_usage
 
 
@@ -54,10 +55,6 @@ class _Choice(msgspec.Struct):
     logprobs: Any = None
 
 
-class _Groq(msgspec.Struct):
-    usage: msgspec.Raw = NULL
-
-
 class _Reply(msgspec.Struct):
     id: Any = None
     object: Any = None
@@ -65,24 +62,11 @@ class _Reply(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: msgspec.Raw = NULL
     service_tier: Any = None
-    x_groq: _Groq | None = None
+    x_groq: GroqExtra | None = None
     error: msgspec.Raw = NULL
 
 
 _REPLY = msgspec.json.Decoder(_Reply, float_hook=float)
-_NO_ERROR = (b"null", b"false", b'""', b"{}")
-_STOPS = {
-    "": "end_turn",
-    "stop": "end_turn",
-    "eos": "end_turn",
-    "end_turn": "end_turn",
-    "stop_sequence": "end_turn",
-    "length": "max_tokens",
-    "max_tokens": "max_tokens",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-}
 _DONE = b"[DONE]"
 
 
@@ -150,12 +134,11 @@ class ChatReader:
         events = self._close_open()
         events += [PartEnd(index=call.part) for call in self._calls]
         raw_stop = self._raw_stop or ""
-        stop = _STOPS.get(raw_stop, "unknown")
-        stop = derive_stop(stop, has_call=bool(self._calls), has_refusal=self._has_refusal)
+        stop = neutral_stop(raw_stop, has_call=bool(self._calls), has_refusal=self._has_refusal)
         return [*events, Finish(stop=stop, raw_stop=raw_stop, dropped=tuple(sorted(self._dropped)))]
 
     def _take(self, reply: _Reply, data: bytes, name: str) -> list[Event]:
-        if bytes(reply.error) not in _NO_ERROR or reply.object == "error" or name == "error":
+        if holds_error(reply.error) or reply.object == "error" or name == "error":
             raise UpstreamErrorInBody(read_upstream_error(200, data))
         events: list[Event] = []
         if not self._has_started and (reply.choices or reply.id):

@@ -27,8 +27,9 @@ from palyra.wire.messages_reply import PING, MessagesWriter, write_messages_repl
 from palyra.wire.messages_request import read_messages_request
 from palyra.wire.neutral import Call, Dialect, Foreign, NeutralRequest, Reasoning
 from palyra.wire.neutral_answer import Answer, Usage, events_of
-from palyra.wire.openai_chat import ChatStreamMeter, prepare_chat
+from palyra.wire.openai_chat import prepare_chat
 from palyra.wire.openai_chat_reply import read_chat_reply
+from palyra.wire.openai_chat_stream import ChatStreamMeter
 from palyra.wire.openai_edits import rename_model
 from palyra.wire.parameters import Policy
 from palyra.wire.reply_facts import ReplyFacts, estimated_usage, facts_of

@@ -1,4 +1,4 @@
-"""Chat completions between a client and a provider of the same dialect: the request on its way up, the answer down.
+"""A chat completion's request on its way to a provider of its own dialect.
 
 A body goes through byte for byte but for the edits named here; nothing is decoded and encoded again.
 """
@@ -7,29 +7,12 @@ from __future__ import annotations
 
 import msgspec
 
-from palyra.wire.errors import Malformed, WireError
+from palyra.wire.errors import WireError
 from palyra.wire.jsonscan import insert, replace, scan_object, splice
-from palyra.wire.openai_chat_reply import read_chat_reply
-from palyra.wire.openai_chat_stream import DONE, ChatStreamMeter, stream_error_event
-from palyra.wire.openai_edits import Edits, rename_model
+from palyra.wire.openai_edits import Edits
 from palyra.wire.passing import Passage
-from palyra.wire.reply_facts import ReplyFacts
 from palyra.wire.request import SurfaceRequest
 from palyra.wire.target import Prepared, Target
-from palyra.wire.upstream_errors import UpstreamErrorInBody
-
-__all__ = [
-    "DONE",
-    "ChatStreamMeter",
-    "Malformed",
-    "Prepared",
-    "ReplyFacts",
-    "UpstreamErrorInBody",
-    "prepare_chat",
-    "public_chat_reply",
-    "read_chat_reply",
-    "stream_error_event",
-]
 
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _ASK = b'{"include_usage":true}'
@@ -54,11 +37,6 @@ def prepare_chat(request: SurfaceRequest, target: Target) -> Prepared:
     _write_maximum(edits, request, target)
     prepared = edits.prepared()
     return msgspec.structs.replace(prepared, dropped=tuple(passage.dropped)) if passage.dropped else prepared
-
-
-def public_chat_reply(body: bytes, *, upstream_model: str, public_model: str) -> bytes:
-    """Return a whole answer as the client gets it: with the model's public name where the sent one stands."""
-    return rename_model(body, upstream_model, public_model)
 
 
 def _ask_usage(edits: Edits, request: SurfaceRequest) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from palyra.usage import TokenUsage
+from palyra.wire.chat_reply import DONE
 from palyra.wire.decoding import read_or_none
-from palyra.wire.openai_chat_stream import DONE
 from palyra.wire.sse import SseSplitter, encode_event, event_data
 from palyra.wire.usage_written import chat_usage
 

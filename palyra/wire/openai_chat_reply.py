@@ -12,9 +12,10 @@ import msgspec
 
 from palyra.wire.decoding import NULL, read_or_none
 from palyra.wire.errors import Malformed
+from palyra.wire.neutral_answer import derive_stop
 from palyra.wire.reply_facts import ReplyFacts
 from palyra.wire.tokens import TokenTally
-from palyra.wire.upstream_errors import UpstreamErrorInBody, read_upstream_error
+from palyra.wire.upstream_errors import UpstreamErrorInBody, holds_error, read_upstream_error
 from palyra.wire.usage import decode_usage, merge_usage, read_cost_nanousd, read_openai_usage
 
 
@@ -97,7 +98,7 @@ class Reply(msgspec.Struct):
 
     @property
     def is_error(self) -> bool:
-        return (self.error is not NULL and bytes(self.error) not in _NO_ERROR) or self.object == "error"
+        return holds_error(self.error) or self.object == "error"
 
     def usage_fields(self) -> dict[str, Any]:
         """Return what is reported here, {} when nothing is."""
@@ -110,7 +111,6 @@ class Reply(msgspec.Struct):
 
 
 _NOTHING = Said()
-_NO_ERROR = (b"null", b"false", b'""', b"{}")
 REPLY = msgspec.json.Decoder(Reply, float_hook=float)
 
 _STOPS = {
@@ -129,12 +129,7 @@ _STOPS = {
 
 def neutral_stop(raw_stop: str, *, has_call: bool, has_refusal: bool) -> str:
     """Return the neutral word for how an answer ended; a call that was made beats what the provider calls it."""
-    stop = _STOPS.get(raw_stop, "unknown")
-    if stop not in ("end_turn", "tool_calls"):
-        return stop
-    if has_call:
-        return "tool_calls"
-    return "refusal" if has_refusal else "end_turn"
+    return derive_stop(_STOPS.get(raw_stop, "unknown"), has_call=has_call, has_refusal=has_refusal)
 
 
 def reply_facts(

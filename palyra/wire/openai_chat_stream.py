@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from palyra.limits import OUTPUT_OVERRUN_TOKENS
+from palyra.wire.chat_reply import DONE
 from palyra.wire.decoding import read_or_none
 from palyra.wire.jsonscan import replace, splice
 from palyra.wire.openai_chat_reply import (
@@ -30,14 +31,8 @@ from palyra.wire.upstream_errors import UpstreamError, read_upstream_error
 from palyra.wire.usage import merge_usage
 from palyra.wire.usage_written import chat_usage
 
-DONE = b"data: [DONE]\n\n"
 #: Of a stream whose events differ in more than their text, so many are looked at in vain.
 _LEARNT_MAX_COUNT = 8
-
-
-def stream_error_event(error: dict[str, Any]) -> bytes:
-    """Return the event that ends a stream badly; `error` is an envelope of `openai_errors.error_envelope`."""
-    return encode_event(msgspec.json.encode(error))
 
 
 class ChatStreamMeter:
@@ -142,7 +137,7 @@ class ChatStreamMeter:
 
     def failing(self, envelope: dict[str, Any]) -> bytes:
         """Return the last bytes of a stream that broke; `envelope` is an error answer as plain data."""
-        return stream_error_event(envelope) + DONE
+        return encode_event(msgspec.json.encode(envelope)) + DONE
 
     def facts(self) -> ReplyFacts:
         """Return what the stream has amounted to so far."""

@@ -20,7 +20,7 @@ from palyra.wire.errors import Malformed
 from palyra.wire.openai_edits import Edits, rename_model
 from palyra.wire.request import SurfaceRequest
 from palyra.wire.target import Prepared, Ways
-from palyra.wire.upstream_errors import UpstreamErrorInBody, read_upstream_error
+from palyra.wire.upstream_errors import UpstreamErrorInBody, holds_error, read_upstream_error
 from palyra.wire.usage import decode_usage, read_openai_usage
 
 
@@ -86,7 +86,7 @@ def read_embeddings_reply(body: bytes, *, expected_count: int, dimensions: int |
     `dimensions` is what the client asked for.
     """
     reply = read_or_none(_REPLY, body)
-    if reply is not None and bytes(reply.error) not in (b"null", b"false", b'""', b"{}"):
+    if reply is not None and holds_error(reply.error):
         raise UpstreamErrorInBody(read_upstream_error(200, body))
     if reply is None or reply.data is None:
         raise Malformed("The provider's answer is not a list of embeddings.")
@@ -113,11 +113,6 @@ def read_embeddings_reply(body: bytes, *, expected_count: int, dimensions: int |
     )
 
 
-def public_embeddings_reply(body: bytes, *, upstream_model: str, public_model: str) -> bytes:
-    """Return an answer as the client gets it: with the model's public name where the sent one stands."""
-    return rename_model(body, upstream_model, public_model)
-
-
 class AskedVectors(NamedTuple):
     """What an answer with vectors is held against, and how its client gets it."""
 
@@ -131,7 +126,7 @@ class AskedVectors(NamedTuple):
 def read_embeddings(body: bytes, asked: AskedVectors) -> tuple[EmbeddingsFacts, bytes]:
     """Check an answer and return what it amounts to, and it as the client gets it."""
     facts = read_embeddings_reply(body, expected_count=asked.vectors_count, dimensions=asked.dimensions)
-    renamed = public_embeddings_reply(body, upstream_model=asked.upstream_model, public_model=asked.public_model)
+    renamed = rename_model(body, asked.upstream_model, asked.public_model)
     return facts, convert_encoding(renamed, asked.encoding_format)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from palyra.usage import TokenUsage
-from palyra.wire.openai_chat_stream import DONE
+from palyra.wire.chat_reply import DONE
 from palyra.wire.openai_embeddings import pack_vector
 from palyra.wire.sse import encode_event
 from palyra.wire.usage_written import chat_usage

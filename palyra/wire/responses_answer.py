@@ -27,7 +27,7 @@ from palyra.wire.neutral_answer import (
     derive_stop,
 )
 from palyra.wire.responses_request import SEPARATOR, VENDOR
-from palyra.wire.upstream_errors import UpstreamErrorInBody, read_upstream_error
+from palyra.wire.upstream_errors import UpstreamErrorInBody, holds_error, read_upstream_error
 from palyra.wire.usage import decode_usage, read_cost_nanousd, read_openai_usage
 
 
@@ -82,7 +82,6 @@ _EVENT = msgspec.json.Decoder(_Event)
 _RESPONSE = msgspec.json.Decoder(_Response)
 _ITEM = msgspec.json.Decoder(_Item)
 _STOPS = {"max_output_tokens": "max_tokens", "content_filter": "content_filter"}
-_NO_ERROR = (b"null", b"false", b'""', b"{}")
 _KINDS: dict[str, PartKind] = {"function_call": "call", "custom_tool_call": "call", "reasoning": "reasoning"}
 #: Pieces of thoughts are set apart as paragraphs.
 _BREAK = "\n\n"
@@ -152,7 +151,7 @@ class ResponsesReader:
     def read_whole(self, body: bytes) -> list[Event]:
         """Return the events of a whole answer."""
         response = read_or_none(_RESPONSE, body.removeprefix(b"\xef\xbb\xbf"))
-        if response is not None and bytes(response.error) not in _NO_ERROR:
+        if response is not None and holds_error(response.error):
             raise UpstreamErrorInBody(read_upstream_error(200, body))
         if response is None or response.output is None:
             raise Malformed("The provider's answer is not a response.")

@@ -22,12 +22,11 @@ from palyra.wire.transcripts import (
     transcript_done,
     write_transcript,
 )
-from palyra.wire.upstream_errors import UpstreamError, UpstreamErrorInBody, read_upstream_error
+from palyra.wire.upstream_errors import UpstreamError, UpstreamErrorInBody, holds_error, read_upstream_error
 from palyra.wire.usage import decode_usage, read_openai_usage
 
 #: The provider did not tell how long the recording is; its own header did.
 MEASURED = "audio_length_measured"
-_NOTHING = (b"null", b"false", b'""', b"{}")
 
 
 class _Reply(msgspec.Struct):
@@ -52,7 +51,7 @@ _EVENT = msgspec.json.Decoder(_Event)
 def read_reply(body: bytes, upstream_format: str, recording: Recording) -> ReplyFacts:
     """Check a whole answer in the format it was asked in; raises `Malformed`, or `UpstreamErrorInBody`."""
     reply = read_or_none(_REPLY, body) if body.lstrip()[:1] == b"{" else None
-    if reply is not None and bytes(reply.error) not in _NOTHING:
+    if reply is not None and holds_error(reply.error):
         raise UpstreamErrorInBody(read_upstream_error(200, body))
     if upstream_format in JSON_FORMATS:
         if reply is None or reply.text is None:
@@ -185,7 +184,7 @@ class TranscriptMeter:
         if event is None:
             self.unparsed_count += 1
             return block
-        if bytes(event.error) not in _NOTHING:
+        if holds_error(event.error):
             self.error = read_upstream_error(200, data)
             return b""
         match event.type:

@@ -12,7 +12,7 @@ import msgspec
 
 from palyra.limits import ERROR_TEXT_MAX_BYTES, UPSTREAM_ERROR_MAX_BYTES
 from palyra.redaction import clean_message
-from palyra.wire.decoding import read_or_none
+from palyra.wire.decoding import NULL, read_or_none
 from palyra.wire.errors import WireError
 
 
@@ -36,6 +36,15 @@ class UpstreamErrorInBody(WireError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return UpstreamErrorInBody, (self.error,)
+
+
+#: Values of the member `error` of an answer that is none.
+_NO_ERROR = (b"null", b"false", b'""', b"{}")
+
+
+def holds_error(error: msgspec.Raw) -> bool:
+    """Return whether the member `error` of an answer, which may be absent, says that it is one."""
+    return error is not NULL and bytes(error) not in _NO_ERROR
 
 
 _ANY = msgspec.json.Decoder(Any, float_hook=str)

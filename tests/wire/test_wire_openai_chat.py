@@ -12,15 +12,13 @@ from hypothesis import strategies as st
 
 from palyra.usage import TokenUsage
 from palyra.wire.errors import Malformed
-from palyra.wire.openai_chat import (
-    ReplyFacts,
-    UpstreamErrorInBody,
-    prepare_chat,
-    public_chat_reply,
-    read_chat_reply,
-)
+from palyra.wire.openai_chat import prepare_chat
+from palyra.wire.openai_chat_reply import read_chat_reply
+from palyra.wire.openai_edits import rename_model
+from palyra.wire.reply_facts import ReplyFacts
 from palyra.wire.request import decode_chat
 from palyra.wire.target import Target, Ways
+from palyra.wire.upstream_errors import UpstreamErrorInBody
 
 _MESSAGES = b'"messages": [ {"content":"\\u00e9 \\"model\\":\\"m\\"","role":"user","model":"m"} ]'
 
@@ -276,10 +274,8 @@ def test_any_bytes_are_read_or_malformed(body: bytes) -> None:
 def test_the_public_model_name() -> None:
     """The name that was sent becomes the public one, a dated version stays; nothing else moves."""
     body = b'{"id":"x", "model" : "up", "choices":[{"model":"up"}]}'
-    assert public_chat_reply(body, upstream_model="up", public_model="fast") == body.replace(
-        b' : "up"', b' : "fast"'
-    )
-    assert public_chat_reply(body, upstream_model="up", public_model="up") is body
-    assert public_chat_reply(body, upstream_model="u", public_model="fast") is body
-    assert public_chat_reply(b'{"a":1}', upstream_model="up", public_model="fast") == b'{"a":1}'
-    assert public_chat_reply(b'{"a":1', upstream_model="up", public_model="fast") == b'{"a":1'
+    assert rename_model(body, "up", "fast") == body.replace(b' : "up"', b' : "fast"')
+    assert rename_model(body, "up", "up") is body
+    assert rename_model(body, "u", "fast") is body
+    assert rename_model(b'{"a":1}', "up", "fast") == b'{"a":1}'
+    assert rename_model(b'{"a":1', "up", "fast") == b'{"a":1'

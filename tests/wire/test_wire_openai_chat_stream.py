@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palyra.usage import TokenUsage
-from palyra.wire.openai_chat import DONE, ChatStreamMeter, read_chat_reply, stream_error_event
+from palyra.wire.chat_reply import DONE
+from palyra.wire.openai_chat_reply import read_chat_reply
+from palyra.wire.openai_chat_stream import ChatStreamMeter
 from palyra.wire.sse import encode_event
 
 
@@ -276,4 +278,4 @@ def test_any_bytes_pass(chunks: list[bytes]) -> None:
 
 def test_the_event_of_an_error() -> None:
     """A stream that fails late ends with its error as data."""
-    assert stream_error_event({"error": {"code": "x"}}) == b'data: {"error":{"code":"x"}}\n\n'
+    assert meter().failing({"error": {"code": "x"}}) == b'data: {"error":{"code":"x"}}\n\n' + DONE

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from palyra.usage import TokenUsage
 from palyra.wire.errors import Malformed
+from palyra.wire.openai_edits import rename_model
 from palyra.wire.openai_embeddings import (
     EmbeddingsFacts,
     convert_encoding,
@@ -21,7 +22,6 @@ from palyra.wire.openai_embeddings import (
     join_embeddings,
     pack_vector,
     prepare_embeddings,
-    public_embeddings_reply,
     read_embeddings_reply,
 )
 from palyra.wire.request import decode_embeddings
@@ -130,7 +130,7 @@ def test_an_error_behind_a_200_is_an_error() -> None:
 def test_the_public_model_name() -> None:
     """The name that was sent becomes the public one."""
     body = reply([1])
-    assert public_embeddings_reply(body, upstream_model="up", public_model="m") == body.replace(b'"up"', b'"m"')
+    assert rename_model(body, "up", "m") == body.replace(b'"up"', b'"m"')
 
 
 def test_parts_are_joined_in_order() -> None:

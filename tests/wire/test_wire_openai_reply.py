@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palyra.usage import TokenUsage
-from palyra.wire.openai_chat import DONE, ChatStreamMeter, read_chat_reply
+from palyra.wire.chat_reply import DONE
+from palyra.wire.openai_chat_reply import read_chat_reply
+from palyra.wire.openai_chat_stream import ChatStreamMeter
 from palyra.wire.openai_embeddings import read_embeddings_reply
 from palyra.wire.openai_reply import ChatAnswer, ToolCallReply, chat_completion, chat_events, embeddings_reply
 from palyra.wire.sse import event_data
