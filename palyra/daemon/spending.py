@@ -37,9 +37,8 @@ from palyra.redaction import hide_keys
 from palyra.units import US_PER_S
 from palyra.wire.dialects import DIALECT_ROWS, read_in_full
 from palyra.wire.keywords import count_keywords
-from palyra.wire.messages_surface import decode_messages
+from palyra.wire.read_surfaces import decode_messages, decode_responses
 from palyra.wire.request import SurfaceRequest, decode_chat, decode_embeddings
-from palyra.wire.responses_surface import decode_responses
 from palyra.wire.target import WAYS
 from palyra.wire.transcription import decode_transcription
 

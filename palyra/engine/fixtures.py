@@ -10,9 +10,8 @@ from palyra.memory.content import Content
 from palyra.wire.dialects import DIALECT_ROWS
 from palyra.wire.errors import WireError
 from palyra.wire.fixtures import SILENCES, Recorded, canonical, chunk_of, redacted
-from palyra.wire.messages_surface import decode_messages
+from palyra.wire.read_surfaces import decode_messages, decode_responses
 from palyra.wire.request import SurfaceRequest, decode_chat, decode_embeddings
-from palyra.wire.responses_surface import decode_responses
 from palyra.wire.transcription import decode_transcription
 
 _READERS: dict[str, Callable[[bytes], SurfaceRequest]] = {

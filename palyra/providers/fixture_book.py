@@ -14,10 +14,9 @@ from palyra.wire.answer_reader import WholeReader, fold
 from palyra.wire.answer_writer import Reply, written
 from palyra.wire.dialects import DIALECT_ROWS, neutral_of
 from palyra.wire.fixtures import Chunk, Recorded, answered_as, is_text, nearest, read_lines, request_key
-from palyra.wire.messages_surface import decode_messages
 from palyra.wire.neutral_answer import Event, events_of
+from palyra.wire.read_surfaces import decode_messages, decode_responses
 from palyra.wire.request import SurfaceRequest, decode_chat, decode_embeddings
-from palyra.wire.responses_surface import decode_responses
 from palyra.wire.sse import SseSplitter, event_data, event_name
 from palyra.wire.target import Target
 from palyra.wire.transcription import decode_transcription

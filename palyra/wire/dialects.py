@@ -22,7 +22,7 @@ from palyra.wire.freeform import Unwrapping
 from palyra.wire.losses import losses_by_target
 from palyra.wire.messages_answer import MessagesReader
 from palyra.wire.messages_call import write_messages_call
-from palyra.wire.messages_relay import MessagesOutlet, prepare_messages
+from palyra.wire.messages_relay import MessagesOutlet
 from palyra.wire.messages_reply import PING, MessagesWriter, write_messages_reply
 from palyra.wire.messages_request import read_messages_request
 from palyra.wire.neutral import Call, Dialect, Foreign, NeutralRequest, Reasoning
@@ -32,11 +32,12 @@ from palyra.wire.openai_chat_reply import read_chat_reply
 from palyra.wire.openai_chat_stream import ChatStreamMeter
 from palyra.wire.openai_edits import rename_model
 from palyra.wire.parameters import Policy
+from palyra.wire.passing import Passage, spliced
 from palyra.wire.reply_facts import ReplyFacts, estimated_usage, facts_of
 from palyra.wire.request import SurfaceRequest
 from palyra.wire.responses_answer import ResponsesReader
 from palyra.wire.responses_call import write_responses_call
-from palyra.wire.responses_relay import ResponsesOutlet, prepare_responses
+from palyra.wire.responses_relay import ResponsesOutlet
 from palyra.wire.responses_reply import ResponsesWriter, write_responses_reply
 from palyra.wire.responses_request import read_responses_request
 from palyra.wire.sse import SseSplitter, comment, event_data, event_name
@@ -110,9 +111,9 @@ def read_in_full(decode: Callable[[bytes], SurfaceRequest], policy: Policy, body
 def pass_through(request: SurfaceRequest, target: Target) -> Prepared:
     """Return the client's own body, spliced for a provider of its dialect."""
     if request.surface == "messages":
-        return prepare_messages(request, target)
+        return spliced(request, target, "max_tokens", Passage.messages)
     if request.surface == "responses":
-        return prepare_responses(request, target)
+        return spliced(request, target, "max_output_tokens", Passage.responses)
     return prepare_chat(request, target)
 
 

@@ -1,8 +1,4 @@
-"""Anthropic's dialect passed through: the client's bytes upward, the provider's downward, but for the splices.
-
-Key order, `cache_control`, beta fields and blocks that nobody here knows survive byte for byte. What is changed is
-named: the model, an output maximum, and thinking of other vendors, which the provider could not read.
-"""
+"""Anthropic's stream passed through: the provider's bytes to the client, but for the model's name."""
 
 from __future__ import annotations
 
@@ -15,26 +11,9 @@ from palyra.wire.decoding import read_or_none
 from palyra.wire.errors import WireError
 from palyra.wire.jsonscan import replace, scan_object, splice
 from palyra.wire.neutral_answer import Event, Usage
-from palyra.wire.openai_edits import Edits, model_span
-from palyra.wire.passing import Passage
-from palyra.wire.request import SurfaceRequest
+from palyra.wire.openai_edits import model_span
 from palyra.wire.sse import encode_event, event_name
-from palyra.wire.target import Prepared, Target
 from palyra.wire.usage_written import messages_usage
-
-
-def prepare_messages(request: SurfaceRequest, target: Target) -> Prepared:
-    """Return the body for one attempt, spliced from the client's."""
-    edits = Edits(request)
-    edits.set_model(target.model)
-    cap, wanted = target.output_cap_tokens, request.output_max_tokens
-    if cap is not None and (wanted is None or wanted > cap):
-        edits.set("max_tokens", str(cap).encode())
-    if request.stream and not target.stream:
-        edits.set("stream", b"false")
-    passage = Passage(request, target, edits)
-    passage.messages()
-    return msgspec.structs.replace(edits.prepared(), dropped=tuple(passage.dropped))
 
 
 class _Typed(msgspec.Struct):

@@ -1,7 +1,8 @@
-"""What has to be changed inside the messages of a request that otherwise passes through untouched.
+"""A request passed through to a provider of its own dialect: the client's bytes, but for what is named.
 
-Two things only: reasoning that was sealed here for a vendor who is not the target, or is, and what one server of
-the dialect does not know. A message without either keeps its bytes.
+Key order, `cache_control`, beta fields and content that nobody here knows survive byte for byte. Inside of messages
+two things only are changed: reasoning that was sealed here for a vendor who is not the target, or is, and what one
+server of the dialect does not know. A message without either keeps its bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from palyra.wire.cargo import MARK, OPAQUE, unpack, unseal
 from palyra.wire.decoding import ITEMS, MEMBERS, NULL, read_or_none
 from palyra.wire.openai_edits import Edits
 from palyra.wire.request import SurfaceRequest
-from palyra.wire.target import Target
+from palyra.wire.target import Prepared, Target
 
 _OPAQUE = OPAQUE.encode()
 _DEVELOPER = msgspec.Raw(b'"developer"')
@@ -37,6 +38,20 @@ class _Detail(msgspec.Struct):
 
 _SEALED = msgspec.json.Decoder(_Sealed)
 _DETAILS = msgspec.json.Decoder(list[_Detail])
+
+
+def spliced(request: SurfaceRequest, target: Target, cap_member: str, adapt: Callable[[Passage], None]) -> Prepared:
+    """Return a client's own body for one attempt; `cap_member` holds its output maximum."""
+    edits = Edits(request)
+    edits.set_model(target.model)
+    cap, wanted = target.output_cap_tokens, request.output_max_tokens
+    if cap is not None and (wanted is None or wanted > cap):
+        edits.set(cap_member, str(cap).encode())
+    if request.stream and not target.stream:
+        edits.set("stream", b"false")
+    passage = Passage(request, target, edits)
+    adapt(passage)
+    return msgspec.structs.replace(edits.prepared(), dropped=tuple(passage.dropped))
 
 
 class Passage:

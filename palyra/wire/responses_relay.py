@@ -1,4 +1,4 @@
-"""OpenAI's newer dialect passed through: the client's bytes up, the provider's down, but for the splices."""
+"""OpenAI's newer stream passed through: the provider's bytes to the client, but for the model's name."""
 
 from __future__ import annotations
 
@@ -9,26 +9,8 @@ import msgspec
 from palyra.wire.decoding import NULL, read_or_none
 from palyra.wire.messages_relay import rename_inside
 from palyra.wire.neutral_answer import Event, Usage
-from palyra.wire.openai_edits import Edits
-from palyra.wire.passing import Passage
-from palyra.wire.request import SurfaceRequest
 from palyra.wire.sse import encode_event
-from palyra.wire.target import Prepared, Target
 from palyra.wire.usage_written import responses_usage
-
-
-def prepare_responses(request: SurfaceRequest, target: Target) -> Prepared:
-    """Return the body for one attempt, spliced from the client's."""
-    edits = Edits(request)
-    edits.set_model(target.model)
-    cap, wanted = target.output_cap_tokens, request.output_max_tokens
-    if cap is not None and (wanted is None or wanted > cap):
-        edits.set("max_output_tokens", str(cap).encode())
-    if request.stream and not target.stream:
-        edits.set("stream", b"false")
-    passage = Passage(request, target, edits)
-    passage.responses()
-    return msgspec.structs.replace(edits.prepared(), dropped=tuple(passage.dropped))
 
 
 class _Typed(msgspec.Struct):

@@ -21,7 +21,6 @@ from palyra.wire.dialects import DIALECT_ROWS, neutral_of, pass_through
 from palyra.wire.errors import Malformed, WireError
 from palyra.wire.fixtures import canonical, request_key
 from palyra.wire.keywords import TEXT_MAX_CHARS
-from palyra.wire.messages_surface import decode_messages
 from palyra.wire.multipart import NO_FORM
 from palyra.wire.neutral import Dialect, Reasoning
 from palyra.wire.openai_embeddings import (
@@ -32,9 +31,9 @@ from palyra.wire.openai_embeddings import (
     read_embeddings,
     read_embeddings_reply,
 )
+from palyra.wire.read_surfaces import decode_messages, decode_responses
 from palyra.wire.recall import with_recalled
 from palyra.wire.request import Recording, decode_chat, decode_embeddings
-from palyra.wire.responses_surface import decode_responses
 from palyra.wire.target import Target, Ways
 from palyra.wire.transcription_answer import read_reply, read_transcription
 from palyra.wire.upstream_errors import UpstreamError, UpstreamErrorInBody

@@ -25,7 +25,7 @@ from palyra.wire.fixtures import (
     request_key,
     write_line,
 )
-from palyra.wire.messages_surface import decode_messages
+from palyra.wire.read_surfaces import decode_messages
 from palyra.wire.request import decode_chat, decode_embeddings
 from palyra.wire.transcription import decode_transcription
 

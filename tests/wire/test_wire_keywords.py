@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from palyra.wire.keywords import count_keywords
-from palyra.wire.messages_surface import decode_messages
+from palyra.wire.read_surfaces import decode_messages, decode_responses
 from palyra.wire.request import decode_chat
-from palyra.wire.responses_surface import decode_responses
 
 WORDS = ["prove", "security", "migrat*"]
 

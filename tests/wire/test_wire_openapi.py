@@ -13,10 +13,9 @@ from msgspec import inspect
 from palyra.errors import CODES
 from palyra.limits import MESSAGES_MAX_COUNT, TOOLS_MAX_COUNT
 from palyra.wire.errors import WireError
-from palyra.wire.messages_surface import decode_messages
 from palyra.wire.openapi import Place, _schema, describe
+from palyra.wire.read_surfaces import decode_messages, decode_responses
 from palyra.wire.request import decode_chat, decode_embeddings
-from palyra.wire.responses_surface import decode_responses
 
 
 class Tree(msgspec.Struct):

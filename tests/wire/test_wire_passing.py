@@ -12,11 +12,10 @@ from palyra.wire.cargo import pack, seal
 from palyra.wire.dialects import pass_through
 from palyra.wire.errors import WireError
 from palyra.wire.messages_models import messages_models_page
-from palyra.wire.messages_surface import decode_messages
 from palyra.wire.neutral import Dialect, Text
 from palyra.wire.neutral_answer import Delta, Fold, PartStart
+from palyra.wire.read_surfaces import decode_messages, decode_responses
 from palyra.wire.request import decode_chat
-from palyra.wire.responses_surface import decode_responses
 from palyra.wire.target import Prepared, Target, Ways
 from palyra.wire.turns import strict_turns
 

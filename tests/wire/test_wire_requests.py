@@ -11,10 +11,9 @@ from dialect_cases import DIALECTS
 from palyra.wire.cargo import pack, seal
 from palyra.wire.dialects import DIALECT_ROWS, read_in_full
 from palyra.wire.errors import WireError
-from palyra.wire.messages_surface import decode_messages
 from palyra.wire.neutral import Dialect, NeutralRequest
+from palyra.wire.read_surfaces import decode_messages, decode_responses
 from palyra.wire.request import decode_chat
-from palyra.wire.responses_surface import decode_responses
 from palyra.wire.target import WAYS, Prepared, Target, Ways
 from palyra.wire.view import needs_of, view_of
 

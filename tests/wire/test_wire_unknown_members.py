@@ -12,10 +12,9 @@ from palyra.limits import NAME_TOLD_MAX_CHARS, NAMES_TOLD_MAX_COUNT
 from palyra.wire.dialects import DIALECT_ROWS, read_in_full
 from palyra.wire.errors import WireError
 from palyra.wire.known import told
-from palyra.wire.messages_surface import decode_messages
 from palyra.wire.neutral import Dialect, NeutralRequest
+from palyra.wire.read_surfaces import decode_messages, decode_responses
 from palyra.wire.request import decode_chat
-from palyra.wire.responses_surface import decode_responses
 from palyra.wire.target import Prepared, Target
 
 DECODE = {"chat": decode_chat, "messages": decode_messages, "responses": decode_responses}
