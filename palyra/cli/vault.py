@@ -224,7 +224,7 @@ def verify(call: Call) -> Answer:
 )
 @click.option("--dry-run", "is_dry_run", is_flag=True, help="Say what would be moved, and move nothing.")
 def absorb(call: Call, is_dry_run: bool) -> Answer:
-    """Move every api_key of the configuration file into the vault and leave references; comments stay."""
+    """Move every secret of the configuration file into the vault and leave references; comments stay."""
     from palyra.cli.absorb import absorb as move
 
     return move(call, is_dry_run=is_dry_run)

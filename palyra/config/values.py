@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +10,13 @@ from palyra.config.document import Document
 from palyra.config.keys import ENTRY_TABLES, ROOT, Table
 from palyra.config.problems import DEFAULT, Findings, Path, Source, SourceKind, key_text
 from palyra.config.schema import check, find_secrets, normal
+
+#: Keys by which a secret itself is written, each with a sibling that says where one is.
+_ABSORBED = re.compile(
+    r"model_provider\.providers\[\d+\]\.api_key|auth\.oauth\.openai\.client_secret|alerts\.webhook_secret"
+)
+_ABSORB = "run: palyra vault absorb (or name a variable or a file with api_key_env or api_key_file)"
+_PUT = "take it out; palyra vault put global/NAME keeps one, which api_key_vault_ref names (or see api_key_env)"
 
 
 class Sources:
@@ -166,7 +174,7 @@ class Reading:
             full,
             "secrets do not belong in the configuration",
             source,
-            "run: palyra vault absorb (or name a variable or a file with api_key_env or api_key_file)",
+            _ABSORB if _ABSORBED.fullmatch(full) and source.kind == "file" else _PUT,
         )
 
     def require(self) -> None:

@@ -265,6 +265,28 @@ def test_an_inline_key_is_found_in_every_form_of_table(day: Cli, config: Path, f
     assert day("vault", "absorb", "--json").data["moved"] == []
 
 
+def test_other_secrets_that_have_a_reference_are_moved_too(day: Cli, config: Path) -> None:
+    """Those of a login and of a webhook; what has none is not said to be moved by this command."""
+    config.write_text(
+        f'[auth.oauth.openai]\nclient_id = "c"\nclient_secret = "{VALUE}" # mine\n\n[alerts]\n'
+        f'webhook_url = "https://h.example/x"\nwebhook_secret = "{VALUE}"\n'
+    )
+    refused = day("config", "check")
+    assert (refused.status, refused.out.count("palyra vault absorb")) == (2, 2)
+    moved = day("vault", "absorb", "--json")
+    assert moved.data["moved"] == [
+        {"key": "auth.oauth.openai.client_secret", "ref": "global/openai-client-secret"},
+        {"key": "alerts.webhook_secret", "ref": "global/webhook-secret"},
+    ]
+    assert 'client_secret_vault_ref = "global/openai-client-secret" # mine' in config.read_text()
+    assert day("config", "check").status == 0
+    assert held(day, VaultRef("global", "webhook-secret")) == Secret(VALUE)
+    config.write_text(f'[[model_provider.providers]]\nprovider_id = "groq"\ntoken = "{VALUE}"\n')
+    assert "palyra vault absorb" not in day("config", "check").out
+    config.write_text('[alerts]\nwebhook_secret = "x"\nwebhook_secret_vault_ref = "global/x"\n')
+    assert (day("vault", "absorb").status, "webhook_secret" in config.read_text()) == (2, True)
+
+
 def test_keys_are_moved_before_anything_was_started(day: Cli, config: Path, tmp_path: Path) -> None:
     """A daemon does not start with a key in its file, so that the command which moves it cannot wait for one."""
     fresh = Cli(tmp_path / "fresh" / "state", day.now_us)
