@@ -34,6 +34,12 @@ def pytest_pycollect_makeitem(collector: Any, name: str, obj: Any) -> None:
             pytest.mark.asyncio(obj)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what has a limit of its own because it takes long, so that no worker ends alone with it."""
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+
 def pytest_collection_finish() -> None:
     """Tests that look for what is left behind look through what was made since, and not through the whole suite."""
     gc.collect()
