@@ -52,6 +52,11 @@ def test_weights_scale_the_parts() -> None:
     rules = SmartRouting(weights=ScoreWeights(length_bp=5_000, keywords_bp=0, images_bp=20_000))
     parts = score_parts(2_000, Features(images=1, keywords=5), rules)
     assert (parts["length"], parts["keywords"], parts["images"]) == (1_250, 0, 2_000)
+    features = Features(tools=2, json=2)
+    designed = score_parts(0, features, RULES)
+    twice = score_parts(0, features, SmartRouting(weights=ScoreWeights(tools_bp=20_000, json_bp=5_000)))
+    assert (twice["tools"], twice["json"]) == (2 * designed["tools"], designed["json"] // 2)
+    assert designed["tools"] > 0 < designed["json"]
 
 
 @pytest.mark.parametrize(

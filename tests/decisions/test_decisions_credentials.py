@@ -97,6 +97,15 @@ def test_profiles_go_by_age() -> None:
     assert order(world) == ["z", "y"]
 
 
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_candidate_is_tried_with_so_many_credentials(most: int) -> None:
+    """The best of them, in their order."""
+    config = registry(keyed(), model("gpt", "a"), max_profiles_per_candidate=most)
+    world = given(config, *(connect(name) for name in "pqrs"), admit("r1"))
+    (decided,) = world.facts(RoutingDecided)
+    assert [one.credential_ref for one in decided.plan[0].credentials] == list("pqrs")[:most]
+
+
 def test_a_run_without_agent_sees_those_of_all_only() -> None:
     """And no agent sees another's."""
     world = given(ONE, connect("all"), connect("mine", agent_id="me"), connect("yours", agent_id="you"))

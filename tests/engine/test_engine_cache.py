@@ -15,6 +15,7 @@ from palyra.decisions.pricing import adopt_prices, with_id
 from palyra.decisions.redecide import redecide
 from palyra.decisions.runs import CacheAsk
 from palyra.engine.budgets import adopt_file_policies
+from palyra.engine.cache import _OVERHEAD_BYTES
 from palyra.engine.capture import capture
 from palyra.engine.history import run_report
 from palyra.engine.run import Reply
@@ -175,6 +176,22 @@ async def test_the_number_of_answers_is_bounded() -> None:
         for digest in ("a", "b", "a", "c"):
             await ask(world, digest)
         assert [word(await ask(world, digest)) for digest in ("a", "c", "b")] == ["hit", "hit", "miss"]
+
+
+async def test_the_size_of_all_answers_is_bounded() -> None:
+    """What is kept beside each is counted too; what was asked for longest ago goes first."""
+    async with house(on(), extra={"a": ScriptedProvider()}) as world:
+        most_bytes = 2 * ((await _stored(world, "a")).size_bytes + _OVERHEAD_BYTES)
+    async with house(on(response_cache_max_bytes=most_bytes), extra={"a": ScriptedProvider()}) as world:
+        for digest in ("a", "b", "c"):
+            await _stored(world, digest)
+        assert [word(await ask(world, digest)) for digest in ("c", "b", "a")] == ["hit", "hit", "miss"]
+
+
+async def _stored(world: World, digest: str) -> CacheStored:
+    """Ask for the first time, and return what is recorded of keeping the answer."""
+    assert word(await ask(world, digest)) == "miss"
+    return world.facts(CacheStored)[-1]
 
 
 async def test_a_client_can_leave_the_cache_alone() -> None:
