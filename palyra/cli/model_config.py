@@ -32,6 +32,11 @@ _KEYED = dict.fromkeys(("openai", "groq", "together"), "openai_compatible") | {"
 #: Any other server of OpenAI's dialect, with a key or without one.
 _OTHER = "generic"
 _SHOWN_COUNT = 8
+#: What to do where the check does not pass, by its code.
+_HINTS = {
+    "credential_refused": "nothing was kept; try it with another key",
+    "upstream_failed": "does it run, and there? --base-url names another place",
+}
 #: Stands for a key that is at hand while its entry is tried.
 _KEY = "KEY_AT_HAND"
 
@@ -232,11 +237,12 @@ def _connect_with_key(call: Call, provider: str, entry: dict[str, Any], key: Sec
 def _check(entry: ProviderEntry, key: Secret | None = None) -> list[str]:
     """Ask a provider for its models before anything is written; raises `PalyraError`."""
     from palyra.cli.model_changes import failure_of
+    from palyra.errors import PalyraError
 
     listing = _ask_once(entry, key)
     failure = failure_of(entry.provider_id, listing.result, listing.failure_class, listing.message)
     if failure is not None:
-        raise failure
+        raise PalyraError(str(failure), hint=_HINTS.get(failure.code), code=failure.code)
     return [one.upstream_model for one in listing.models]
 
 

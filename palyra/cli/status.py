@@ -37,7 +37,7 @@ def status(call: Call) -> Answer:
     found, now_us = asked.found, asked.now_us
 
     def show(page: Page) -> None:
-        _show_daemon(page, found.daemon, now_us)
+        _show_daemon(page, found.daemon, now_us, is_past=asked.is_past)
         page.line()
         page.fields(_fields(found, now_us))
         _show_parts(page, found, now_us)
@@ -45,13 +45,14 @@ def status(call: Call) -> Answer:
     return asked.answer(show)
 
 
-def _show_daemon(page: Page, daemon: DaemonAnswer, now_us: int) -> None:
+def _show_daemon(page: Page, daemon: DaemonAnswer, now_us: int, *, is_past: bool) -> None:
     release = f"Palyra {daemon.release}" if daemon.release else "Palyra"
     if not daemon.is_running:
         what, style = ("has crashed", "bad") if daemon.phase == "crashed" else ("is not running", "warn")
-        ended = f"stopped {ago(daemon.stopped_us, now_us)} · " if daemon.stopped_us else ""
         then = "palyra serve settles what it left open" if daemon.phase == "crashed" else "palyra serve starts it"
-        page.line(Styled(release, "bold"), " ", Styled(what, style), f" · {ended}{then}")
+        ended = f"stopped {ago(daemon.stopped_us, now_us)}" if daemon.stopped_us else ""
+        more = [ended, "" if is_past else then]
+        page.line(Styled(release, "bold"), " ", Styled(what, style), *(f" · {part}" for part in more if part))
         return
     facts = [
         daemon.http or "",

@@ -113,6 +113,7 @@ def test_a_key_is_sent_where_its_entry_leads_and_nowhere_else(
     ollama.status = 401  # type: ignore[attr-defined]
     refused = write("connect", "openai", *options)
     assert (refused.status, refused.document["error"]["code"]) == (3, "credential_refused")
+    assert refused.document["error"]["hint"] == "nothing was kept; try it with another key"
     assert write.registry().providers[0].kind == "deterministic"
     ollama.status = 200  # type: ignore[attr-defined]
     ran = write("connect", "openai", *options)
