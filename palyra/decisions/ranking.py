@@ -238,7 +238,10 @@ def _name(one: Looked) -> tuple[str, str]:
 def _key_of(
     strategy: Strategy, pool: Sequence[Looked], default: Looked | None, min_quality: int
 ) -> Callable[[Looked], tuple[object, ...]]:
-    """Return what a strategy sorts by: what is below the wanted quality and what is not ready go last."""
+    """Return what a strategy sorts by: what is below the wanted quality and what is not ready go last.
+
+    Among equals what was asked for goes first: nothing is gained by another one.
+    """
     is_default_ready = default in pool and all(one.readiness >= default.readiness for one in pool if default)
     least = 0 if default is None else default.entry.quality
     reaches = any(one.entry.quality >= least for one in pool)
@@ -249,12 +252,12 @@ def _key_of(
         tier = _TIERS[entry.cost_tier] if one.expected_nanousd is None else 0
         first = (entry.quality < min_quality, one.readiness)
         if strategy == "fastest":
-            return (*first, one.latency_ms, cost, tier, -entry.quality, *_name(one))
+            return (*first, one.latency_ms, cost, tier, -entry.quality, one is not default, *_name(one))
         if strategy == "best":
-            return (*first, -entry.quality, cost, tier, one.latency_ms, *_name(one))
+            return (*first, -entry.quality, cost, tier, one.latency_ms, one is not default, *_name(one))
         ahead: tuple[object, ...] = ()
         if strategy == "balanced":
             ahead = (one is not default) if is_default_ready else False, reaches and entry.quality < least
-        return (*first, *ahead, cost, tier, one.latency_ms, -entry.quality, *_name(one))
+        return (*first, *ahead, cost, tier, one.latency_ms, -entry.quality, one is not default, *_name(one))
 
     return key

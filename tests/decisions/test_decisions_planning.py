@@ -361,6 +361,14 @@ def test_equal_candidates_are_ordered_by_name_whatever_the_order_and_the_hashes(
     assert b'"recommended":"p0/m00"' in told.pop()
 
 
+def test_what_was_asked_for_goes_first_among_equals() -> None:
+    """Nothing is gained by another one, least of all where nobody knows a price."""
+    config = registry(provider("a"), model("a-first", "a"), model("gpt", "a"))
+    plan = plan_usage_routing(given(config).state, admission("r1"), 0, SmartRouting(mode="enforced"))
+    assert plan.decided is not None
+    assert (plan.decided.recommended, plan.decided.action) == ("a/gpt", "proceed")
+
+
 def test_a_wait_changes_nothing() -> None:
     """The same state, request and instant give the same fact."""
     world = routed(wait(ms=5), mode="enforced")
