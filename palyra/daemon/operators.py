@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from palyra.daemon.requests import Visit
 from palyra.decisions.arrivals import own_origin_refusal
 from palyra.decisions.keys import ALL_SCOPES, peer_refusal, presented_key, scope_refusal
@@ -19,6 +21,7 @@ from palyra.errors import Refusal
 #: Whoever works as the user that the daemon runs as.
 LOCAL_OPERATOR = "operator:local"
 CSRF_HEADER = "x-palyra-csrf-token"
+_NO_KEY = "No key. The console takes the operator's, as Authorization: Bearer with what admin.token holds."
 
 
 class Operator(NamedTuple):
@@ -61,7 +64,7 @@ def _known(visit: Visit, access: Access, logins: Logins, *, is_change: bool) -> 
         return refusal
     caller = access.identify(visit.headers, visit.peer.address, may_be_anonymous=False)
     if isinstance(caller, Refusal):
-        return caller
+        return msgspec.structs.replace(caller, message=_NO_KEY) if caller.code == "missing_client_key" else caller
     if is_change and caller.kind != "admin":
         return Refusal(code="wrong_key_kind", message="Changes need the operator's key (admin.token).")
     refusal = peer_refusal(caller, visit.peer.address)

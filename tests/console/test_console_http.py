@@ -95,6 +95,7 @@ async def test_who_may_ask(tmp_path: Path) -> None:
         client_key = ask.daemon.client_key
         refused = await ask("status", key="")
         assert (refused.status, refused.code) == (401, "missing_client_key")
+        assert "admin.token" in refused.json["error"]["message"]
         assert refused.headers["www-authenticate"].startswith("Bearer")
         assert (await ask("status", key=client_key)).code == "missing_scope"
         assert (await ask.post("runs/last/cancel", key=client_key)).code == "wrong_key_kind"
