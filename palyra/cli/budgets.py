@@ -83,6 +83,19 @@ def _rule_row(one: BudgetAnswer) -> tuple[Any, ...]:
     )
 
 
+def _in_short(one: BudgetAnswer) -> str:
+    """Return what a rule says, in a few words."""
+    record = one.policy
+    limits = [
+        f"{name} {amount_of(one, limit)}"
+        for name, limit in (("soft", record.soft_limit), ("hard", record.hard_limit))
+        if limit is not None
+    ]
+    mode = record.mode.replace("_", " ") if record.enabled else "off"
+    words = [f"{record.scope_kind} {record.scope_id}".strip(), _interval(one), *limits]
+    return " · ".join([*words, *([] if mode == "enforced" else [mode])])
+
+
 def _interval(one: BudgetAnswer) -> str:
     record = one.policy
     if record.interval_kind == "rolling":
@@ -116,7 +129,7 @@ def status(call: Call, policy: str | None) -> Answer:
         for number, one in enumerate(all_.found.items):
             if number:
                 page.line()
-            page.line(Styled(one.policy.policy_id, "bold"))
+            page.line(Styled(one.policy.policy_id, "bold"), Styled(f" · {_in_short(one)}", "dim"))
             show_budget(page, one, all_.now_us)
         if not all_.found.items:
             page.line("No rules, so nothing is limited. ", Styled("palyra budgets set makes one.", "dim"))

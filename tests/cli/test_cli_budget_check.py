@@ -44,6 +44,11 @@ def test_it_tells_rules_and_costs(ruled: Cli) -> None:
     assert (ruled.state_dir / "journal.db").read_bytes() == before
 
 
+def test_the_status_says_what_each_rule_says(ruled: Cli) -> None:
+    """So that nobody has to look up of what there is so much left."""
+    assert ruled("budgets", "status").out.startswith("day · principal * · day · hard 1,000 tokens\nWHO")
+
+
 def test_it_tells_what_stops_it(ruled: Cli) -> None:
     """A refusal is an answer here, not a failure."""
     ran = ruled("budgets", "check", "--tokens", "5000", "--max-output", "50")
