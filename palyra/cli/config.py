@@ -373,7 +373,7 @@ def keys(call: Call) -> Answer:
         for number, (table, group) in enumerate(_by_table(KEYS)):
             if number:
                 page.line()
-            page.line(Styled(table or "at the top", "title"))
+            page.line(Styled(table or "At the top", "title"))
             page.fields(((key.path.rpartition(".")[2], _about(key)) for key in group), indent=2)
 
     data = {

@@ -25,7 +25,7 @@ from palyra.units import usd_of
 SCHEMA = "palyra.cli/1"
 
 _HINTS = {
-    "config_invalid": "palyra config check lists every problem",
+    "config_invalid": "palyra config keys lists every key, what it takes and what it means",
     "unsupported_version": "install the release that wrote the file",
     "journal_damaged": "palyra journal verify shows what is damaged",
     "internal": "run it again with --verbose and report what it prints",

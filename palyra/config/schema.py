@@ -225,6 +225,8 @@ def path_fault(text: str) -> str:
     """Return what is wrong with any path, "" if nothing is."""
     if not text or "\0" in text or len(text) > _PATH_MAX_CHARS:
         return f"must have 1 to {_PATH_MAX_CHARS:,} characters, none of them NUL"
+    if any("\ud800" <= char <= "\udfff" for char in text):  # what stands for bytes that are not
+        return "must be UTF-8"
     return "must not hold .." if ".." in text.split("/") else ""
 
 

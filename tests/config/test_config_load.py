@@ -127,6 +127,13 @@ def test_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
     assert loaded.origins["daemon.port"].line == 3
 
 
+def test_a_path_whose_bytes_are_no_text_is_refused() -> None:
+    """It could be opened, but neither recorded nor shown."""
+    with pytest.raises(ConfigProblems, match="must be UTF-8") as caught:
+        load_config({"HOME": "/nowhere", "PALYRA_STATE_DIR": "/tmp/\udcfc"})
+    assert [problem.code for problem in caught.value.problems] == ["bad_path"]
+
+
 @pytest.mark.parametrize("kind", ["directory", "pipe"])
 def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
     """A pipe would hang the start; a directory has no text."""
