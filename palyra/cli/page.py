@@ -76,14 +76,16 @@ class Page:
         self.columns = shutil.get_terminal_size().columns if self.stream.isatty() else None
         encoding = (self.stream.encoding or "ascii").lower().replace("-", "")
         self._is_ascii = encoding not in ("utf8", "utf16", "utf32")
+        self._has_begun = False
 
     def line(self, *pieces: Piece, indent: int = 0) -> None:
         """Print one line; without pieces an empty one."""
         self._write(" " * indent + self._painted(pieces_of(pieces)).rstrip())
 
     def title(self, text: str) -> None:
-        """Print the heading of a part, with a free line before it."""
-        self.line()
+        """Print the heading of a part, with a free line before it unless the page begins with it."""
+        if self._has_begun:
+            self.line()
         self.line(Styled(text, "title"))
 
     def fields(self, rows: Iterable[tuple[str, Text]], indent: int = 0) -> None:
@@ -135,6 +137,7 @@ class Page:
         if self._is_ascii:
             text = text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
         self.stream.write(text + "\n")
+        self._has_begun = True
 
 
 def _plain(pieces: Iterable[Styled]) -> str:

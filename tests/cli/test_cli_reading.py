@@ -291,7 +291,7 @@ Models
 
 What would flip it
   size  an input of about 127,951 tokens instead of 100 → refused with context_window_exceeded
-  price: a model has no price to compare by: palyra pricing missing
+  price: groq/gpt has no price, and one could change the decision
   budget: had no part in it
   time, complexity: no value alone changes the decision
 
