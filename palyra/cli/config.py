@@ -64,20 +64,28 @@ def path(call: Call) -> Answer:
 @click.option("--strict", "is_strict", is_flag=True, help="Take warnings for errors.")
 def check(call: Call, is_strict: bool) -> Answer:
     """Check the configuration: every problem at once, with its place and what was probably meant."""
+    from palyra.cli.price_samples import samples_of, show_samples
     from palyra.config.load import load_config
     from palyra.config.problems import ConfigProblems
 
     failure: ConfigProblems | None = None
+    samples = []
     try:
         # Not `call.loaded`: here the warnings are the answer, and not beside it.
         loaded = load_config(os.environ, config_file=call.config_file, short_flags=call.short_flags, sets=call.sets)
+        samples = samples_of(loaded.config)
     except ConfigProblems as found:
         failure, problems, file = found, found.problems, None
     else:
         problems, file = loaded.warnings, file_of(loaded)
+
+    def show(page: Page) -> None:
+        _show_problems(page, problems, file)
+        show_samples(page, samples)
+
     return Answer(
-        {"file": file, "problems": problems},
-        lambda page: _show_problems(page, problems, file),
+        {"file": file, "problems": problems, "prices": [one._asdict() for one in samples]},
+        show,
         failure=_verdict(problems, failure, is_strict=is_strict),
     )
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _EXPORT_MAX_BYTES = 256 << 20
 #: Differences that are shown to people.
 _SHOWN_COUNT = 20
+#: Less than this is what rounding leaves.
+_SMALL_NANOUSD = 100_000
 #: Corrections that go in one call.
 _BATCH_COUNT = 500
 _WORDS = {
@@ -136,14 +138,16 @@ def _show(page: Page, found: Reconciled, applied_count: int, apply: bool) -> Non
         columns = [Column("CLASS"), Column("COUNT", align="right"), Column("AMOUNT", align="right")]
         page.table([*columns, Column("SHARE", align="right"), Column("MEANING", spare=1)], rows)
         page.title("Differences")
+        large = [one for one in found.differences if abs(one.amount_nanousd) >= _SMALL_NANOUSD]
+        shown = (large or found.differences)[:_SHOWN_COUNT]
         columns = [
             Column("CLASS"),
             Column("AT"),
-            Column("MODEL", is_cut=True),
+            Column("MODEL", is_cut=True, least=16),
             Column("AMOUNT", align="right"),
             Column("THERE", align="right"),
             Column("HERE", align="right"),
-            Column("POSITIONS", is_cut=True),
+            Column("POSITIONS", is_cut=True, spare=1, least=10),
         ]
         lines = [
             (
@@ -155,11 +159,13 @@ def _show(page: Page, found: Reconciled, applied_count: int, apply: bool) -> Non
                 "" if one.tokens_here is None else count(one.tokens_here),
                 ", ".join(map(str, one.positions[:3])) + (f" +{one.rows_count - 3}" if one.rows_count > 3 else ""),
             )
-            for one in found.differences[:_SHOWN_COUNT]
+            for one in shown
         ]
         page.table(columns, lines)
-        if len(found.differences) > _SHOWN_COUNT:
-            page.line(Styled(f"and {counted(len(found.differences) - _SHOWN_COUNT, 'more difference')}", "dim"))
+        if len(found.differences) > len(shown):
+            left = found.differences[len(shown) :]
+            amount = usd(sum(one.amount_nanousd for one in left))
+            page.line(Styled(f"and {counted(len(left), 'smaller one')}, {amount} together", "dim"))
     page.line()
     if apply:
         page.line(f"{counted(applied_count, 'row')} corrected")

@@ -159,3 +159,66 @@ def test_all_keys(day: Cli) -> None:
     assert "port to listen on; 0 takes any free one · int · 0 to 65,535 · default 7142" in shown
     assert "[[model_provider.providers]]" in shown
     assert [key["key"] for key in day("config", "keys", "--json").data["keys"]] == [key.path for key in KEYS]
+
+
+def test_a_slip_of_the_unit_is_seen_at_once(day: Cli, tmp_path: Path) -> None:
+    """A thousand tokens in and out: a price for one token, taken for one for a million, is next to nothing."""
+    file = tmp_path / "palyra.toml"
+    file.write_text(PRICED)
+    file.chmod(0o600)
+    ran = day("config", "check", "--config", str(file))
+    assert ran.status == 0, ran.err
+    assert [line.split() for line in ran.out.splitlines()[2:]] == [
+        ["MODEL", "PROVIDER", "1K", "+", "1K"],
+        ["right", "up", "$0.0125"],
+        ["slipped", "up", "$0.000000013"],
+        ["other", "up", "unknown"],
+        ["deterministic", "own", "free"],
+    ]
+    assert day("config", "check", "--config", str(file), "--json").data["prices"][0] == {
+        "provider_id": "up",
+        "model_id": "right",
+        "sample_nanousd": 12_500_000,
+        "sample_usd": "0.0125",
+    }
+
+
+PRICED = """
+[[model_provider.providers]]
+provider_id = "up"
+kind = "openai_compatible"
+base_url = "https://up.example/v1"
+api_key_env = "UP_KEY"
+
+[[model_provider.providers]]
+provider_id = "own"
+kind = "deterministic"
+
+[[model_provider.models]]
+model_id = "right"
+provider_id = "up"
+
+[[model_provider.models]]
+model_id = "slipped"
+provider_id = "up"
+
+[[model_provider.models]]
+model_id = "other"
+provider_id = "up"
+
+[[model_provider.models]]
+model_id = "deterministic"
+provider_id = "own"
+
+[[pricing.overrides]]
+provider_id = "up"
+model_id = "right"
+input_usd_per_mtok = "2.5"
+output_usd_per_mtok = "10"
+
+[[pricing.overrides]]
+provider_id = "up"
+model_id = "slipped"
+input_usd_per_mtok = "0.0000025"
+output_usd_per_mtok = "0.00001"
+"""

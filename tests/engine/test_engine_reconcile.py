@@ -367,6 +367,15 @@ def test_a_line_without_a_model_is_about_what_the_others_leave() -> None:
     assert answer.differences == []
 
 
+@pytest.mark.parametrize("zeros", ["", "000", "000000", "000000000"])
+def test_a_time_in_digits_is_read_in_its_unit(zeros: str) -> None:
+    """Seconds since 1970, or thousandths, millionths and billionths: how many digits there are tells."""
+    (line,) = read(f"timestamp,model,cost\n1793491200{zeros},gpt,1\n")
+    assert line.start_us == START
+    with pytest.raises(PalyraError, match="is no instant"):
+        read(f"timestamp,model,cost\n1793491200{zeros}000000000000,gpt,1\n")
+
+
 HEAD = "date,model,input_tokens,output_tokens,cost\n"
 PAGE = '{"data": [{"start_time": 1, "end_time": 2, "results": [%s]}]}'
 

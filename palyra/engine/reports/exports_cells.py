@@ -10,9 +10,11 @@ import msgspec
 
 from palyra.engine.moments import instant_of
 from palyra.redaction import clean_message
-from palyra.units import NANOUSD_PER_USD, US_PER_S
+from palyra.units import NANOUSD_PER_USD, US_PER_S, ceil_div
 from palyra.usage import TokenUsage
 
+#: Seconds since 1970 have no more digits than this until the year 5138; three more are milliseconds, and so on.
+_SECONDS_DIGITS, _PER_S = 11, (1, 1_000, 1_000_000, 1_000_000_000)
 #: More tokens or money than any account has.
 _COUNT_MAX, _USD_MAX = 1 << 53, 10**9
 
@@ -40,8 +42,14 @@ class Misread(Exception):
 
 
 def read_instant(text: str, zone: tzinfo | None, place: str) -> int:
+    """Return an instant. A whole number counts from 1970: seconds or smaller, by how many digits it has."""
     try:
-        return int(text) * US_PER_S if text.isascii() and text.isdigit() else instant_of(text, zone)
+        if not (text.isascii() and text.isdigit()):
+            return instant_of(text, zone)
+        smaller = ceil_div(max(0, len(text.lstrip("0")) - _SECONDS_DIGITS), 3)
+        if smaller < len(_PER_S):
+            return int(text) * US_PER_S // _PER_S[smaller]
+        raise ValueError
     except (ValueError, OverflowError):
         message = f"'{_shown(text)}' is no instant; 2026-11-20, 2026-11-20T10:00:00Z or seconds since 1970 are"
         raise Misread(place, message) from None
