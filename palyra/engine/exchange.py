@@ -63,6 +63,10 @@ class Client(Protocol):
         ...
 
 
+#: What a row of usage says of a provider that has written on past the maximum it was given.
+_CAP_IGNORED = "cap_ignored_by_provider"
+
+
 class Ended(msgspec.Struct, kw_only=True):
     """How an attempt ended: `failure` is None for a complete answer."""
 
@@ -86,7 +90,7 @@ class Ended(msgspec.Struct, kw_only=True):
         return Metered(
             reported=self.facts.usage,
             output_estimate_tokens=self.facts.output_tokens_estimate,
-            anomalies=self.facts.anomalies,
+            anomalies=(*self.facts.anomalies, _CAP_IGNORED) if self.outgrown else self.facts.anomalies,
             provider_cost_nanousd=self.facts.provider_cost_nanousd,
             variant=variant_of(self.facts.service_tier) if self.facts.service_tier else "",
             is_part=self.is_part,

@@ -46,6 +46,7 @@ from palyra.events.routing import RoutingDecided, RoutingFailedOver
 from palyra.events.runs import RunFailed, RunRefused
 from palyra.events.usage import UsageCorrected, UsageRecorded
 from palyra.projections.budgets import Where, counter_of
+from palyra.projections.state import encode_state
 from palyra.usage import TokenUsage
 
 ONE = registry(provider("a"), model("gpt", "a"))
@@ -535,6 +536,22 @@ def test_what_was_in_the_way_is_told(before: list[Step], limit: int, by: str) ->
     world = given(ONE, put(rule(hard_limit=limit)), *before, admit("r1"))
     (told,) = world.facts(RoutingDecided)[-1].evaluations
     assert (told.status, told.blocked_by) == ("blocked", by)
+
+
+def test_another_zone_table_changes_no_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bounds of a window are in the facts; whoever folds them asks no calendar, and need not have one."""
+    rules = (
+        rule("there", timezone="Africa/Cairo"),
+        rule("week", interval_kind="weekly", timezone="America/New_York"),
+    )
+    world = given(ONE, *map(put, rules), serve("r1"), wait(ms=DAY_MS), serve("r2"), admit("r3"), start("r3"))
+
+    def gone(name: str) -> None:
+        raise LookupError(name)
+
+    monkeypatch.setattr("palyra.decisions.windows.ZoneInfo", gone)
+    assert encode_state(world.replayed()) == encode_state(world.state)
+    assert encode_state(world.replayed(snapshot_at=9)) == encode_state(world.state)
 
 
 def test_windows_that_are_over_leave_memory() -> None:

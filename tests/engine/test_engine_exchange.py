@@ -15,6 +15,7 @@ from palyra.engine.client import refusal_headers
 from palyra.engine.run import RunSettings
 from palyra.errors import Refusal
 from palyra.events.attempts import AttemptFailed, AttemptStarted, AttemptSucceeded
+from palyra.events.usage import UsageRecorded
 from palyra.limits import OFF_LOOP_BYTES
 from palyra.redaction import Secret
 
@@ -45,6 +46,9 @@ async def test_output_beyond_every_limit_is_cut() -> None:
         assert json.loads(fake.calls[0].body)["max_tokens"] == 1_000
         (started,) = world.facts(AttemptStarted)
         assert started.output_max_tokens == 1_000
+        (row,) = world.facts(UsageRecorded)
+        assert (row.source, row.anomalies) == ("estimated", ["cap_ignored_by_provider"])
+        assert row.overshoot_tokens > 0
 
 
 async def test_stream_that_ends_without_its_mark_is_complete_when_it_has_a_reason() -> None:

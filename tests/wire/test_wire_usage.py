@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from palyra.decisions.pricing import cost_of
+from palyra.events.pricing import PriceEntry
 from palyra.usage import TokenUsage
-from palyra.wire.usage import decode_usage, merge_usage, read_cost_nanousd, read_openai_usage
+from palyra.wire.usage import (
+    decode_usage,
+    merge_usage,
+    read_cost_nanousd,
+    read_messages_usage,
+    read_openai_usage,
+)
 
 
 def read(**fields: Any) -> tuple[TokenUsage | None, tuple[str, ...]]:
@@ -180,3 +188,33 @@ def test_every_usage_is_in_normal_form(fields: dict[str, int]) -> None:
 def test_what_is_no_object_reports_nothing() -> None:
     """Null, numbers and broken text are no usage."""
     assert [decode_usage(raw) for raw in (b"null", b"7", b"{")] == [{}, {}, {}]
+
+
+def test_one_call_is_one_usage_in_either_body() -> None:
+    """What was read from a cache and written to it stands beside the input there, inside of it here; once each."""
+    there = {
+        "input_tokens": 60,
+        "cache_read_input_tokens": 30,
+        "cache_creation_input_tokens": 10,
+        "output_tokens": 7,
+    }
+    inside = {
+        "prompt_tokens": 100,
+        "prompt_tokens_details": {"cached_tokens": 30, "cache_write_tokens": 10},
+        "completion_tokens": 7,
+        "total_tokens": 107,
+    }
+    both = read_messages_usage(decode_usage(json.dumps(there).encode())), read(**inside)
+    wanted = TokenUsage(input_tokens=100, output_tokens=7, cached_input_tokens=30, cache_write_5m_tokens=10)
+    assert both == ((wanted, ()), (wanted, ()))
+    price = PriceEntry(
+        price_id="",
+        provider_id="p",
+        model_id="m",
+        input_nanousd_per_mtok=1_000_000,
+        cached_input_nanousd_per_mtok=100_000,
+        cache_write_5m_nanousd_per_mtok=1_250_000,
+        output_nanousd_per_mtok=5_000_000,
+    )
+    costs = [cost_of(usage, price).nanousd for usage, _ in both if usage is not None]
+    assert costs == [60 + 3 + 13 + 35] * 2  # 12.5 for what was written, half up
