@@ -115,7 +115,7 @@ def _edit(found: _Found) -> Edit:
 def _put_all(call: Call, staged: FilePath, moved: Sequence[_Found]) -> None:
     """Store the secrets; the new text says where the state is, since the old one cannot be loaded."""
     from palyra.cli.asking import change
-    from palyra.engine.console.table import VAULT_SECRET_PUT
+    from palyra.engine.console.change_table import VAULT_SECRET_PUT
     from palyra.engine.console.vault import PutSecretParams
 
     settled = copy.copy(call)

@@ -167,7 +167,7 @@ def ack(call: Call, alert: str) -> Answer:
     """Say that an alert was seen."""
     from palyra.cli.asking import change
     from palyra.engine.console.alerts import AlertParams
-    from palyra.engine.console.table import ALERT_ACK
+    from palyra.engine.console.change_table import ALERT_ACK
 
     asked = change(call, ALERT_ACK, AlertParams(alert=alert))
     return asked.answer(lambda page: _show(page, asked.found))

@@ -156,7 +156,8 @@ def grant(
     """Let runs pass a limit."""
     from palyra.cli.asking import ask, change
     from palyra.engine.console.approvals import DecideParams, OneApprovalParams
-    from palyra.engine.console.table import APPROVAL, APPROVAL_DECIDE
+    from palyra.engine.console.change_table import APPROVAL_DECIDE
+    from palyra.engine.console.table import APPROVAL
 
     metric = "tokens"
     if amount is not None:
@@ -217,7 +218,7 @@ def deny(call: Call, approval: str, note: str) -> Answer:
     """Say no: whoever asked is told so until the rule's window ends."""
     from palyra.cli.asking import change
     from palyra.engine.console.approvals import DecideParams
-    from palyra.engine.console.table import APPROVAL_DECIDE
+    from palyra.engine.console.change_table import APPROVAL_DECIDE
 
     params = DecideParams(approval=approval, decision="deny", note_code=note)
     asked = change(call, APPROVAL_DECIDE, params)

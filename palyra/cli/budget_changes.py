@@ -93,7 +93,7 @@ def set_budget(
     from palyra.cli.asking import change
     from palyra.engine.clock import SystemClock
     from palyra.engine.console.budgets import SetParams
-    from palyra.engine.console.table import BUDGET_SET
+    from palyra.engine.console.change_table import BUDGET_SET
 
     if (interval is None) == (rolling is None):
         raise click.UsageError("Say how often: one of --daily, --weekly, --monthly, --per-run, --rolling HOURS.")
@@ -202,7 +202,7 @@ def retire(call: Call, policy: str) -> Answer:
     """Take a rule out of force; what was counted stays in the journal."""
     from palyra.cli.asking import change
     from palyra.engine.console.budgets import RetireParams
-    from palyra.engine.console.table import BUDGET_RETIRE
+    from palyra.engine.console.change_table import BUDGET_RETIRE
 
     asked = change(call, BUDGET_RETIRE, RetireParams(policy=policy))
     return asked.answer(lambda page: page.line(Styled(policy, "bold"), " is in force no more"))
@@ -233,7 +233,8 @@ def override(
     from palyra.cli.asking import ask, change
     from palyra.engine.console.approvals import OverrideParams
     from palyra.engine.console.budgets import OneBudgetParams
-    from palyra.engine.console.table import BUDGET, BUDGET_OVERRIDE
+    from palyra.engine.console.change_table import BUDGET_OVERRIDE
+    from palyra.engine.console.table import BUDGET
 
     metric = ask(call, BUDGET, OneBudgetParams(policy=policy)).found.policy.metric_kind if amount else ""
     params = OverrideParams(

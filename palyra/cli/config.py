@@ -183,8 +183,8 @@ def reload(call: Call) -> Answer:
     other keys wait for the next start, and are named. A configuration with problems changes nothing.
     """
     from palyra.cli.asking import change
+    from palyra.engine.console.change_table import CONFIG_RELOAD
     from palyra.engine.console.config import ReloadParams
-    from palyra.engine.console.table import CONFIG_RELOAD
 
     done = change(call, CONFIG_RELOAD, ReloadParams())
     found = done.found

@@ -113,7 +113,7 @@ def _have_recorded(call: Call, report: CheckAnswer) -> CheckAnswer:
     import msgspec
 
     from palyra.cli.asking import change
-    from palyra.engine.console.table import JOURNAL_VERDICT
+    from palyra.engine.console.change_table import JOURNAL_VERDICT
     from palyra.engine.console.verdicts import VerdictParams
     from palyra.engine.verdicts import check_of
 

@@ -111,8 +111,8 @@ def issue(
     """Make a key. Without options it may do all that programs do, and pays for itself."""
     from palyra.cli.asking import change
     from palyra.engine.clock import SystemClock
+    from palyra.engine.console.change_table import KEY_ISSUE
     from palyra.engine.console.keys import IssueParams
-    from palyra.engine.console.table import KEY_ISSUE
 
     params = IssueParams(
         name=name,
@@ -212,8 +212,8 @@ def limits(
 
     from palyra.cli.asking import change
     from palyra.engine.clock import SystemClock
+    from palyra.engine.console.change_table import KEY_CHANGE
     from palyra.engine.console.keys import ChangeParams
-    from palyra.engine.console.table import KEY_CHANGE
 
     if is_endless and expires is not None:
         raise click.UsageError("--expires excludes --never-expires", click.get_current_context())
@@ -248,8 +248,8 @@ def limits(
 def rotate(call: Call, key: str, grace: int, out: str | None, is_sk_form: bool) -> Answer:
     """Put a new key in a key's place, with the same rights, limits and payer."""
     from palyra.cli.asking import change
+    from palyra.engine.console.change_table import KEY_ROTATE
     from palyra.engine.console.keys import RotateParams
-    from palyra.engine.console.table import KEY_ROTATE
 
     place = place_of(out)
     done = change(call, KEY_ROTATE, RotateParams(key=key, grace_ms=grace // 1_000))
@@ -272,8 +272,8 @@ def rotate(call: Call, key: str, grace: int, out: str | None, is_sk_form: bool) 
 def revoke(call: Call, key: str, is_now: bool, reason: str) -> Answer:
     """End a key for good, and with it the one in whose place it was put, if that still works."""
     from palyra.cli.asking import change
+    from palyra.engine.console.change_table import KEY_REVOKE
     from palyra.engine.console.keys import RevokeParams
-    from palyra.engine.console.table import KEY_REVOKE
 
     done = change(call, KEY_REVOKE, RevokeParams(key=key, now=is_now, reason=reason))
     return done.answer(

@@ -61,8 +61,8 @@ def login(
     """Log in at a provider, and keep what it gives in the vault as a profile that renews itself."""
     from palyra.cli.asking import change
     from palyra.engine.console.auth import Scope
+    from palyra.engine.console.change_table import AUTH_LOGIN, AUTH_LOGIN_AGAIN
     from palyra.engine.console.oauth import BootstrapParams, ReconnectParams
-    from palyra.engine.console.table import AUTH_LOGIN, AUTH_LOGIN_AGAIN
 
     mode: Any = "paste" if is_pasted else "browser"
     if profile_id:
@@ -93,8 +93,8 @@ def _say(text: str) -> None:
 def _given_up(call: Call, started: StartedAnswer) -> Iterator[None]:
     """Cancel a login whose command ends before it: nobody would finish it, and only so many may be open."""
     from palyra.cli.asking import change
+    from palyra.engine.console.change_table import AUTH_LOGIN_CANCEL
     from palyra.engine.console.oauth import AttemptParams
-    from palyra.engine.console.table import AUTH_LOGIN_CANCEL
 
     try:
         yield
@@ -107,8 +107,8 @@ def _given_up(call: Call, started: StartedAnswer) -> Iterator[None]:
 def _paste(call: Call, started: StartedAnswer) -> Asked[AttemptView]:
     """Take the address that a person ended at; whoever pastes a wrong one at a terminal is asked again."""
     from palyra.cli.asking import change
+    from palyra.engine.console.change_table import AUTH_LOGIN_COMPLETE
     from palyra.engine.console.oauth import CompleteParams
-    from palyra.engine.console.table import AUTH_LOGIN_COMPLETE
 
     _say(f"Open this address in any browser and log in:\n\n{started.authorize_url}\n")
     _say(f"It ends at an address that begins with {started.redirect_uri}; that page need not open. Paste it here.")
@@ -204,8 +204,8 @@ def attempts(call: Call) -> Answer:
 def cancel(call: Call, login_id: str) -> Answer:
     """End a login at a provider that is open; palyra auth attempts shows which are."""
     from palyra.cli.asking import change
+    from palyra.engine.console.change_table import AUTH_LOGIN_CANCEL
     from palyra.engine.console.oauth import AttemptParams
-    from palyra.engine.console.table import AUTH_LOGIN_CANCEL
 
     done: Asked[AttemptView] = change(call, AUTH_LOGIN_CANCEL, AttemptParams(id=login_id))
     return done.answer(lambda page: _show(page, done.found))

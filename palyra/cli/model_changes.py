@@ -44,8 +44,8 @@ def test_models(call: Call, provider: str, fail_on: str | None) -> Answer:
     rules for outward connections refuse.
     """
     from palyra.cli.asking import change
+    from palyra.engine.console.change_table import MODELS_TEST
     from palyra.engine.console.models import ProviderParams
-    from palyra.engine.console.table import MODELS_TEST
 
     done = change(call, MODELS_TEST, ProviderParams(provider=provider))
     rows = done.found.items
@@ -155,8 +155,8 @@ def discover_models(call: Call, provider: str) -> Answer:
     everywhere. A model is gone when two lists in a row leave it out. The exit status is that of the worst provider.
     """
     from palyra.cli.asking import change
+    from palyra.engine.console.change_table import MODELS_DISCOVER
     from palyra.engine.console.models import ProviderParams
-    from palyra.engine.console.table import MODELS_DISCOVER
 
     done = change(call, MODELS_DISCOVER, ProviderParams(provider=provider))
 
@@ -215,8 +215,8 @@ def force_circuit(call: Call, provider: str, to: str, for_: str | None) -> Answe
     somebody closes it. A closed one counts failures from the first again, or none before its time is over.
     """
     from palyra.cli.asking import change
+    from palyra.engine.console.change_table import MODELS_CIRCUIT
     from palyra.engine.console.models import CircuitParams
-    from palyra.engine.console.table import MODELS_CIRCUIT
 
     after: Literal["open", "closed"] = "open" if to == "open" else "closed"
     for_ms = 0 if for_ is None else _duration_ms(for_)

@@ -59,8 +59,8 @@ def set_model(call: Call, model: str, role: str) -> Answer:
     It has to exist, to be of that role and to be enabled; one that a provider lists and serves will do.
     """
     from palyra.cli.asking import change
+    from palyra.engine.console.change_table import MODELS_DEFAULT
     from palyra.engine.console.models import DefaultParams
-    from palyra.engine.console.table import MODELS_DEFAULT
     from palyra.engine.default_models import check_default, write_default
 
     check_default(role, model, lambda one: _names(call, one))
@@ -220,7 +220,7 @@ def _connect_with_key(call: Call, provider: str, entry: dict[str, Any], key: Sec
     """
     from palyra.cli.asking import change
     from palyra.engine.console.auth import ConnectParams
-    from palyra.engine.console.table import AUTH_CONNECT, VAULT_SECRET_PUT
+    from palyra.engine.console.change_table import AUTH_CONNECT, VAULT_SECRET_PUT
     from palyra.engine.console.vault import PutSecretParams
 
     if "base_url" not in entry and entry["provider_id"] == provider:
@@ -293,8 +293,8 @@ def config_file(call: Call) -> Path:
 
 def reload_config(call: Call) -> bool:
     """Have a running daemon read the file again; returns whether there is one."""
+    from palyra.engine.console.change_table import CONFIG_RELOAD
     from palyra.engine.console.config import ReloadParams
-    from palyra.engine.console.table import CONFIG_RELOAD
 
     return _if_live(lambda: _change(call, CONFIG_RELOAD, ReloadParams()))
 
@@ -305,8 +305,9 @@ def _discover(call: Call, provider_id: str) -> list[str]:
     A daemon may have read it by itself as soon as it knew the provider, so what was added now says nothing.
     """
     from palyra.cli.asking import ask
+    from palyra.engine.console.change_table import MODELS_DISCOVER
     from palyra.engine.console.models import ModelsParams, ProviderParams
-    from palyra.engine.console.table import MODELS, MODELS_DISCOVER
+    from palyra.engine.console.table import MODELS
 
     _change(call, MODELS_DISCOVER, ProviderParams(provider=provider_id))
     found = ask(call, MODELS, ModelsParams()).found

@@ -115,8 +115,8 @@ def recost(call: Call, from_: str, to: str, is_applied: bool) -> Answer:
     Budgets count the difference at once.
     """
     from palyra.cli.asking import change
+    from palyra.engine.console.change_table import PRICING_RECOST
     from palyra.engine.console.pricing import RecostParams
-    from palyra.engine.console.table import PRICING_RECOST
 
     asked = change(
         call, PRICING_RECOST, RecostParams(from_=_exact(call, from_), to=_exact(call, to), apply=is_applied)

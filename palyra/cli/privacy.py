@@ -41,8 +41,8 @@ def erase(call: Call, **subjects: str | None) -> Answer:
     The journal holds none, and keeps its facts. Backups that were made before hold what was kept then.
     """
     from palyra.cli.asking import change
+    from palyra.engine.console.change_table import PRIVACY_ERASE
     from palyra.engine.console.privacy import EraseParams
-    from palyra.engine.console.table import PRIVACY_ERASE
     from palyra.errors import PalyraError
 
     named = [(kind, subject) for kind, subject in subjects.items() if subject]

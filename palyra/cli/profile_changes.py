@@ -50,7 +50,7 @@ def connect(
 ) -> Answer:
     """Check a provider's key at the provider, and keep it in the vault as a profile."""
     from palyra.engine.console.auth import ConnectParams
-    from palyra.engine.console.table import AUTH_CONNECT
+    from palyra.engine.console.change_table import AUTH_CONNECT
 
     key = read_key_input(f"Key for {provider}", key_env, is_key_stdin, stray)
     params = ConnectParams(
@@ -107,10 +107,10 @@ def of_one(path: str, change: str, help_: str, first: str) -> click.Command:
     )
     @click.argument("profile", metavar="ID")
     def command(call: Call, profile: str) -> Answer:
-        from palyra.engine.console import table
+        from palyra.engine.console import change_table
         from palyra.engine.console.auth import ProfileParams
 
-        return change_profile(call, getattr(table, change), ProfileParams(id=profile))
+        return change_profile(call, getattr(change_table, change), ProfileParams(id=profile))
 
     return command
 
@@ -158,7 +158,7 @@ clear_cooldown = of_one(
 def rotate(call: Call, profile: str, key_env: str | None, is_key_stdin: bool, stray: tuple[str, ...]) -> Answer:
     """Give a profile another key, if its provider takes it; open requests go on with the one they have."""
     from palyra.engine.console.auth import KeyParams
-    from palyra.engine.console.table import AUTH_ROTATE
+    from palyra.engine.console.change_table import AUTH_ROTATE
 
     key = read_key_input(f"New key for {profile}", key_env, is_key_stdin, stray)
     return change_profile(call, AUTH_ROTATE, KeyParams(id=profile, api_key=key.reveal()))
@@ -179,7 +179,7 @@ def rotate(call: Call, profile: str, key_env: str | None, is_key_stdin: bool, st
 def rebind(call: Call, profile: str, provider: str) -> Answer:
     """Check a profile's key where a provider of the configuration is now, and bind it to that address."""
     from palyra.engine.console.auth import RebindParams
-    from palyra.engine.console.table import AUTH_REBIND
+    from palyra.engine.console.change_table import AUTH_REBIND
 
     return change_profile(call, AUTH_REBIND, RebindParams(id=profile, provider_id=provider))
 
@@ -200,6 +200,6 @@ def rebind(call: Call, profile: str, provider: str) -> Answer:
 def revoke(call: Call, profile: str, is_local: bool) -> Answer:
     """Use a profile no more and delete its secret."""
     from palyra.engine.console.auth import RevokeParams
-    from palyra.engine.console.table import AUTH_REVOKE
+    from palyra.engine.console.change_table import AUTH_REVOKE
 
     return change_profile(call, AUTH_REVOKE, RevokeParams(id=profile, local_only=is_local))

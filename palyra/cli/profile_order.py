@@ -84,7 +84,7 @@ def set_order(call: Call, provider: str, profiles: tuple[str, ...], agent: str, 
     """Replace order and strategy; what is not named is not used."""
     from palyra.cli.asking import change
     from palyra.engine.console.auth import OrderParams
-    from palyra.engine.console.table import AUTH_ORDER_SET
+    from palyra.engine.console.change_table import AUTH_ORDER_SET
 
     params = OrderParams(provider=provider, profile_ids=list(profiles), scope=scope_of(agent), strategy=strategy)
     done = change(call, AUTH_ORDER_SET, params)

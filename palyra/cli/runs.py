@@ -131,8 +131,8 @@ def cancel_run(call: Call, run: str) -> Answer:
     What it has used is recorded; its client is told that it was cancelled.
     """
     from palyra.cli.asking import change
+    from palyra.engine.console.change_table import RUN_CANCEL
     from palyra.engine.console.runs import CancelParams
-    from palyra.engine.console.table import RUN_CANCEL
 
     done = change(call, RUN_CANCEL, CancelParams(run=run))
     return done.answer(

@@ -104,8 +104,8 @@ def _plain(found: Any) -> dict[str, Any]:
 def _apply(call: Call, found: Reconciled) -> int:
     """Write what rows were by the account; returns how many were otherwise."""
     from palyra.cli.asking import change
+    from palyra.engine.console.change_table import USAGE_CORRECT
     from palyra.engine.console.corrections import CorrectParams, Wish
-    from palyra.engine.console.table import USAGE_CORRECT
 
     wishes = [
         Wish(position=one.position, usage=one.usage, cost_after_nanousd=one.cost_nanousd)
@@ -178,8 +178,8 @@ def _show(page: Page, found: Reconciled, applied_count: int, apply: bool) -> Non
 def correct_row(call: Call, *, usage_id: str, cost_usd: str, reason: str, is_sure: bool) -> Answer:
     """Correct one row by hand, shown before it is written."""
     from palyra.cli.asking import change
+    from palyra.engine.console.change_table import USAGE_CORRECT
     from palyra.engine.console.corrections import CorrectParams
-    from palyra.engine.console.table import USAGE_CORRECT
 
     wish = _wish(usage_id, cost_usd)
     params = CorrectParams(corrections=[wish], note_code=reason)

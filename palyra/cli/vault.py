@@ -122,7 +122,7 @@ def put(call: Call, ref: str, audience: str | None, if_revision: int | None, **s
     """Keep a secret under REF, such as global/openai. The next request that needs it uses it."""
     from palyra.cli.asking import change
     from palyra.decisions.vault import read_vault_ref
-    from palyra.engine.console.table import VAULT_SECRET_PUT
+    from palyra.engine.console.change_table import VAULT_SECRET_PUT
     from palyra.engine.console.vault import PutSecretParams
     from palyra.errors import or_refuse
 
@@ -154,7 +154,7 @@ def put(call: Call, ref: str, audience: str | None, if_revision: int | None, **s
 def delete(call: Call, ref: str, is_forced: bool) -> Answer:
     """Delete a secret with all its revisions. One that a provider uses needs --force."""
     from palyra.cli.asking import change
-    from palyra.engine.console.table import VAULT_SECRET_DELETE
+    from palyra.engine.console.change_table import VAULT_SECRET_DELETE
     from palyra.engine.console.vault import DeleteSecretParams
 
     done = change(call, VAULT_SECRET_DELETE, DeleteSecretParams(ref=ref, force=is_forced))
@@ -175,7 +175,7 @@ def delete(call: Call, ref: str, is_forced: bool) -> Answer:
 def rekey(call: Call, key_source: Any) -> Answer:
     """Seal every secret under a new key; the old key opens nothing any more. Values and revisions stay."""
     from palyra.cli.asking import change
-    from palyra.engine.console.table import VAULT_REKEY
+    from palyra.engine.console.change_table import VAULT_REKEY
     from palyra.engine.console.vault import RekeyParams
 
     done = change(call, VAULT_REKEY, RekeyParams(key_source=key_source))
@@ -200,7 +200,7 @@ def rekey(call: Call, key_source: Any) -> Answer:
 def verify(call: Call) -> Answer:
     """Open every secret and compare the vault with the journal; exit 7 when something is wrong."""
     from palyra.cli.asking import change
-    from palyra.engine.console.table import VAULT_VERIFY
+    from palyra.engine.console.change_table import VAULT_VERIFY
     from palyra.engine.console.vault import VerifyParams
 
     done = change(call, VAULT_VERIFY, VerifyParams())

@@ -25,10 +25,11 @@ from palyra.daemon.requests import NOWHERE, Entrance, Route, Visit
 from palyra.daemon.stream import StreamClient
 from palyra.engine.access import Access
 from palyra.engine.client import refusal_headers
+from palyra.engine.console.change_table import CHANGES
 from palyra.engine.console.changes import Change, Changer
 from palyra.engine.console.frame import Download, Params, Question, Told, read_body, read_query
 from palyra.engine.console.live import LiveSights
-from palyra.engine.console.table import CHANGES, DOWNLOADS, QUESTIONS
+from palyra.engine.console.table import DOWNLOADS, QUESTIONS
 from palyra.engine.exchange import ClientGone
 from palyra.engine.logins import Logins
 from palyra.engine.oauth import OPENAI_OAUTH_CALLBACK_PATH

@@ -14,10 +14,11 @@ from console_house import Answer, Operator, open_console, operator_of
 
 from palyra import Daemon
 from palyra.engine.clock import SystemClock
+from palyra.engine.console.change_table import CHANGES
 from palyra.engine.console.file import ask_file
 from palyra.engine.console.frame import JournalFiles, Params, Question
 from palyra.engine.console.past import ChildPast
-from palyra.engine.console.table import CHANGES, QUESTIONS
+from palyra.engine.console.table import QUESTIONS
 from palyra.engine.replay import fold_file
 
 #: Never answers.

@@ -14,7 +14,8 @@ from console_house import CONSOLE, Answer, Operator, open_console
 from test_console_http import sample
 
 from palyra.auth.keys import make_key
-from palyra.engine.console.table import CHANGES, QUESTIONS
+from palyra.engine.console.change_table import CHANGES
+from palyra.engine.console.table import QUESTIONS
 from palyra.events.base import Recorded
 from palyra.events.console_sessions import ConsoleSessionEnded, ConsoleSessionOpened
 from palyra.events.keys import AccessDenied

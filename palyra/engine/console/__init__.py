@@ -6,6 +6,6 @@ same bytes.
 
 To add a question: a `Params` of its own (`frame`), a function from a `Sight` and those to an `Answer`, and a row in
 `table.QUESTIONS`. To add a change: a `Params`, a coroutine function that takes an `Order` and those, and a row in
-`table.CHANGES`. A topic has one module; everything else (strict reading of what was sent, `at`, lists and cursors,
-authorisation, idempotency, errors) is the frame's.
+`change_table.CHANGES`. A topic has one module; everything else (strict reading of what was sent, `at`, lists and
+cursors, authorisation, idempotency, errors) is the frame's.
 """
