@@ -91,7 +91,7 @@ def budget_answer(state: State, policy: Policy, now_us: int) -> BudgetAnswer:
                 used = consumed_in(counter, since_us)
             allowance = _allowance(state, record.policy_id, subject, window.start_us, now_us)
             status.append(_status(record, subject, since_us, until_us, used, counter, allowance))
-    elif record.interval_kind == "per_run":
+    else:
         status = [
             _status(record, one.subject, 0, 0, one.settled, one, 0)
             for one in state.budgets.counters.values()

@@ -7,7 +7,7 @@ started before the rule was set is counted by its cell until a hold opens the co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
@@ -96,6 +96,8 @@ class BudgetsState(msgspec.Struct, kw_only=True):
     revisions: dict[str, int] = {}
     #: Position at which a counting began last: attempts that started before it may lack a hold.
     counting_position: int = 0
+    #: Rules that are switched off: nothing is held of them, and all the same they count.
+    off: list[str] = []
 
 
 class Scoped(Protocol):
@@ -203,7 +205,10 @@ def _set(state: State, recorded: Recorded, body: budgets.BudgetPolicySet) -> Non
     before = own.policies.get(record.policy_id)
     counts_on = before is not None and counting_of(before.record) == counting_of(record)
     own.revisions[record.policy_id] = body.revision
+    _note_off(own, record.policy_id, is_off=not record.enabled)
     if counts_on and before is not None:
+        if before.record.enabled != record.enabled:
+            own.counting_position = recorded.position
         before.record, before.revision = record, body.revision
         return
     _forget_counters(state, record.policy_id)
@@ -215,6 +220,10 @@ def _set(state: State, recorded: Recorded, body: budgets.BudgetPolicySet) -> Non
         set_position=recorded.position,
         set_us=recorded.recorded_at_us,
     )
+
+
+def _note_off(own: BudgetsState, policy_id: str, *, is_off: bool) -> None:
+    own.off = [name for name in own.off if name != policy_id] + [policy_id] * is_off
 
 
 def counting_of(record: UsageBudgetPolicyRecord) -> tuple[object, ...]:
@@ -259,6 +268,7 @@ def _retired(state: State, recorded: Recorded, body: budgets.BudgetPolicyRetired
     policy_id = recorded.stream.removeprefix("budget-")
     state.budgets.revisions[policy_id] = body.revision
     state.budgets.policies.pop(policy_id, None)
+    _note_off(state.budgets, policy_id, is_off=False)
     _forget_counters(state, policy_id)
 
 
@@ -304,15 +314,18 @@ def _used(state: State, recorded: Recorded, body: usage.UsageRecorded) -> None:
         if counter is not None:
             _settle(counter, amount_of(share.meter, body), body.effective_at_us, body.cost_nanousd is None)
     run = state.runs.open.get(run_id)
-    if own.policies and (run is None or run.started_position <= own.counting_position):
+    is_older = run is None or run.started_position <= own.counting_position
+    without_holds = own.policies if is_older else own.off
+    if without_holds:
         held = [share.policy_id for share in shares if _is_of_this_counting(own, share)]
-        _count_late(state, body, held)
+        _count_late(state, body, without_holds, held)
 
 
-def _count_late(state: State, body: usage.UsageRecorded, held: list[str]) -> None:
-    """Count a row for rules that its attempt holds nothing of, because they were set after its start."""
+def _count_late(state: State, body: usage.UsageRecorded, names: Iterable[str], held: list[str]) -> None:
+    """Count a row for rules that its attempt holds nothing of: they were set after its start, or were off."""
     where = Where(body.provider_id, body.model_id)
-    for policy_id, policy in state.budgets.policies.items():
+    for policy_id in names:
+        policy = state.budgets.policies[policy_id]
         subject = None if policy_id in held else subject_of(policy.record, body, where)
         if subject is not None:
             amount = amount_of(policy.record.meter, body)

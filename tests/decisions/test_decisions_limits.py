@@ -516,6 +516,17 @@ def test_a_change_never_resets_what_was_used() -> None:
     assert len(world.history) == before
 
 
+def test_a_rule_that_is_switched_off_counts_on() -> None:
+    """It stops nobody meanwhile; what begins while it is off is counted, whenever it ends."""
+    world = given(ONE, put(rule()), admit("r1"), start("r1"), put(rule(enabled=False, hard_limit=1)))
+    world.do(serve("r2"), admit("r3"), start("r3"), succeed("r1"), complete("r1"), put(rule()))
+    assert consumed(world, "day", "key:tester", world.now_us) == 2 * USED
+    world.do(succeed("r3"), complete("r3"), serve("r4"))
+    assert consumed(world, "day", "key:tester", world.now_us) == 4 * USED
+    world.do(put(rule(enabled=False)), retire("day"), serve("r5"))
+    assert world.state.budgets.off == []
+
+
 def test_what_was_under_way_when_a_rule_came_is_counted() -> None:
     """Its attempt holds nothing of the rule, its row counts all the same: once."""
     world = given(ONE, price(), admit("r1"), start("r1"), put(rule()), succeed("r1"), complete("r1"))
@@ -602,6 +613,7 @@ def test_counters_are_the_sum_of_the_rows(seed: int) -> None:
                 week_start=chance.choice(["monday", "sunday"]),
                 hard_limit=chance.choice([900_000, 10**9]),
                 effective_from_us=chance.choice([0, world.now_us - 3_600_000_000]),
+                enabled=chance.random() < 0.8,
             )
             world.do(put(record))
         elif what == 1:

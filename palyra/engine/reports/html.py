@@ -249,12 +249,19 @@ def _cards(story: Story, charts: list[dict[str, Any]]) -> Iterable[str]:
             "refusals",
             "Refusals by reason and rule",
             "",
-            [(f"{rule} · {code}" if rule else code, number) for (code, rule), number in counts[:_TOP]],
+            [
+                (f"{rule} · {_word(code)}" if rule else _word(code), number)
+                for (code, rule), number in counts[:_TOP]
+            ],
             _table(["Reason", "Rule", "Requests"], [[*key, f"{number:,}"] for key, number in counts], texts=2),
         )
     yield from _accuracy(story)
     yield from _absorbed(story)
     yield from _unpriced(story)
+
+
+def _word(code: str) -> str:
+    return code.removeprefix("budget_").replace("_", " ")
 
 
 def _card(title: str, note: str, inside: str, *, is_wide: bool = False) -> str:
