@@ -225,8 +225,16 @@ def retire(call: Call, policy: str) -> Answer:
 @click.option("--uses", type=int, default=1, metavar="N", help="So many runs; else one.")
 @click.option("--until", metavar="WHEN", help="An instant or a date; else the end of the rule's window.")
 @click.option("--principal", metavar="WHO", default="", help="Only runs of this principal.")
+@click.option("--ask", "is_asked", is_flag=True, help="Only ask; somebody else grants it (approvals.four_eyes).")
 def override(
-    call: Call, policy: str, subject: str, amount: str | None, uses: int, until: str | None, principal: str
+    call: Call,
+    policy: str,
+    subject: str,
+    amount: str | None,
+    uses: int,
+    until: str | None,
+    principal: str,
+    is_asked: bool,
 ) -> Answer:
     """Let runs pass a limit before anybody has to ask."""
     from palyra.cli.approvals import amount_of, read_amount, read_until
@@ -244,11 +252,15 @@ def override(
         uses=uses,
         until_us=read_until(until),
         principal_id=principal,
+        grant=not is_asked,
     )
     asked = change(call, BUDGET_OVERRIDE, params)
     one = asked.found
 
     def show_grant(page: Page) -> None:
+        if is_asked:
+            page.line(f"asked: palyra approvals grant {one.approval_id}")
+            return
         who = "everybody" if one.granted_to == "*" else one.granted_to
         page.line(
             Styled(one.approval_id, "bold"), f" lets {counted(one.uses_max or 0, 'run')} of {who} pass {policy}"

@@ -206,7 +206,7 @@ def decide_approval(
     if status != "open":
         message = f"This request is {status} already; nothing was changed."
         return Refusal(code="already_decided", message=message)
-    if state.config.accounting.four_eyes and by == approval.request.principal_id:
+    if state.config.accounting.four_eyes and by in (approval.request.principal_id, approval.asked_by):
         message = "Somebody else has to decide about this: approvals.four_eyes is set."
         return Refusal(code="four_eyes", message=message)
     stream = f"approval-{approval.approval_id}"
@@ -241,7 +241,15 @@ def _bad(param: str, message: str) -> Refusal:
 
 
 def override(state: State, policy: Policy, subject: str, verdict: Verdict, *, now_us: int) -> list[Draft] | Refusal:
-    """Ask for and, where the verdict says so, grant what nobody has needed so far, in one step."""
+    """Ask for and, where the verdict says so, grant what nobody has needed so far, in one step.
+
+    Where two are needed to decide, one can only ask.
+    """
+    if verdict.is_granted and state.config.accounting.four_eyes:
+        message = (
+            "Somebody else has to grant this: approvals.four_eyes is set. Ask for it alone, with grant = false."
+        )
+        return Refusal(code="four_eyes", message=message)
     start_us, end_us = bounds_of(policy, now_us, now_us)
     record = policy.record
     if record.hard_limit is None:

@@ -28,6 +28,8 @@ class Approval(msgspec.Struct, kw_only=True, omit_defaults=True):
     approval_id: str
     request: approvals.ApprovalRequested
     requested_us: int
+    #: Whose run needed it, or who asked ahead.
+    asked_by: str = ""
     #: What was decided; whether it still holds is asked of `status_of`.
     status: ApprovalStatus = "open"
     decided_by: str = ""
@@ -91,7 +93,10 @@ def _requested(state: State, recorded: Recorded, body: approvals.ApprovalRequest
     if approval_id not in own.by_id:
         own.by_policy.setdefault(body.policy_id, []).append(approval_id)
         own.by_id[approval_id] = Approval(
-            approval_id=approval_id, request=body, requested_us=recorded.recorded_at_us
+            approval_id=approval_id,
+            request=body,
+            requested_us=recorded.recorded_at_us,
+            asked_by=recorded.actor,
         )
 
 

@@ -284,6 +284,16 @@ def test_who_asks_does_not_decide_where_four_eyes_are_wanted() -> None:
     world.when(decide(by="operator")).then(like(ApprovalGranted, principal_id=WHO, uses_max=1, amount_max=180))
 
 
+def test_nobody_asks_and_grants_ahead_where_four_eyes_are_wanted() -> None:
+    """One asks and another grants, whoever it is for; in one step it would be one of them alone."""
+    world = given(None, settle(Accounting(four_eyes=True)), put(TIGHT))
+    world.when(ahead(subject=WHO, amount_max=180)).refused("four_eyes")
+    world.do(ahead(subject=WHO, amount_max=180, is_granted=False))
+    assert newest(world).asked_by != WHO
+    world.when(decide(by=newest(world).asked_by)).refused("four_eyes")
+    world.when(decide(by="operator:other")).then(like(ApprovalGranted, principal_id=WHO))
+
+
 def test_a_rule_for_each_request_is_passed_by_a_later_one() -> None:
     """A run that was refused does not come back, so its grant is about whom the rule counts, for a day."""
     world = given(None, put(rule("big", interval_kind="per_run", hard_limit=100, on_hard="approval_required")))
