@@ -36,7 +36,7 @@ def set_(call: Call, key: str, value: str, is_dry_run: bool) -> Answer:
     """Set a key in the configuration file; comments and everything else stay as they are.
 
     VALUE is what a variable would hold: a number, true or false, a text, a list with commas; a table is TOML.
-    The change acts at the next start.
+    The change acts from the next start on; with `palyra config reload` a running daemon takes what it can at once.
     """
     from palyra.config.edit import Put, read_path
 
@@ -180,6 +180,7 @@ def _edited(call: Call, edits: Sequence[Edit], is_dry_run: bool) -> Answer:
             return
         _show_diff(page, written)
         if not is_dry_run:
-            page.line(Styled(f"Written to {written.file}; it acts at the next start.", "dim"))
+            page.line(Styled(f"Written to {written.file}; it acts at the next start, or with:", "dim"))
+            page.line("palyra config reload", indent=2)
 
     return Answer({"file": written.file, "is_changed": written.is_changed and not is_dry_run}, show)

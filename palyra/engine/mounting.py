@@ -10,6 +10,8 @@ from palyra.errors import ConfigInvalid, reason_of
 from palyra.wire.dialects import DIALECT_ROWS
 from palyra.wire.fixtures import BadFixture, read_lines
 
+_HINT = "palyra fixtures record makes such a file"
+
 
 def mount_fixtures(
     path: str | os.PathLike[str],
@@ -28,9 +30,9 @@ def mount_fixtures(
     try:
         recorded = read_lines(file.read_bytes())
     except OSError as exc:
-        raise ConfigInvalid(f"{file} cannot be replayed: {reason_of(exc)}") from exc
+        raise ConfigInvalid(f"{file} cannot be replayed: {reason_of(exc)}", hint=_HINT) from exc
     except BadFixture as exc:
-        raise ConfigInvalid(f"{file} cannot be replayed: {exc}") from exc
+        raise ConfigInvalid(f"{file} cannot be replayed: {exc}", hint=_HINT) from exc
     roles = {(one.model, "chat" if one.surface in DIALECT_ROWS else one.surface): None for one in recorded}
     provider = {
         "provider_id": "fixtures",
