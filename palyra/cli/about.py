@@ -19,6 +19,7 @@ TOPICS = {
     "config": "where the configuration is, what wins, how keys are set",
     "exit-codes": "what an exit status means, and which codes lead to it",
     "journal": "what is recorded, how to read it, how to check it",
+    "money": "how costs come about, what a limit holds, where spending is shown",
     "privacy": "what leaves the machine and what is written down",
 }
 _SHELLS = ("bash", "zsh", "fish")
