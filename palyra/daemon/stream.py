@@ -23,6 +23,8 @@ from palyra.units import US_PER_S, ms_to_s
 
 #: As long as no more than this waits in a transport (its low-water mark), nobody has to wait for it.
 _UNWATCHED_MAX_BYTES = 16 * 1024
+#: Of a stream; each byte is copied on its way out, and one long copy would keep the loop from its turns.
+_WRITTEN_AT_ONCE_BYTES = 256 * 1024
 #: Larger bodies are not copied to go out in one piece with their head.
 _JOINED_MAX_BYTES = 64 * 1024
 #: What would end a line of the head, or the head itself.
@@ -101,19 +103,26 @@ class StreamClient:
 
     async def send(self, data: bytes) -> None:
         """See `palyra.engine.exchange.Client.send`."""
-        if data and not _write(self._request, self._framed(data, b"")):
-            await _until_taken(self._request, self._stall_ms)
+        for start in range(0, len(data), _WRITTEN_AT_ONCE_BYTES):
+            piece = data if len(data) <= _WRITTEN_AT_ONCE_BYTES else data[start : start + _WRITTEN_AT_ONCE_BYTES]
+            if not _write(self._request, self._framed(piece, b"")):
+                await _until_taken(self._request, self._stall_ms)
 
     def offer(self, data: bytes) -> bool:
         """See `palyra.engine.exchange.Client.offer`."""
         transport = self._request.transport
-        if transport is None or transport.is_closing() or transport.get_write_buffer_size() > _UNWATCHED_MAX_BYTES:
+        if transport is None or transport.is_closing() or len(data) > _WRITTEN_AT_ONCE_BYTES:
+            return False
+        if transport.get_write_buffer_size() > _UNWATCHED_MAX_BYTES:
             return False
         transport.write(self._framed(data, b""))
         return True
 
     async def close(self, data: bytes) -> None:
         """See `palyra.engine.exchange.Client.close`: the last bytes and the end of the answer leave together."""
+        if len(data) > _WRITTEN_AT_ONCE_BYTES:
+            await self.send(data)
+            data = b""
         is_taken = _write(self._request, self._framed(data, _LAST_CHUNK))
         self._is_closed = True
         if not is_taken:

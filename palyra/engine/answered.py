@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from palyra.decisions.base import Decision
-from palyra.decisions.cache import ANSWER_MAX_BYTES, Place, admit_hit, is_fresh, is_storable, place_of
+from palyra.decisions.cache import Place, admit_hit, is_fresh, is_storable, place_of
 from palyra.decisions.runs import AdmitRun, refusal_draft
 from palyra.engine.candidate import Candidate
 from palyra.engine.client import ClientSide, KeptAnswer
@@ -35,10 +35,8 @@ class Answered:
         self._client = client
         #: Where the answer is kept for requests like this one.
         self._place: Place | None = None
-        if command.command_name:
-            client.keep_copy(REPEAT_MAX_BYTES)
-        elif command.cache is not None and command.cache.writes:
-            client.keep_copy(ANSWER_MAX_BYTES)
+        if command.command_name or (command.cache is not None and command.cache.writes):
+            client.keep_copy(REPEAT_MAX_BYTES)  # events are many times as long as the answer that they make up
 
     def look(self, now_us: int) -> Decision | None:
         """Return what is decided where the request was made before or is like one; None for one to be admitted."""

@@ -95,10 +95,10 @@ class ClientSide:
     def note_drained(self, data: bytes) -> None:
         """Take bytes of the stream that nobody waits for any more."""
         copy = self._copy
-        if copy is not None:
+        if copy is not None and len(copy) + len(data) > self._copy_max_bytes:
+            self._copy = None
+        elif copy is not None:
             copy += data
-            if len(copy) > self._copy_max_bytes:
-                self._copy = None
 
     def come_to(self, candidate: Candidate) -> None:
         """Note the candidate at hand."""

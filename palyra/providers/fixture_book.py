@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from palyra.wire.fixtures import Chunk, Recorded, answered_as, is_text, nearest,
 from palyra.wire.neutral_answer import Event, events_of
 from palyra.wire.read_surfaces import decode_messages, decode_responses
 from palyra.wire.request import SurfaceRequest, decode_chat, decode_embeddings
-from palyra.wire.sse import SseSplitter, event_data, event_name
+from palyra.wire.sse import SseSplitter, blocks_of, event_data, event_name
 from palyra.wire.target import Target
 from palyra.wire.transcription import decode_transcription
 from palyra.wire.transcription_answer import transcript_stream
@@ -125,7 +125,7 @@ def _made_anew(recorded: Recorded, pieces: list[bytes], *, api: str, model: str)
     return [*made[:-1], made[-1] + end] if made else made
 
 
-def _events_in(reader: WholeReader, blocks: list[bytes]) -> list[Event]:
+def _events_in(reader: WholeReader, blocks: Iterable[bytes]) -> list[Event]:
     found = ((event_name(block), event_data(block)) for block in blocks)
     return [event for name, data in found if data for event in reader.read(name, data)]
 
@@ -136,7 +136,7 @@ def _cut_or_folded(recorded: Recorded, body: bytes, *, api: str, model: str, str
         return transcript_stream(body, "json") if stream else body
     reader, row, reply = _reader_of(recorded), DIALECT_ROWS[api], _reply_of(recorded, model)
     if recorded.stream:
-        events = [*_events_in(reader, SseSplitter().feed(body)), *reader.finish()]
+        events = [*_events_in(reader, blocks_of(body)), *reader.finish()]
     else:
         events = reader.read_whole(body)
     answer = fold(events)

@@ -40,7 +40,7 @@ from palyra.wire.responses_call import write_responses_call
 from palyra.wire.responses_relay import ResponsesOutlet
 from palyra.wire.responses_reply import ResponsesWriter, write_responses_reply
 from palyra.wire.responses_request import read_responses_request
-from palyra.wire.sse import SseSplitter, comment, event_data, event_name
+from palyra.wire.sse import blocks_of, comment, event_data, event_name
 from palyra.wire.stream_meter import EventMeter, Outlet, StreamMeter, Translation
 from palyra.wire.target import Prepared, Target
 
@@ -199,7 +199,7 @@ def whole_of_stream(dialect: Dialect, stream: bytes, reply: Reply) -> bytes | No
     reader = DIALECT_ROWS[dialect].reader(vendor="", seed="")
     events = [
         event
-        for block in SseSplitter().feed(stream)
+        for block in blocks_of(stream)
         if (data := event_data(block))
         for event in reader.read(event_name(block), data)
     ]

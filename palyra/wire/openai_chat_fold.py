@@ -13,7 +13,7 @@ import msgspec
 from palyra.usage import TokenUsage
 from palyra.wire.chat_reply import DONE
 from palyra.wire.decoding import read_or_none
-from palyra.wire.sse import SseSplitter, encode_event, event_data
+from palyra.wire.sse import blocks_of, encode_event, event_data
 from palyra.wire.usage_written import chat_usage
 
 _CHUNK = msgspec.json.Decoder(dict[str, Any])
@@ -30,7 +30,7 @@ def fold_chat(stream: bytes, usage: TokenUsage | None) -> bytes | None:
     head: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
     reported: Any = None if usage is None else chat_usage(usage)
-    for block in SseSplitter().feed(stream):
+    for block in blocks_of(stream):
         data = event_data(block)
         if not data or data == b"[DONE]":
             continue

@@ -9,7 +9,7 @@ that arrive together may be one block, so that a flood of them costs little.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 
 from palyra.limits import SSE_LINE_MAX_BYTES
@@ -20,6 +20,8 @@ _BOM = b"\xef\xbb\xbf"
 _BLANK_LINE = re.compile(rb"(?>\r\n|\r(?!\Z)|\n)(?>\r\n|\r(?!\Z)|\n)")
 #: The longest part of a blank line that can be cut off: CR LF CR.
 _OVERLAP_BYTES = 3
+#: Of a whole stream.
+_CUT_AT_ONCE_BYTES = 256 * 1024
 #: So many blocks hardly ever arrive together.
 _MANY_COUNT = 64
 
@@ -67,6 +69,13 @@ class SseSplitter:
         return blocks if len(blocks) <= _MANY_COUNT else _blanks_joined(blocks)
 
 
+def blocks_of(stream: bytes) -> Iterator[bytes]:
+    """Yield the blocks of a whole stream, which is cut a piece at a time: nobody waits for one long step."""
+    splitter = SseSplitter()
+    for start in range(0, len(stream), _CUT_AT_ONCE_BYTES):
+        yield from splitter.feed(stream[start : start + _CUT_AT_ONCE_BYTES])
+
+
 def _blanks_joined(blocks: Iterable[bytes]) -> list[bytes]:
     """Return the blocks, neighbours that hold nothing made one."""
     joined: list[bytes] = []
@@ -107,6 +116,8 @@ def _values(block: bytes, field: bytes) -> list[bytes]:
 def encode_event(data: bytes, name: str | None = None) -> bytes:
     """Return one event; data of several lines becomes several data lines."""
     head = b"" if name is None else b"event: " + name.encode() + b"\n"
+    if data.find(b"\n") < 0:
+        return b"".join((head, b"data: ", data, b"\n\n"))
     return head + b"".join(b"data: " + line + b"\n" for line in data.split(b"\n")) + b"\n"
 
 

@@ -11,6 +11,7 @@ from budget_kit import rule
 from engine_fakes import ManualClock, ScriptedProvider, error, stream, unary
 from engine_world import Taker, World, house, model, one, provider, registry, two
 
+from palyra.decisions.cache import ANSWER_MAX_BYTES
 from palyra.decisions.pricing import adopt_prices, with_id
 from palyra.decisions.redecide import redecide
 from palyra.decisions.runs import CacheAsk
@@ -106,6 +107,18 @@ async def test_streamed_and_whole_share_an_answer(first_is_streamed: bool, secon
             answer = json.loads(reply.body or b"")
             assert answer["choices"][0]["message"]["content"] == "Hello."
             assert answer["usage"]["completion_tokens"] == 5
+
+
+async def test_a_stream_is_kept_however_much_its_events_say_beside_the_answer() -> None:
+    """What counts is the answer; events of a few characters are many times as long."""
+    pieces = ["word "] * 8_000
+    async with house(on(), extra={"a": ScriptedProvider(stream(*pieces))}) as world:
+        taker = Taker()
+        await ask(world, client=taker, stream=True)
+        assert len(taker.data) > ANSWER_MAX_BYTES
+        reply = await ask(world)
+        assert word(reply) == "hit"
+        assert json.loads(reply.body or b"")["choices"][0]["message"]["content"] == "".join(pieces)
 
 
 async def test_vectors_are_kept_too() -> None:
