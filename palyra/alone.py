@@ -43,7 +43,9 @@ def ask_providers(
 
     if not paths.journal.exists():
         return asyncio.run(make(Vault()))
-    with take_lock(paths), contextlib.closing(open_vault(paths, loaded.config.vault)) as vault:
+    settings = loaded.config.vault
+    lock = take_lock(paths, timeout_ms=settings.lock_timeout_ms)
+    with lock, contextlib.closing(open_vault(paths, settings)) as vault:
         return asyncio.run(make(vault))
 
 

@@ -7,6 +7,7 @@ foot.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -24,9 +25,12 @@ from palyra.engine.console.changes import Change, DaemonNotRunning
 from palyra.engine.console.file import ask_file
 from palyra.engine.console.frame import Items, JournalFiles, ListParams, Params, Question, Told
 from palyra.engine.questions import Answer as Found
-from palyra.errors import PalyraError
+from palyra.errors import JournalLocked, PalyraError
 from palyra.journal.lock import LockState, read_lock
 from palyra.projections.state import State
+
+#: How often a lock that somebody else holds is looked at.
+_LOOK_MS = 20
 
 FoundT = TypeVar("FoundT", bound=Found)
 ItemT = TypeVar("ItemT")
@@ -124,12 +128,14 @@ def change(call: Call, change: Change[ParamsT, FoundT], params: ParamsT) -> Aske
     now_us = SystemClock().now_us()
     lock = LockState(False, None) if call.url else read_lock(call.paths.lock)
     door = find_door(call, lock)
+    if door is None and lock.is_locked:
+        lock = _wait_for_writer(call)
+        door = find_door(call, lock)
     if door is not None:
         told = door.change(change.method, change.path, params)
         return _asked(call, change, told, "daemon", door.origin, now_us)
     if lock.is_locked:
-        hint = "name it with --url, its admin token in PALYRA_TOKEN"
-        raise DoorClosed("The daemon that runs has no control socket.", hint=hint)
+        raise _busy(lock)
     if change.needs_daemon:
         raise DaemonNotRunning
     if change.asks_providers:
@@ -144,6 +150,31 @@ def change(call: Call, change: Change[ParamsT, FoundT], params: ParamsT) -> Aske
 
     told = change_offline(call.paths, call.loaded, change, params)
     return _asked(call, change, told, "journal_file", origin_of(lock), now_us)
+
+
+def _wait_for_writer(call: Call) -> LockState:
+    """Wait until another command is done with the journal, or a daemon that starts can be asked; not for ever."""
+    waited_ms, lock = 0, read_lock(call.paths.lock)
+    while lock.is_locked and not _is_daemon(lock) and find_door(call, lock) is None:
+        if waited_ms >= call.loaded.config.vault.lock_timeout_ms:
+            break
+        time.sleep(_LOOK_MS / 1_000)
+        waited_ms += _LOOK_MS
+        lock = read_lock(call.paths.lock)
+    return lock
+
+
+def _is_daemon(lock: LockState) -> bool:
+    return lock.holder is not None and bool(lock.holder.http)
+
+
+def _busy(lock: LockState) -> PalyraError:
+    """Return why nothing can be changed while somebody writes who cannot be asked."""
+    if _is_daemon(lock):
+        hint = "name it with --url, its admin token in PALYRA_TOKEN"
+        return DoorClosed("The daemon that runs has no control socket.", hint=hint)
+    who = "Another process" if lock.holder is None else f"Process {lock.holder.pid}"
+    return JournalLocked(f"{who} is changing this state.", hint="try again when it is done")
 
 
 def ask_all(

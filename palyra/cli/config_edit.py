@@ -74,7 +74,7 @@ def unset(call: Call, key: str, is_dry_run: bool) -> Answer:
 )
 @click.option("--dry-run", "is_dry_run", is_flag=True, help="Say what would be moved, and move nothing.")
 def move_secrets(call: Call, is_dry_run: bool) -> Answer:
-    """Move every api_key of the configuration file into the vault and leave references; comments stay."""
+    """Move every secret of the configuration file into the vault and leave references; comments stay."""
     from palyra.cli.absorb import absorb
 
     return absorb(call, is_dry_run=is_dry_run)

@@ -117,7 +117,7 @@ _ROOT_KEYS = (
         choice("key_source", "key_file", "key_file os_keychain", "where the key that seals secrets is kept"),
         path("key_file", "", "the file that holds it; empty: vault.key in the state directory"),
         int_("max_secrets", 4_096, 1, 1_000_000, "secrets that the vault holds at most"),
-        int_("lock_timeout_ms", 3_000, 0, 60_000, "how long a command waits for another one that writes the vault"),
+        int_("lock_timeout_ms", 3_000, 0, 60_000, "how long a command waits for another one that writes"),
     ),
     *table(
         "self_healing.stalls_after_ms",

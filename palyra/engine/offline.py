@@ -61,11 +61,10 @@ def new_id() -> str:
     return SystemIds().ulid(SystemClock().now_us())
 
 
-def take_lock(paths: StatePaths) -> JournalLock:
-    """Become the one writer of a state's journal; raises `JournalLocked` while a daemon runs."""
-    return JournalLock.acquire(
-        paths.lock, this_process(release=palyra.__version__, started_at_us=SystemClock().now_us())
-    )
+def take_lock(paths: StatePaths, *, timeout_ms: int = 0) -> JournalLock:
+    """Become the one writer of a state's journal; raises `JournalLocked` while somebody else is, for so long."""
+    holder = this_process(release=palyra.__version__, started_at_us=SystemClock().now_us())
+    return JournalLock.acquire(paths.lock, holder, timeout_ms=timeout_ms)
 
 
 def record_offline(paths: StatePaths, drafts: Sequence[Draft]) -> Head:
@@ -113,7 +112,7 @@ def change_offline(
                 await contents.close()
 
     prepare_state_dir(paths)
-    with take_lock(paths):
+    with take_lock(paths, timeout_ms=config.vault.lock_timeout_ms):
         witness_key(paths.vault_key, create=not paths.journal.exists())
         with contextlib.closing(open_vault(paths, config.vault)) as vault:
             return asyncio.run(make())

@@ -27,7 +27,7 @@ LOCK_FILE = "journal.lock"
 _BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
 #: `read_lock` holds a shared lock for an instant, so one refusal does not yet mean a writer.
 _TRIES_COUNT = 5
-_TRY_AGAIN_S = 0.01
+_TRY_AGAIN_MS = 10
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -74,18 +74,19 @@ class JournalLock:
         self._descriptor: int | None = descriptor
 
     @classmethod
-    def acquire(cls, path: Path, holder: Holder) -> Self:
-        """Take the lock and write who we are; raises `JournalLocked` naming the other process."""
+    def acquire(cls, path: Path, holder: Holder, *, timeout_ms: int = 0) -> Self:
+        """Take the lock and write who we are; raises `JournalLocked` naming the process that keeps it so long."""
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            for tries_count in range(1, _TRIES_COUNT + 1):
+            most = max(_TRIES_COUNT, timeout_ms // _TRY_AGAIN_MS)
+            for tries_count in range(1, most + 1):
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if tries_count == _TRIES_COUNT:
+                    if tries_count == most:
                         raise _locked(_read_text(descriptor)) from None
-                    time.sleep(_TRY_AGAIN_S)
+                    time.sleep(_TRY_AGAIN_MS / 1_000)
             lock = cls(path, descriptor)
             lock.describe(holder)
         except BaseException:

@@ -20,6 +20,7 @@ from story import given, serve
 from palyra.config.state import StatePaths
 from palyra.engine.codec import state_digest, to_row
 from palyra.engine.offline import take_lock
+from palyra.journal.lock import Holder
 from palyra.journal.port import Snapshot
 from palyra.journal.reader import JournalReader
 from palyra.journal.snapshots import SnapshotFile
@@ -236,7 +237,8 @@ def test_a_verdict_is_not_written_over_what_was_cut(copied: Cli) -> None:
 
 def test_a_verdict_without_a_way_to_the_writer(copied: Cli) -> None:
     """Only its one writer may add to a journal; checking it is free."""
-    with take_lock(StatePaths(copied.state_dir)):
+    with take_lock(StatePaths(copied.state_dir)) as lock:
+        lock.describe(Holder(pid=1, release="1", started_at_us=1, http="http://127.0.0.1:7142"))
         ran = copied("journal", "verify", "--record")
         assert ran.status == 4
         assert "no control socket" in ran.err

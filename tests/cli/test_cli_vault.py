@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_world import Cli, build
@@ -13,7 +16,9 @@ from cli_world import Cli, build
 from palyra.auth.keyfiles import witness_key
 from palyra.auth.vault import Vault, VaultFiles
 from palyra.auth.vaultlock import VaultLock
+from palyra.config.state import StatePaths
 from palyra.decisions.vault import VaultRef
+from palyra.engine.offline import take_lock
 from palyra.redaction import Secret
 from palyra.units import US_PER_S
 
@@ -406,3 +411,20 @@ def test_two_at_once(day: Cli) -> None:
     lock.release()
     assert (busy.status, "code: vault_busy" in busy.err) == (7, True)
     assert day("vault", "put", "global/x", "--env", "K", environ={"K": VALUE}).status == 0
+
+
+def test_commands_at_once_wait_for_each_other(day: Cli) -> None:
+    """Each gets its turn; one that is kept waiting for too long is told by whom, and nothing of a daemon."""
+    put = [sys.executable, "-m", "palyra", "vault", "put", "--stdin", "--state-dir", str(day.state_dir)]
+    environ = {**os.environ, "HOME": str(day.state_dir.parent)}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environ}
+    under_way = [subprocess.Popen([*put, f"global/at-once-{number}"], **pipes) for number in range(4)]
+    ended = [(process.communicate(VALUE.encode())[1], process.returncode) for process in under_way]
+    assert [status for _, status in ended] == [0] * 4, ended
+    assert len(day("vault", "list", "--json").data["items"]) == 4
+    with take_lock(StatePaths(day.state_dir)):
+        busy = day(
+            *("vault", "put", "global/x", "--env", "K", "--set", "vault.lock_timeout_ms=40"), environ={"K": VALUE}
+        )
+    assert (busy.status, "code: journal_locked" in busy.err) == (7, True)
+    assert f"Process {os.getpid()}" in busy.err
