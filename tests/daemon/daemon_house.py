@@ -50,7 +50,7 @@ GUARDED = [CHAT, "/v1/embeddings", "/v1/models", "/v1/models/gpt"]
 #: JSON that breaks off.
 BROKEN = b'{"model": "gpt", "messages": ['
 #: How long an answer over a plain socket is waited for.
-ANSWER_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 30.0
 
 #: One chat model with an alias, one for embeddings that takes two inputs a call; both at the provider `up`.
 OFFER = registry(

@@ -44,6 +44,7 @@ async def test_size_decides_where(apart: Apart) -> None:
     assert await apart.do(OFF_LOOP_BYTES + 1, threading.get_ident) != here
     assert await apart.do(APART_BYTES, threading.get_ident) != here
     assert apart.pid is None
+    assert apart.pid is None
     request, digest = await apart.do(APART_BYTES + 1, read_in, apart)
     assert (request.raw_tokens, len(digest)) == (8, 64)
     assert apart.pid is not None
