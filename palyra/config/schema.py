@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from palyra.config.key import Key
+from palyra.config.key import PATH_MAX_CHARS, Key
 from palyra.config.patterns import PATTERN_RULE, is_linear
 from palyra.config.problems import Path, nearest
 from palyra.decisions.vault import VaultRef, read_vault_ref
@@ -181,7 +181,8 @@ def _check_collection(key: Key, value: Any) -> Iterator[Fault]:
         yield _wrong_type(key)
         return
     if not _is_within(key, len(value)):
-        yield Fault((), "out_of_range", f"must have at most {key.high:,} items")
+        bounds = f"at most {key.high:,}" if key.low is None else f"{key.low:,} to {key.high:,}"
+        yield Fault((), "out_of_range", f"must have {bounds} items")
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for name, item in items:
         if key.type != "rules":
@@ -223,14 +224,11 @@ def _check_path(key: Key, value: str, path: Path) -> Iterator[Fault]:
 
 def path_fault(text: str) -> str:
     """Return what is wrong with any path, "" if nothing is."""
-    if not text or "\0" in text or len(text) > _PATH_MAX_CHARS:
-        return f"must have 1 to {_PATH_MAX_CHARS:,} characters, none of them NUL"
+    if not text or "\0" in text or len(text) > PATH_MAX_CHARS:
+        return f"must have 1 to {PATH_MAX_CHARS:,} characters, none of them NUL"
     if any("\ud800" <= char <= "\udfff" for char in text):  # what stands for bytes that are not
         return "must be UTF-8"
     return "must not hold .." if ".." in text.split("/") else ""
-
-
-_PATH_MAX_CHARS = 4_096
 
 
 def normal(key: Key, value: Any, home: str) -> Any:

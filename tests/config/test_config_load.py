@@ -463,3 +463,12 @@ def test_a_tree_is_redacted_by_its_keys() -> None:
         ],
         "auth": {"oauth": {"openai": {"client_secret_vault_ref": "<redacted>", "token_url": "https://h/t"}}},
     }
+
+
+def test_a_list_says_how_many_it_takes(problems: Problems) -> None:
+    """Too few and too many are told with both bounds, where there are two."""
+    models = '[[model_provider.models]]\nmodel_id = "m"\nprovider_id = "deterministic"\nupstream_apis = []\n'
+    (few,) = [one for one in problems(models) if one.code == "out_of_range"]
+    assert few.message == "must have 1 to 3 items"
+    (many,) = problems(f"[daemon]\ntrusted_proxies = {['10.0.0.1'] * 65}\n")
+    assert many.message == "must have at most 64 items"
