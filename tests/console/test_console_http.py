@@ -172,7 +172,7 @@ async def test_lists_come_in_pages(tmp_path: Path) -> None:
         assert [row["position"] for row in onward["items"]] == [6, 7]
 
 
-async def test_a_position_that_is_yet_to_come(tmp_path: Path) -> None:
+async def test_a_position_that_is_yet_to_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`at_least` waits for it; one that does not come in time is 412."""
     async with open_console(tmp_path) as ask:
         head = len(ask.daemon.journal)
@@ -181,6 +181,7 @@ async def test_a_position_that_is_yet_to_come(tmp_path: Path) -> None:
         answer = await waiting
         assert answer.status == 200
         assert answer.json["at"]["position"] >= head + 4
+        monkeypatch.setattr("palyra.engine.console.live._AT_LEAST_S", 0.02)
         late = await ask("status", at_least=10**9)
         assert (late.status, late.code, late.error["field"]) == (412, "position_not_reached", "at_least")
 
