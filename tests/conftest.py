@@ -10,7 +10,7 @@ from typing import Any
 
 import freezegun
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 freezegun.configure(extend_ignore_list=["trio", "outcome"])
 
@@ -19,7 +19,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 # Tests time nothing: an example that the machine is slow over says nothing about the code.
-settings.register_profile("palyra", deadline=None, print_blob=True)
+settings.register_profile("palyra", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("palyra")
 
 

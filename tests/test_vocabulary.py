@@ -148,7 +148,7 @@ def test_structs_are_frozen_and_leave_defaults_out(kind: type[Any]) -> None:
     assert not config.array_like
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @generated(facts())
 def test_every_fact_comes_back_from_its_bytes(fact: Fact) -> None:
     """Encoded and decoded it is the same fact, and encoded again the same bytes; the tag is not stored."""

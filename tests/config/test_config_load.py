@@ -407,7 +407,7 @@ documents = st.fixed_dictionaries(
 
 
 @given(documents, st.lists(st.tuples(texts, texts), max_size=3))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_document_loads_or_is_refused_with_problems(
     write: Callable[..., Path], document: dict[str, Any], pairs: list[tuple[str, str]]
 ) -> None:

@@ -274,7 +274,7 @@ def _check(world: World) -> None:
         assert standing.excluded_until_us - world.now_us <= 60_000 * US_PER_MS
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @generated(
     st.lists(st.tuples(_MOVES, st.integers(1, 40_000)), max_size=30),
     st.dictionaries(st.integers(0, 29), _STEPS, max_size=4),

@@ -196,7 +196,7 @@ def test_a_request_that_is_translated_loses_its_tier() -> None:
     assert estimate_of(world.state, world.run("r2"), gpt(world), world.now_us).variant == "priority"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @generated(
     st.lists(st.integers(0, 3_000), max_size=40),
     st.integers(0, 20_000),

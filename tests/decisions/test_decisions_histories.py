@@ -240,7 +240,6 @@ class Books:
 
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
 @generated(happenings=st.lists(actions, min_size=60, max_size=120))

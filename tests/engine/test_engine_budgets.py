@@ -10,7 +10,7 @@ import pytest
 from budget_kit import Audit, rule
 from engine_fakes import T0_US, ManualClock, Script, ScriptedProvider, cut, error, turn, unary
 from engine_world import World, model, provider, registry
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, run_state_machine_as_test
 from hypothesis.stateful import rule as step
@@ -157,8 +157,6 @@ def test_no_interleaving_passes_a_hard_limit() -> None:
     how = settings(
         max_examples=20,
         stateful_step_count=25,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
     )
     run_state_machine_as_test(Limits, settings=how)
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from engine_fakes import ManualClock, Script, ScriptedProvider, cut, embeddings, error, stream, turn, unary
 from engine_world import RunTask, Taker, World, model, provider, registry
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palyra.decisions.capsule import Capsule
@@ -254,7 +254,7 @@ def check(history: list[Recorded]) -> Counter[str]:
     return ends
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120)
 @given(st.lists(actions, min_size=1, max_size=25))
 def test_every_run_is_decided_again_the_same(todo: list[Any]) -> None:
     """Whatever requests, faults, hang-ups, cancels, failing commits and other configurations come in between."""
@@ -297,7 +297,7 @@ def some_capsules() -> list[Capsule]:
     return CAPSULES
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_no_capsule_makes_it_raise(data: st.DataObject) -> None:
     """Events that are missing, doubled, swapped or of another run differ or do not, but are never a bug."""

@@ -189,7 +189,7 @@ def _good(call: Call) -> Script:
     return stream("One ", "two.") if call.stream else unary()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(actions, min_size=1, max_size=25))
 def test_books_balance_whatever_happens(todo: list[Any]) -> None:
     """One end for each attempt and run, holds that match open attempts, one trial, and the same log, same state."""

@@ -212,7 +212,7 @@ rows = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @having(
     st.lists(lines, max_size=5),
     st.lists(st.builds(theirs, st.integers(1, 3), st.integers(0, 6)), max_size=3),

@@ -67,7 +67,7 @@ def figures(told: list[Told], scope: Scope, names: list[str]) -> dict[Any, Sums]
     return grouping.groups
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(histories, groupings, st.sampled_from(ZONES))
 def test_any_grouping_sums_to_the_totals(told: list[Told], names: list[str], zone: str) -> None:
     """However figures are cut, together they are the same; none is lost and none counted twice."""
@@ -76,7 +76,7 @@ def test_any_grouping_sums_to_the_totals(told: list[Told], names: list[str], zon
     assert merged(figures(told, scope, names).values()).totals == whole
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(histories, st.sampled_from(["", "key:a"]), st.sampled_from(["", "gpt"]))
 def test_totals_equal_a_sum_over_rows_by_hand(told: list[Told], principal_id: str, model_id: str) -> None:
     """Tokens, money and what is not known are what the rows and their corrections say, added up one by one."""
@@ -103,7 +103,7 @@ def test_totals_equal_a_sum_over_rows_by_hand(told: list[Told], principal_id: st
     assert totals.cost_complete == (unpriced == 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(histories)
 def test_requests_are_counted_once_and_by_their_end(told: list[Told]) -> None:
     """However many calls a request took, it is one request with one end."""
@@ -117,7 +117,7 @@ def test_requests_are_counted_once_and_by_their_end(told: list[Told]) -> None:
     assert totals.sessions == len({one.session_id for one in inside} - {""})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(histories)
 def test_requests_are_counted_where_they_come_from(told: list[Told]) -> None:
     """Those that were refused too: a job's are not those of a person."""
@@ -126,7 +126,7 @@ def test_requests_are_counted_where_they_come_from(told: list[Told]) -> None:
     assert {origin: sums.runs for (origin,), sums in groups.items()} == {one: inside.count(one) for one in inside}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(histories)
 def test_every_dataset_tells_the_same_money(told: list[Told]) -> None:
     """Requests one by one, calls one by one, rows of usage and the summary come to one sum."""
@@ -154,7 +154,7 @@ def test_every_dataset_tells_the_same_money(told: list[Told]) -> None:
     assert sum(row["runs"] for row in rows("timeline")) == whole["runs"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(histories, st.sampled_from(["gpt", "tiny"]))
 def test_calls_of_a_model_are_its_own(told: list[Told], model_id: str) -> None:
     """Also those after which the request went on to another model."""
@@ -166,7 +166,7 @@ def test_calls_of_a_model_are_its_own(told: list[Told], model_id: str) -> None:
     assert found == [model_id] * sum(one.model_ids.count(model_id) for one in inside)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(histories, st.integers(1, 3))
 def test_the_top_and_the_others_are_all(told: list[Told], top: int) -> None:
     """What is left out by name is told together, so the column still sums up."""

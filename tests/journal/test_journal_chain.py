@@ -61,7 +61,7 @@ def test_text_that_moves_to_the_next_field_changes_the_link(one: Row, text: str,
 
 
 @given(st.lists(ROW, max_size=12), st.integers(0, 12))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_prefix_is_a_valid_journal(made: list[Row], length: int) -> None:
     """Rows of any content read back equal and verify; so does every prefix, as without a witness it must."""
     stored = [each._replace(position=n, version=n, stream="s", recorded_at_us=n) for n, each in enumerate(made, 1)]

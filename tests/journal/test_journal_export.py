@@ -79,7 +79,7 @@ def refusal(text: bytes, path: Path) -> PalyraError:
     return caught.value
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(journals())
 def test_what_is_imported_is_what_was_exported(all_rows: list[Row]) -> None:
     """Rows, links, head and identity come back to the byte; a second export is the same file."""

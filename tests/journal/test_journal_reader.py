@@ -110,7 +110,7 @@ async def test_rows_by_stream(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(-2, 40))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_position_at_an_instant(steps_us: list[int], offset_us: int) -> None:
     """The answer is the last position at or before the instant, equal microseconds included."""
     import asyncio

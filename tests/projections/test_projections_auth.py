@@ -277,7 +277,7 @@ FACTS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @generated(FACTS, st.sampled_from(["", "a", "b"]), st.integers(0, 24))
 def test_any_history_gives_one_registry_and_one_selection(
     history: list[tuple[str, Fact, int]], agent_id: str, snapshot_at: int

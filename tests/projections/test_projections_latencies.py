@@ -99,7 +99,7 @@ def test_a_replay_through_a_snapshot_is_the_same() -> None:
     assert encode_state(world.replayed(snapshot_at=150)) == encode_state(world.state)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @generated(st.lists(st.integers(0, 100_000), min_size=1, max_size=2 * RECENT_COUNT))
 def test_half_of_the_newest_answers_took_no_longer(each_ms: list[int]) -> None:
     """And no fewer than half took as long, less than a step aside."""

@@ -146,7 +146,7 @@ def test_a_replay_through_a_snapshot_is_the_same() -> None:
     assert encode_state(world.replayed(snapshot_at=150)) == encode_state(world.state)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @generated(st.lists(st.integers(0, 100_000), min_size=20, max_size=200))
 def test_quantiles_lie_at_or_just_above_those_of_the_samples(lengths: list[int]) -> None:
     """By the rule done by hand: the rank's own length, rounded up within its bucket; and they are in order."""

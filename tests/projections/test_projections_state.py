@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from facts import histories
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palyra.events.base import Recorded, UnknownEvent
@@ -46,7 +46,7 @@ def stored(recorded: Recorded) -> Recorded:
     )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(history=histories(), cut=st.integers(0, 30))
 def test_every_history_has_a_state_and_only_one(history: list[Recorded], cut: int) -> None:
     """Any facts in any order fold; snapshot + tail, and the fold of what was stored, give the same bytes."""

@@ -188,7 +188,7 @@ def by_hand(samples: list[tuple[int, int]]) -> tuple[int, int]:
     return ratio, high
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @generated(st.lists(st.tuples(st.integers(64, 200_000), st.integers(0, 1_000_000)), max_size=40))
 def test_calibration_is_the_stated_fold(samples: list[tuple[int, int]]) -> None:
     """Whatever was billed, ratio and bound are those of the rule done by hand, and never leave their range."""

@@ -110,7 +110,7 @@ def test_a_long_text_is_left_out() -> None:
         redact_text((piece * 65_536)[:65_536])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="abk=:\"\\'{}, -_?&Bearertoknsxpy<>0\n", max_size=80))
 def test_redacting_twice_is_redacting_once(text: str) -> None:
     """Whatever the text is."""
@@ -118,7 +118,7 @@ def test_redacting_twice_is_redacting_once(text: str) -> None:
     assert redact_text(once) == once
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(min_size=8, max_size=40), st.text(max_size=20), st.text(max_size=20))
 def test_a_known_secret_is_found_in_every_form(value: str, before: str, after: str) -> None:
     """As it is, in base64, percent-encoded, escaped in JSON; and none of it is left."""
@@ -156,7 +156,7 @@ def test_what_is_known_can_change() -> None:
     assert redact_text("short-one", known.forms) == R
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 59), st.binary(max_size=40), st.binary(max_size=40))
 def test_any_number_of_known_secrets_is_found_in_one_pass(number: int, before: bytes, after: bytes) -> None:
     """Wherever one begins, also where all of them begin alike; what is let go of is not looked for."""

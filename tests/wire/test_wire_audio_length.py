@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from recordings import OPUS, VORBIS, flac, id3, mp3, mp4, ogg, wav
 
@@ -79,7 +79,6 @@ def test_what_tells_no_length(data: bytes) -> None:
 _MAGIC = st.sampled_from([b"RIFF\0\0\0\0WAVE", b"fLaC", b"OggS", b"\0\0\0\x10ftyp", b"ID3", b"\xff\xfb", b""])
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(_MAGIC, st.binary(max_size=200), st.sampled_from([wav(), flac(), ogg(OPUS, 1_000), mp4(), mp3()]))
 def test_any_bytes_have_a_length_or_none(magic: bytes, noise: bytes, sound: bytes) -> None:
     """Noise behind a right beginning, and right files with noise over them, end no walk with an error."""

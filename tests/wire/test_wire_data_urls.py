@@ -7,7 +7,7 @@ import json
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palyra.wire.dialects import DIALECT_ROWS, neutral_of
@@ -35,7 +35,6 @@ def urls() -> st.SearchStrategy[str]:
     return whole | st.lists(_PIECES | st.text(max_size=4), max_size=8).map("".join)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(urls())
 def test_any_url_has_an_estimate(url: str) -> None:
     """Images are within their bounds, documents and sounds have some size."""
@@ -44,7 +43,6 @@ def test_any_url_has_an_estimate(url: str) -> None:
     assert estimate_audio_tokens(url) >= 0
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(urls(), urls())
 def test_any_url_in_a_request_is_read_or_refused(image: str, file: str) -> None:
     """A request that was read can be written in each dialect, or its refusal names what is wrong."""

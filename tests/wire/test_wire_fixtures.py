@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from recordings import CONTENT_TYPE, transcription
 
@@ -151,7 +151,6 @@ def test_what_has_the_shape_of_a_secret_is_taken_out() -> None:
 _BODY = b'data: {"model":"gpt-x","n":1}\n\ndata: {"model" : "gpt-x"}\n\ndata: {"x":"gpt-x"}\n\n'
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, len(_BODY)), max_size=12), st.sampled_from(["gpt", "much-longer-than-it", "gpt-x"]))
 def test_another_name_wherever_the_pieces_are_cut(bounds: list[int], model: str) -> None:
     """The model's name is the asked one; there are as many pieces as there were, and nothing else has changed."""

@@ -6,7 +6,7 @@ import contextlib
 import time
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from recordings import BOUNDARY, form
 
@@ -125,7 +125,6 @@ _PIECES = st.lists(
 ).map(b"".join)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(_PIECES)
 @example(HEAD + b"\r\n--cut-here--")
 def test_any_bytes_are_a_form_or_a_refusal(body: bytes) -> None:
@@ -139,7 +138,6 @@ def test_any_bytes_are_a_form_or_a_refusal(body: bytes) -> None:
     assert contents == [(part.name, part.filename, bytes(again.content(part))) for part in again.parts]
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=80))
 def test_any_content_type_has_a_boundary_or_is_refused(text: str) -> None:
     """Nothing else comes out."""

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palyra.wire.errors import Malformed
@@ -80,7 +80,6 @@ def test_what_is_no_transcript(body: bytes) -> None:
 _TIMES = st.integers(0, 359_999_999)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(_TIMES, _TIMES, st.text(max_size=5)), min_size=1, max_size=5))
 def test_times_survive_the_long_way(rows: list[Any]) -> None:
     """Written as JSON and read again every segment has its milliseconds."""
