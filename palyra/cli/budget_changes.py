@@ -46,7 +46,9 @@ _POLICIES = ("budgets", "policies")
 @click.option("--rolling", type=click.IntRange(1, 744), metavar="HOURS", help="A limit for the last so many hours.")
 @click.option("--usd", metavar="AMOUNT", help="The hard limit in USD: 5.00.")
 @click.option("--tokens", type=click.IntRange(min=0), metavar="N", help="The hard limit in tokens.")
-@click.option("--soft", metavar="AMOUNT", help="A limit that only warns, in the same unit.")
+@click.option(
+    "--soft", metavar="AMOUNT", help="A limit that only warns, in the same unit; alone 4000 tokens or $4."
+)
 @click.option("--timezone", metavar="ZONE", help="Where its days begin; else as budgets.timezone says.")
 @click.option("--mode", type=click.Choice(["enforced", "dry_run", "suggest"]), help="Two of them stop nobody.")
 @click.option("--on-hard", type=click.Choice(["block", "approval_required"]), help="What happens past the limit.")
@@ -99,10 +101,12 @@ def set_budget(
         raise click.UsageError("Say how often: one of --daily, --weekly, --monthly, --per-run, --rolling HOURS.")
     if usd is not None and tokens is not None:
         raise click.UsageError("A rule counts USD or tokens, not both: --usd or --tokens.")
-    is_money = tokens is None and usd is not None
+    is_money = usd is not None or (tokens is None and (soft or "").startswith("$"))
 
     def amount(text: str | None) -> str | int | None:
-        return int(text) if text is not None and not is_money and text.isdecimal() else text
+        if text is None or is_money:
+            return text.removeprefix("$") if text else None
+        return int(text) if text.isdecimal() else text
 
     wanted = {
         "scope_kind": scope,
@@ -110,7 +114,7 @@ def set_budget(
         "metric_kind": "usd_cost" if is_money else "tokens",
         "interval_kind": interval or "rolling",
         "rolling_hours": rolling,
-        "hard_limit": usd if is_money else tokens,
+        "hard_limit": amount(usd) if is_money else tokens,
         "soft_limit": amount(soft),
         "on_hard": "downgrade" if downgrade_to else on_hard,
         "downgrade_to": list(downgrade_to) or None,

@@ -66,6 +66,28 @@ def test_any_key_of_a_rule_can_be_set(cli: Cli) -> None:
         assert (refused.status, said in refused.err) == (2, True)
 
 
+def test_a_limit_that_only_warns_has_a_unit(cli: Cli) -> None:
+    """That of the hard one; alone it is tokens, or money where it says so."""
+    for amounts, metric, soft in (
+        (("--soft", "$4"), "usd_cost", 4 * 10**9),
+        (("--soft", "4"), "tokens", 4),
+        (("--soft", "$4", "--usd", "$5"), "usd_cost", 4 * 10**9),
+        (("--soft", "4", "--tokens", "5"), "tokens", 4),
+    ):
+        made = cli("budgets", "set", "soft", *DAY, *amounts, "--json").data["policy"]
+        assert (made["metric_kind"], made["soft_limit"]) == (metric, soft)
+    assert cli("budgets", "set", "soft", *DAY, "--soft", "$4", "--tokens", "5").status == 2
+
+
+def test_a_grant_ahead_can_only_be_asked_for(cli: Cli) -> None:
+    """Where two have to decide somebody else grants it; the page says how."""
+    assert cli("budgets", "set", "all", *DAY, "--tokens", "500").status == 0
+    asked = cli("budgets", "override", "all", "--amount", "100", "--ask")
+    (name,) = [one["approval_id"] for one in cli("approvals", "list", "--state", "open", "--json").data["items"]]
+    assert f"palyra approvals grant {name}" in asked.out
+    assert cli("approvals", "grant", name).status == 0
+
+
 def test_a_rule_is_written_into_the_file(cli: Cli, tmp_path: Path) -> None:
     """It is put behind the others, or in the place of the one of its name; comments stay, twice is once."""
     file = tmp_path / "palyra.toml"
