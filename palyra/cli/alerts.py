@@ -77,8 +77,8 @@ def show_alerts(page: Page, shown: list[AlertAnswer], now_us: int) -> None:
     columns = [
         Column("ALERT"),
         Column("SEVERITY"),
-        Column("WHAT"),
-        Column("ABOUT", is_cut=True),
+        Column("WHAT", is_cut=True, least=11),
+        Column("ABOUT", is_cut=True, least=22),
         Column("", spare=1),
         Column("SINCE"),
     ]
