@@ -63,6 +63,7 @@ class BudgetHider:
                 found[approval.approval_id] = msgspec.structs.replace(
                     approval,
                     request=self._request(approval.request, run_id),
+                    asked_by="",
                     decided_by="",
                     principal_id=self._principal(holder),
                     runs=[one for one in approval.runs if one == run_id],
