@@ -112,7 +112,7 @@ def record_run(core: Core) -> asyncio.Future[None] | None:
         )
         metered = Metered(reported=TokenUsage(input_tokens=118, output_tokens=45))
         batch.add(succeed_attempt(core.state, run, end, metered, batch.now_us))
-        batch.add(complete_run(run, stop="end_turn", step=run.plan[0], first_byte_us=345_678, now_us=batch.now_us))
+        batch.add(complete_run(run, stop="end_turn", step=run.plan[0], now_us=batch.now_us))
     return core.last_commit
 
 

@@ -95,7 +95,7 @@ def _tell(note: object, stream: str, one: Told) -> None:
             body_digest="",
             body_bytes=1,
             deadline_us=one.at_us + 1,
-            tokens=runs.TokenEstimate(raw=100, estimated=100, upper=130),
+            tokens=runs.TokenEstimate(raw=100, upper=130),
         ),
     )
     for attempt, model_id in enumerate(one.model_ids, 1):

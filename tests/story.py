@@ -374,9 +374,7 @@ def complete(run_id: str, *, candidate: int = 0) -> Step:
 
     def step(world: World) -> Outcome:
         run = world.run(run_id)
-        drafts = complete_run(
-            run, stop="stop", step=run.plan[candidate], first_byte_us=200_000, now_us=world.now_us
-        )
+        drafts = complete_run(run, stop="stop", step=run.plan[candidate], now_us=world.now_us)
         return Outcome(recorded=world.record(drafts))
 
     return step

@@ -31,7 +31,7 @@ from palyra.decisions.ranking import (
 from palyra.errors import Refusal
 from palyra.events.base import Draft
 from palyra.events.registry import ModelEntry
-from palyra.events.routing import Basis, Evaluated, Exclusion, PlanStep, RoutingDecided, WouldBe
+from palyra.events.routing import NO_FEATURES, Basis, Evaluated, Exclusion, PlanStep, RoutingDecided, WouldBe
 from palyra.events.runs import RunAdmitted, TokenEstimate
 from palyra.events.smart_routing import RoutingMode, SmartRouting, TaskClass
 from palyra.projections.budgets import Where
@@ -122,7 +122,7 @@ def run_asked(state: State, asked: AdmitRun, entry: ModelEntry, now_us: int) -> 
 
 def admission(state: State, command: AdmitRun, provider_id: str, upstream_model: str, now_us: int) -> RunAdmitted:
     """Return the first fact of a run, its input as it is estimated for a model."""
-    ratio_bp, estimated, upper = calibrate(state, provider_id, upstream_model, command.raw_tokens)
+    ratio_bp, _, upper = calibrate(state, provider_id, upstream_model, command.raw_tokens)
     run_timeout_ms = state.catalog.registry.run_timeout_ms
     if command.timeout_ms is not None:
         run_timeout_ms = min(run_timeout_ms, command.timeout_ms)
@@ -146,7 +146,7 @@ def admission(state: State, command: AdmitRun, provider_id: str, upstream_model:
         audio_guessed=command.audio_guessed,
         variant=command.variant,
         deadline_us=now_us + run_timeout_ms * US_PER_MS,
-        tokens=TokenEstimate(raw=command.raw_tokens, ratio_bp=ratio_bp, estimated=estimated, upper=upper),
+        tokens=TokenEstimate(raw=command.raw_tokens, ratio_bp=ratio_bp, upper=upper),
         max_cost_nanousd=command.max_cost_nanousd,
     )
 
@@ -364,7 +364,7 @@ class _Planning:
             mode_requested=asked.routing_mode,
             task_class=self._class,
             may_pin=asked.may_pin and resolution.is_pinned,
-            features=asked.features,
+            features=NO_FEATURES if asked.features == NO_FEATURES else asked.features,
             action=self._action(None if first is None else (first.provider_id, first.model_id), plan.excluded),
             evaluations=[
                 _evaluated(one, is_held=first is not None)

@@ -256,7 +256,7 @@ class _Redecision:
             self._take()
         if isinstance(self._body(0), RunCompleted):
             step = run.plan[attempt.candidate]
-            drafts = complete_run(run, stop=end.stop, step=step, first_byte_us=end.first_byte_us, now_us=now_us)
+            drafts = complete_run(run, stop=end.stop, step=step, now_us=now_us)
             self._expect(drafts)
         elif isinstance(self._body(0), RunCancelled):
             return  # whether its health was looked at in between is not told

@@ -19,7 +19,7 @@ from palyra.decisions.planning import admission, plan_usage_routing
 from palyra.decisions.repeats import next_key
 from palyra.errors import CODES, Refusal
 from palyra.events.base import Draft
-from palyra.events.routing import Features, PlanStep, RoutingFailedOver
+from palyra.events.routing import NO_FEATURES, Features, PlanStep, RoutingFailedOver
 from palyra.events.runs import (
     CancelReason,
     RunCancelled,
@@ -88,7 +88,7 @@ class AdmitRun(msgspec.Struct, frozen=True, kw_only=True):
     routing_mode: RoutingMode | None = None
     task_class: str = ""
     may_pin: bool = False
-    features: Features = Features()
+    features: Features = NO_FEATURES
     #: None where the cache has nothing to do with it.
     cache: CacheAsk | None = None
 
@@ -138,7 +138,7 @@ def refusal_draft(command: AdmitRun, refusal: Refusal) -> Draft:
     return Draft(f"run-{command.run_id}", refused)
 
 
-def complete_run(run: Run, *, stop: str, step: PlanStep, first_byte_us: int | None, now_us: int) -> list[Draft]:
+def complete_run(run: Run, *, stop: str, step: PlanStep, now_us: int) -> list[Draft]:
     """End a run whose answer is complete."""
     completed = RunCompleted(
         stop=stop,
@@ -146,7 +146,6 @@ def complete_run(run: Run, *, stop: str, step: PlanStep, first_byte_us: int | No
         model_id=step.model_id,
         attempts_count=run.attempts_count,
         duration_us=open_for_us(run, now_us),
-        first_byte_us=first_byte_us,
     )
     return [Draft(f"run-{run.run_id}", completed)]
 

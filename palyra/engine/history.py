@@ -356,7 +356,7 @@ def _report(view: RunView, now_us: int) -> RunReport:
         admitted_us=view.admitted_us,
         ended_us=end,
         duration_us=max(0, (now_us if end is None else end) - view.admitted_us),
-        first_byte_us=view.completed.first_byte_us if view.completed is not None else None,
+        first_byte_us=view.first_byte_us,
         endpoint=asked.endpoint if asked is not None else "",
         stream=admitted is not None and admitted.stream,
         principal_id=asked.principal_id if asked is not None else "",

@@ -159,11 +159,8 @@ class Settlement:
         if completes:
             if stored is not None:
                 stored.record(self._core, batch, run)
-            step, first_byte_us = run.plan[attempt.candidate], end.first_byte_us
-            self._end_run(
-                batch,
-                complete_run(run, stop=end.stop, step=step, first_byte_us=first_byte_us, now_us=batch.now_us),
-            )
+            step = run.plan[attempt.candidate]
+            self._end_run(batch, complete_run(run, stop=end.stop, step=step, now_us=batch.now_us))
         return Following()
 
     def _fail(self, batch: Batch, run: Run, attempt: AttemptStarted, ended: Ended, *, may_go_on: bool) -> Following:

@@ -1,4 +1,7 @@
-"""Attempts: one call to a provider, with exactly one end. Stream of the run."""
+"""Attempts: one call to a provider, with exactly one end. Stream of the run.
+
+`attempt` says which of the run's attempts it is, in all facts about one: 1 is the first, and mostly the only one.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from palyra.events.base import Fact
 class AttemptStarted(Fact, tag="attempt.started", frozen=True, kw_only=True):
     """A call that can cost money is about to leave; recorded durably before its first byte."""
 
-    attempt: int
+    attempt: int = 1
     #: Index in the plan, and which try at this candidate.
     candidate: int = 0
     retry: int = 0
@@ -45,7 +48,7 @@ class AttemptStarted(Fact, tag="attempt.started", frozen=True, kw_only=True):
 class AttemptSucceeded(Fact, tag="attempt.succeeded", frozen=True, kw_only=True):
     """A complete answer arrived."""
 
-    attempt: int
+    attempt: int = 1
     stop: str
     raw_stop: str = ""
     first_byte_us: int | None = None
@@ -63,7 +66,7 @@ class AttemptSucceeded(Fact, tag="attempt.succeeded", frozen=True, kw_only=True)
 class AttemptFailed(Fact, tag="attempt.failed", frozen=True, kw_only=True):
     """The call ended without a complete answer."""
 
-    attempt: int
+    attempt: int = 1
     #: Class by which retries, failover and the breaker are decided (`decisions/failures.py`).
     failure_class: str
     #: connect, headers, body (before content), content (after the first content was relayed).
@@ -87,6 +90,6 @@ class AttemptFailed(Fact, tag="attempt.failed", frozen=True, kw_only=True):
 class AttemptAbandoned(Fact, tag="attempt.abandoned", frozen=True, kw_only=True):
     """The program died while the call was open; its outcome is not known."""
 
-    attempt: int
+    attempt: int = 1
     #: Boot that found it.
     boot_id: str

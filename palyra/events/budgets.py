@@ -114,7 +114,7 @@ class BudgetShare(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 class BudgetReserved(Fact, tag="budget.reserved", frozen=True, kw_only=True):
     """Rules keep this much for the attempt that follows. Where none applies to it nothing is kept, nor recorded."""
 
-    attempt: int
+    attempt: int = 1
     expires_us: int
     #: One for each rule that applies.
     shares: list[BudgetShare]
@@ -138,7 +138,7 @@ class Returned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
 class BudgetReleased(Fact, tag="budget.released", frozen=True, kw_only=True):
     """The hold of an ended attempt was let go; what was really used has been counted by its usage."""
 
-    attempt: int
+    attempt: int = 1
     because: Literal["settled", "cancelled", "expired", "abandoned"] = "settled"
     overshoots: list[Overshoot] = []
     returned: list[Returned] = []

@@ -64,6 +64,10 @@ class Features(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
     keywords: int = 0
 
 
+#: Of a request that says nothing; one object, because a default that is left out is known by being the very same.
+NO_FEATURES = Features()
+
+
 class PricingEstimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a request may cost at a model, in nano-USD: lower <= expected <= upper <= worst; None is not known."""
 
@@ -174,7 +178,7 @@ class RoutingDecided(Fact, tag="routing.decided", frozen=True, kw_only=True):
     task_class: TaskClass = "interactive"
     #: The caller's key holds a pinned model against routing.
     may_pin: bool = False
-    features: Features = Features()
+    features: Features = NO_FEATURES
     #: Of the scorer that the configuration names; None where there was nothing to choose.
     complexity_bp: int | None = None
     #: cheapest, fastest, balanced or best; "" where there was nothing to choose.

@@ -7,18 +7,23 @@ from typing import Literal
 import msgspec
 
 from palyra.events.base import Fact
+from palyra.units import BP_PER_UNIT, ceil_div
 
 CancelReason = Literal["client", "operator", "deadline", "stalled", "shutdown", "restart"]
 
 
 class TokenEstimate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """The input's size as it was estimated: raw count, calibration ratio, calibrated count and its upper bound."""
+    """The input's size as it was estimated: raw count, calibration ratio, and the upper bound of what is billed."""
 
     estimator: str = "chars-v1"
     raw: int
-    ratio_bp: int = 10_000
-    estimated: int
+    ratio_bp: int = BP_PER_UNIT
     upper: int
+
+    @property
+    def estimated(self) -> int:
+        """The calibrated count."""
+        return ceil_div(self.raw * self.ratio_bp, BP_PER_UNIT)
 
 
 class RunAdmitted(Fact, tag="run.admitted", frozen=True, kw_only=True):
@@ -121,7 +126,6 @@ class RunCompleted(Fact, tag="run.completed", frozen=True, kw_only=True):
     model_id: str
     attempts_count: int = 1
     duration_us: int
-    first_byte_us: int | None = None
 
 
 class RunFailed(Fact, tag="run.failed", frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ CostState = Literal["priced", "free", "unknown"]
 class UsageRecorded(Fact, tag="usage.recorded", frozen=True, kw_only=True):
     """Tokens were consumed, or may have been."""
 
-    attempt: int
+    attempt: int = 1
     provider_id: str
     model_id: str
     upstream_model: str

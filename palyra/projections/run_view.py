@@ -49,6 +49,12 @@ class RunView(msgspec.Struct, kw_only=True):
     cancelled: runs.RunCancelled | None = None
 
     @property
+    def first_byte_us(self) -> int | None:
+        """How long the attempt took that gave the answer, until its first byte."""
+        answered = [attempt.succeeded for attempt in self.attempts if attempt.succeeded is not None]
+        return answered[-1].first_byte_us if answered and self.completed is not None else None
+
+    @property
     def usage(self) -> TokenUsage:
         """Return what all attempts consumed together (totals only)."""
         rows = [attempt.usage.usage for attempt in self.attempts if attempt.usage is not None]

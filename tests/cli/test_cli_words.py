@@ -96,7 +96,7 @@ _ADMITTED = RunAdmitted(
     body_digest="0",
     body_bytes=1,
     deadline_us=1,
-    tokens=TokenEstimate(raw=100, ratio_bp=11_200, estimated=112, upper=150),
+    tokens=TokenEstimate(raw=100, ratio_bp=11_200, upper=150),
 )
 _SHARE = BudgetShare(
     policy_id="day", revision=1, subject="", meter="all", window_start_us=0, window_end_us=9, amount=4_150

@@ -67,7 +67,7 @@ def test_admission_and_plan_are_one_step() -> None:
             body_digest="0" * 64,
             body_bytes=400,
             deadline_us=T0_US + 900_000 * US_PER_MS,
-            tokens=TokenEstimate(raw=100, estimated=100, upper=130),
+            tokens=TokenEstimate(raw=100, upper=130),
         ),
         RoutingDecided(
             resolved_by="model_id",
@@ -253,7 +253,6 @@ def test_a_run_completes_once_its_answer_is_settled() -> None:
             provider_id="a",
             model_id="gpt",
             duration_us=700_000,
-            first_byte_us=200_000,
         )
     )
     assert world.state.runs.open == {}
@@ -287,7 +286,7 @@ def test_a_clock_that_steps_back_gives_no_negative_duration() -> None:
     """Time is never used for order, and a duration is 0 at least."""
     world = given(THREE, admit("r1"), start("r1"), succeed("r1"))
     run: Run = world.run("r1")
-    [draft] = complete_run(run, stop="stop", step=run.plan[0], first_byte_us=None, now_us=T0_US - 1)
+    [draft] = complete_run(run, stop="stop", step=run.plan[0], now_us=T0_US - 1)
     assert isinstance(draft.body, RunCompleted)
     assert draft.body.duration_us == 0
 

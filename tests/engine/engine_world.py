@@ -296,7 +296,7 @@ def _audit_attempts(stream: str, story: Sequence[Row]) -> None:
     is_open = False
     for row in story:
         kind = "attempt.ended" if row.name in ATTEMPT_ENDS else row.name
-        number = json.loads(row.body).get("attempt", 0)
+        number = json.loads(row.body).get("attempt", 1)
         seen.setdefault(kind, Counter())[number] += 1
         if kind == "attempt.started":
             assert not is_open, (stream, story)

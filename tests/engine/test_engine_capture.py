@@ -376,7 +376,7 @@ def test_a_capsule_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"palyra.capsule", b"other", "import_damaged"),
         (b'"version": 1', b'"version": 2', "unsupported_version"),
         (b'"name": "run.admitted"', b'"name": "run.dreamt"', "unsupported_version"),
-        (b'"attempt": 1', b'"attempt": "one"', "import_damaged"),
+        (b'"output_max_tokens": ', b'"output_max_tokens": "one", "x": ', "import_damaged"),
         (
             b'"provider_id": "b",\n      "display_name"',
             b'"provider_id": "c",\n      "display_name"',

@@ -61,7 +61,7 @@ ADMITTED = RunAdmitted(
     body_digest="0",
     body_bytes=1,
     deadline_us=1,
-    tokens=TokenEstimate(raw=1, estimated=1, upper=1),
+    tokens=TokenEstimate(raw=1, upper=1),
 )
 SUCCEEDED = AttemptSucceeded(attempt=1, stop="end_turn", duration_us=1)
 

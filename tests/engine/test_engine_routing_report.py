@@ -60,7 +60,7 @@ class Log:
                 body_digest="",
                 body_bytes=1,
                 deadline_us=AT_US,
-                tokens=runs.TokenEstimate(raw=1, estimated=1, upper=1),
+                tokens=runs.TokenEstimate(raw=1, upper=1),
             ),
             routing.RoutingDecided(**decided),
         )

@@ -87,7 +87,7 @@ def test_a_request_whose_key_is_another_ones_is_not_its_first() -> None:
         body_digest="d",
         body_bytes=1,
         deadline_us=1,
-        tokens=TokenEstimate(raw=1, estimated=1, upper=1),
+        tokens=TokenEstimate(raw=1, upper=1),
     )
     state = State()
     for position, run in enumerate(["run-a", "run-b"], 1):

@@ -103,6 +103,19 @@ def test_a_line_sums_the_tokens_of_all_attempts() -> None:
     ]
 
 
+def test_the_first_byte_is_that_of_the_attempt_that_gave_the_answer() -> None:
+    """A run that has not ended has none yet, whatever its attempts have done."""
+    world = given(THREE, admit("r1"), start("r1"), fail("r1"), go_on("r1"), start("r1", candidate=1))
+    world.do(succeed("r1", first_byte_us=5))
+    view = view_of_run(world.stream("run-r1"))
+    assert view is not None
+    assert view.first_byte_us is None
+    world.do(complete("r1", candidate=1))
+    view = view_of_run(world.stream("run-r1"))
+    assert view is not None
+    assert view.first_byte_us == 5
+
+
 def test_a_refused_request_is_one_line_too() -> None:
     """It was never open; the codes are counted."""
     world = given(THREE, admit("r1", "nobody"), admit("r2", "nothing"))

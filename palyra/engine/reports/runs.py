@@ -173,7 +173,7 @@ def _enriched(view: RunView, corrections: Corrections) -> UsageEnrichedRun:
         started_us=view.admitted_us,
         completed_us=view.ended_us,
         latency_ms=None if done is None else ms_of(done.duration_us),
-        ttft_ms=None if done is None or done.first_byte_us is None else ms_of(done.first_byte_us),
+        ttft_ms=None if view.first_byte_us is None else ms_of(view.first_byte_us),
         model_requested=first.model_requested,
         model_recommended="" if routing is None else routing.recommended,
         model_served=None if done is None else done.model_id,
