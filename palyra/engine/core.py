@@ -48,9 +48,9 @@ _FROM_OUTSIDE = ("auth_profile.", "budget_policy.", "config.", "oauth_attempt.",
 #: of all that it costs.
 FOREIGN_FIELDS: Mapping[type[Fact], Sequence[str]] = {
     RunAdmitted: ("session_id", "agent_id", "tags", "model_requested", "variant"),
-    RoutingDecided: (),
+    RoutingDecided: ("losses",),
     BudgetReserved: (),
-    AttemptStarted: (),  # its variant is that of the run
+    AttemptStarted: ("dropped",),  # its variant is that of the run
     AttemptSucceeded: ("raw_stop", "upstream_request_id", "upstream_response_id", "upstream_model", "dropped"),
     UsageRecorded: ("variant",),
     BudgetReleased: (),

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from palyra.limits import NAME_TOLD_MAX_CHARS, NAMES_TOLD_MAX_COUNT
+from palyra.redaction import hide_keys
 from palyra.wire.decoding import MEMBERS, NULL, decode, read_or_none
 
 T = TypeVar("T")
@@ -59,10 +60,10 @@ class Shape(Generic[T]):
 
 
 def told(names: Iterable[str]) -> tuple[str, ...]:
-    """Return names as they are told in headers and facts: each cut, and so many of them."""
+    """Return names as they are told in headers and facts: each cut, without a key's shape, and so many of them."""
     kept: dict[str, None] = {}
     for name in names:
         if len(kept) == NAMES_TOLD_MAX_COUNT:
             return (*kept, _OTHERS)
-        kept[name[:NAME_TOLD_MAX_CHARS]] = None
+        kept[hide_keys(name[:NAME_TOLD_MAX_CHARS])] = None
     return tuple(kept)

@@ -21,12 +21,12 @@ from palyra.events.usage import UsageRecorded
 OWN_FIELDS: dict[type[Fact], str] = {
     RunAdmitted: "principal_id key_id endpoint dialect origin needs body_digest tokens",
     RoutingDecided: (
-        "resolved_by model_id failover plan excluded verdicts models_permitted losses mode mode_requested"
+        "resolved_by model_id failover plan excluded verdicts models_permitted mode mode_requested"
         " task_class strategy recommended would action reason_codes candidates excluded_counts candidates_digest"
         " estimate evaluations basis"
     ),
     BudgetReserved: "shares",
-    AttemptStarted: "provider_id model_id upstream_model credential_ref api edits dropped price_id variant",
+    AttemptStarted: "provider_id model_id upstream_model credential_ref api edits price_id variant",
     AttemptSucceeded: "stop",
     UsageRecorded: (
         "provider_id model_id upstream_model principal_id key_id session_id agent_id endpoint origin source billed"
@@ -63,12 +63,22 @@ ADMITTED = RunAdmitted(
     deadline_us=1,
     tokens=TokenEstimate(raw=1, upper=1),
 )
+STARTED = AttemptStarted(
+    attempt=1,
+    provider_id="a",
+    model_id="m",
+    upstream_model="m",
+    api="chat",
+    deadline_ms=1,
+    input_max_tokens=1,
+    output_max_tokens=1,
+)
 SUCCEEDED = AttemptSucceeded(attempt=1, stop="end_turn", duration_us=1)
 
 
 @pytest.mark.parametrize(
     ("fact", "field"),
-    [(fact, field) for fact in (ADMITTED, SUCCEEDED) for field in FOREIGN_FIELDS[type(fact)]],
+    [(fact, field) for fact in (ADMITTED, STARTED, SUCCEEDED) for field in FOREIGN_FIELDS[type(fact)]],
 )
 async def test_a_secret_is_found_wherever_it_may_come_in(fact: Fact, field: str) -> None:
     """In a text, in a list, in a name or value of a tag."""

@@ -229,6 +229,7 @@ def test_what_is_told_of_names_is_bounded() -> None:
     """They are others' to make up: each is cut, and after so many the rest is one word."""
     assert told(["a", "b", "a"]) == ("a", "b")
     assert told(["x" * 500]) == ("x" * NAME_TOLD_MAX_CHARS,)
+    assert told(["sk-" + "a1B2c3D4" * 5]) == ("<redacted>",)
     many = told(f"n{number}" for number in range(1_000))
     assert (len(many), many[-1]) == (NAMES_TOLD_MAX_COUNT + 1, "others")
     tools = [{"type": f"{'t' * 70}{number}"} for number in range(1_000)]
