@@ -277,6 +277,13 @@ def test_strict_sizing_takes_a_token_for_each_byte() -> None:
     assert counter(world).reserved == 130 + 400 + 50
 
 
+def test_strict_sizing_is_that_of_the_admission_too() -> None:
+    """What would not fit at the start is not let in: 130 tokens at the bound, 400 bytes and 50 of output."""
+    for limit, code in ((579, "budget_request_too_large"), (580, None)):
+        outcome = given(ONE, put(rule(sizing="strict", hard_limit=limit))).when(admit("r1")).outcome
+        assert (outcome.refusal.code if outcome.refusal is not None else None) == code
+
+
 # -- unknown prices
 
 

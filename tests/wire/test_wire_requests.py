@@ -729,6 +729,9 @@ def test_a_server_with_ways_keeps_requests_out() -> None:
     losses = read_in_full(decode_chat, "rule", body).losses
     assert losses["flavor:groq"] == ("logit_bias",)
     assert losses["flavor:ollama"] == ("image_url",)
+    own = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+    body_of_own = json.dumps(chat({"role": "user", "content": [own]})).encode()
+    assert "flavor:ollama" not in read_in_full(decode_chat, "rule", body_of_own).losses
     loose = read_in_full(decode_chat, "drop", body).losses
     assert "flavor:groq" not in loose
     assert loose["flavor:ollama"] == ("image_url",)
