@@ -20,7 +20,7 @@ from palyra.events.runs import RunAdmitted
 from palyra.events.usage import UsageRecorded
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "palyra" / "docs").glob("*.md"))]
 _EXAMPLE = re.compile(r"<!-- example: (?P<name>\S+) -->\n```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

@@ -16,8 +16,8 @@ from acceptance_kit import CHECKOUT, Served, machine, serving, spawn, write_conf
 from palyra.cli.main import main, program
 
 #: In the order in which they are read: a configuration is added to by the ones behind.
-DOCUMENTS = ["README", *(f"docs/{name}" for name in ("providers", "keys", "budgets", "routing", "reports"))]
-DOCUMENTS += ["docs/operating", "docs/embedding", "docs/proof"]
+DOCUMENTS = ["README", *(f"palyra/docs/{name}" for name in ("providers", "keys", "budgets", "routing", "reports"))]
+DOCUMENTS += ["palyra/docs/operating", "palyra/docs/embedding", "palyra/docs/proof"]
 TEXTS = {f"{name}.md": (CHECKOUT / f"{name}.md").read_text(encoding="utf-8") for name in DOCUMENTS}
 README = "\n".join(TEXTS.values())
 
@@ -52,7 +52,7 @@ def _named_commands() -> set[str]:
 
 def test_every_document_is_read_and_every_link_leads_somewhere() -> None:
     """No document stands aside, and none that is linked to is missing."""
-    assert {f"docs/{file.name}" for file in (CHECKOUT / "docs").iterdir()} == {*TEXTS} - {"README.md"}
+    assert {f"palyra/docs/{file.name}" for file in (CHECKOUT / "palyra/docs").iterdir()} == {*TEXTS} - {"README.md"}
     for name, text in TEXTS.items():
         for link in re.findall(r"\]\(([^)]+)\)", text):
             assert (CHECKOUT / name).parent.joinpath(link).exists(), f"{name}: {link}"

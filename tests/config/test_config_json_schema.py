@@ -37,7 +37,7 @@ def test_every_key_stands_at_its_place_with_its_default() -> None:
 
 def test_the_defaults_and_the_documentation_are_taken() -> None:
     """What the documentation shows as a file is one to the schema as well."""
-    documents = "".join(file.read_text() for file in sorted((ROOT / "docs").glob("*.md")))
+    documents = "".join(file.read_text() for file in sorted((ROOT / "palyra" / "docs").glob("*.md")))
     shown = re.findall(r"```toml\n(.*?)```", documents, re.DOTALL)
     assert shown
     for text in shown:
