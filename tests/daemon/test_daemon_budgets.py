@@ -129,6 +129,24 @@ async def test_official_clients_raise_their_own_errors_and_do_not_loop(tmp_path:
         assert len(house.facts(RunRefused)) == 4
 
 
+async def test_more_rules_than_may_apply_are_told_and_spend_nothing(tmp_path: Path) -> None:
+    """In both dialects, with the way out; nothing is sent, and nobody asks again by itself."""
+    async with open_house(tmp_path, offer=DIALECTS) as house:
+        await limit(house, *({"policy_id": f"p{number}", "scope_kind": "global"} for number in range(33)))
+        async with AsyncOpenAI(base_url=house.url, api_key=house.client_key, max_retries=2) as openai:
+            ask: Any = openai.chat.completions.create
+            with pytest.raises(OpenAIStatusError) as told:
+                await ask(model="gpt", messages=chat()["messages"])
+            assert (told.value.status_code, told.value.code) == (402, "limit_applicable_policies")
+            assert "palyra budgets list" in str(told.value)
+        async with AsyncAnthropic(base_url=house.server.url, api_key=house.client_key, max_retries=2) as anthropic:
+            with pytest.raises(AnthropicStatusError) as same:
+                await anthropic.messages.create(**asked(max_tokens=5))
+            assert same.value.status_code == 402
+        assert len(house.facts(RunRefused)) == 2
+        assert house.facts(AttemptStarted) == []
+
+
 async def test_a_refusal_names_rule_window_and_figures(tmp_path: Path) -> None:
     """What is the caller's own; of a rule about everybody no figures are told."""
     async with open_house(tmp_path) as house, raw_client(house) as raw:
