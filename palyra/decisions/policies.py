@@ -301,7 +301,7 @@ class HistoryCount:
 
     def __init__(self, record: UsageBudgetPolicyRecord, now_us: int) -> None:
         self._record = record
-        self._window = window = counted_window(record, now_us)
+        self.window = window = counted_window(record, now_us)
         since_us = rolling_start_us(record, now_us) if record.interval_kind == "rolling" else window.start_us
         self._since_us = max(since_us, record.effective_from_us)
         self._sums: dict[str, CountedSubject] = {}
@@ -309,11 +309,11 @@ class HistoryCount:
 
     def is_of(self, now_us: int) -> bool:
         """Return whether the window that is open at an instant is still the one that is counted."""
-        return counted_window(self._record, now_us) == self._window
+        return counted_window(self._record, now_us) == self.window
 
     def add(self, row: UsageRecorded | UsageCorrected) -> None:
         """Count a row, if it is one of the rule's and of the window."""
-        record, window = self._record, self._window
+        record, window = self._record, self.window
         if record.interval_kind == "per_run" or not self._since_us <= row.effective_at_us < window.end_us:
             return
         subject = subject_of(record, row, Where(row.provider_id, row.model_id))

@@ -76,5 +76,9 @@ async def test_windows_that_are_over_are_summed_again_too(tmp_path: Path) -> Non
             if counter.window_end_us <= world.now_us:
                 counter.settled += 1
         finding = verify_usage(rows, world.state, world.now_us).finding
-    assert finding is not None
-    assert (finding.code, finding.expected, finding.found) == ("window_differs", 110, 111)
+        assert finding is not None
+        assert (finding.code, finding.expected, finding.found) == ("window_differs", 110, 111)
+        world.state.budgets.counters.clear()
+        lost = verify_usage(rows, world.state, world.now_us).finding
+    assert lost is not None, "what nobody counts any more is missed"
+    assert (lost.code, lost.expected, lost.found) == ("window_differs", 220, 0)

@@ -81,17 +81,19 @@ def verify_usage(rows: Reader, state: State, now_us: int, progress: Progress | N
     windows_count, differing = _check_past(state, past)
     finding = finding or differing
     for answer, counted in zip(answers, counts, strict=True):
-        sums = {one.subject: one.amount for one in counted.found}
-        for status in answer.status if answer.policy.interval_kind != "per_run" else []:
+        sums = {one.subject: one.amount for one in counted.found if one.amount}
+        known = answer.status if answer.policy.interval_kind != "per_run" else []
+        found_in = {one.subject: one.consumed for one in known}
+        for subject in {**found_in, **sums}:
             windows_count += 1
-            expected = sums.get(status.subject, 0)
-            if expected != status.consumed:
+            expected, consumed = sums.get(subject, 0), found_in.get(subject, 0)
+            if expected != consumed:
                 finding = finding or UsageFinding(
                     code="window_differs",
                     position=None,
-                    subject=f"{answer.policy.policy_id}:{status.subject}:{status.window_start_us}",
+                    subject=f"{answer.policy.policy_id}:{subject}:{counted.window.start_us}",
                     expected=expected,
-                    found=status.consumed,
+                    found=consumed,
                 )
     return UsageVerified(
         rows_count=recorded_count,
