@@ -392,7 +392,7 @@ def _no_more_than_the_issuer() -> None:
 def _budgets_of_keys() -> None:
     from palyra.engine.console import keys
 
-    _instead(keys._budget_of, lambda order, params, key_id, now_us: [])
+    _instead(keys._budget_of, lambda order, params, key_id: [])
 
 
 # -- whoever attacks a login at a provider
