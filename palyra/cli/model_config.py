@@ -62,8 +62,15 @@ def set_model(call: Call, model: str, role: str) -> Answer:
     from palyra.engine.console.change_table import MODELS_DEFAULT
     from palyra.engine.console.models import DefaultParams
     from palyra.engine.default_models import check_default, write_default
+    from palyra.errors import PalyraError
 
-    check_default(role, model, lambda one: _names(call, one))
+    try:
+        check_default(role, model, lambda one: _names(call, one))
+    except PalyraError as error:
+        if error.code != "model_not_found" or _has_lists(call):
+            raise
+        hint = "what providers list is read when a daemon runs for the first time: palyra serve"
+        raise PalyraError(str(error), hint=hint, code=error.code) from error
     written = write_default(config_file(call), role, model, os.environ)
     is_live = reload_config(call)
     if is_live or (not call.url and call.paths.journal.exists()):
@@ -83,6 +90,11 @@ def set_model(call: Call, model: str, role: str) -> Answer:
     return Answer(data, show)
 
 
+def _has_lists(call: Call) -> bool:
+    """Return whether there is a journal that says what providers list."""
+    return bool(call.url) or call.paths.journal.exists()
+
+
 def _names(call: Call, role: str) -> dict[str, bool]:
     """Return what a model of a role can be called, and whether it is enabled."""
     from palyra.cli.asking import ask
@@ -91,7 +103,7 @@ def _names(call: Call, role: str) -> dict[str, bool]:
     from palyra.engine.default_models import names_of
 
     listed: list[tuple[str, str, bool]] = []
-    if call.url or call.paths.journal.exists():
+    if _has_lists(call):
         listed = [
             (one.provider_id, one.model_id, one.enabled)
             for one in ask(call, MODELS, ModelsParams()).found.models

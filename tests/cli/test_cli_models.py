@@ -318,6 +318,18 @@ def test_a_time_is_checked(day: Cli) -> None:
     assert day("models", "circuit", "openai", "open", "--for", "soon").status == 2
 
 
+def test_before_the_first_start_nobody_knows_what_is_listed(day: Cli, tmp_path: Path, ollama: HTTPServer) -> None:
+    """A model that was just shown is not unknown, only not read yet; the way out is named."""
+    file = tmp_path / "palyra.toml"
+    file.write_text("version = 1\n")
+    file.chmod(0o600)
+    fresh = Writer(Cli(tmp_path / "state", day.now_us, 0), file)
+    assert fresh("connect", "ollama", "--base-url", url_of(ollama)).status == 0
+    ran = fresh("set", "llama3.2:latest")
+    assert (ran.status, ran.document["error"]["code"]) == (8, "model_not_found")
+    assert ran.document["error"]["hint"].endswith(": palyra serve")
+
+
 def test_a_default_that_is_listed_is_no_news(write: Writer, ollama: HTTPServer) -> None:
     """Every command reads the file, which cannot tell; who checks the file hears of it, and who asks for models."""
     write("connect", "ollama", "--base-url", url_of(ollama))
