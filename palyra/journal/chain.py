@@ -43,9 +43,20 @@ def stored_link(
     body: bytes,
 ) -> bytes:
     """Return the link of a row given as its stored bytes, whether they are valid text or not."""
-    texts = (stream, name, actor, correlation, command_key, body)
-    header = _pack_header(position, version, schema, recorded_at_us, causation, *map(len, texts))
-    return sha256(b"".join((previous, header, *texts))).digest()
+    header = _pack_header(
+        position,
+        version,
+        schema,
+        recorded_at_us,
+        causation,
+        len(stream),
+        len(name),
+        len(actor),
+        len(correlation),
+        len(command_key),
+        len(body),
+    )
+    return sha256(b"".join((previous, header, stream, name, actor, correlation, command_key, body))).digest()
 
 
 def row_link(previous: bytes, row: Row) -> bytes:

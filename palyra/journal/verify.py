@@ -131,52 +131,51 @@ class _RowCheck:
 
     def check(self, row: StoredRow) -> None:
         """Check one row against everything before it."""
-        if row.position != self.position + 1:
-            self._found.add(
-                "position_gap", position=self.position + 1, expected=self.position + 1, found=row.position
-            )
+        position, stream, version, _, _, recorded_at_us, _, _, _, _, _, link = row
+        if position != self.position + 1:
+            self._found.add("position_gap", position=self.position + 1, expected=self.position + 1, found=position)
             self._link = None
         if not _is_typed(row):
             # Only a damaged page can hold such a row: the table is STRICT.
-            self._found.add("link_mismatch", position=row.position, expected="values of the declared types")
-            self._go_on(row, None)
+            self._found.add("link_mismatch", position=position, expected="values of the declared types")
+            self._go_on(position, None)
             return
-        if self._link is not None and (link := stored_link(self._link, *row[:-1])) != row.link:
-            self._found.add("link_mismatch", position=row.position, expected=link.hex(), found=row.link.hex())
-        self._check_version(row)
-        if row.recorded_at_us < self._recorded_at_us:
+        if self._link is not None and (expected := stored_link(self._link, *row[:-1])) != link:
+            self._found.add("link_mismatch", position=position, expected=expected.hex(), found=link.hex())
+        self._check_version(position, stream, version)
+        if recorded_at_us < self._recorded_at_us:
             self._found.add(
                 "time_backwards",
-                position=row.position,
+                position=position,
                 expected=f"at or after {self._recorded_at_us}",
-                found=row.recorded_at_us,
+                found=recorded_at_us,
             )
-        self._recorded_at_us = row.recorded_at_us
-        self._go_on(row, row.link)
+        self._recorded_at_us = recorded_at_us
+        self._go_on(position, link)
 
-    def _go_on(self, row: StoredRow, link: bytes | None) -> None:
+    def _go_on(self, position: int, link: bytes | None) -> None:
         self._link = link
-        self.position = row.position
+        self.position = position
         self.count += 1
 
-    def _check_version(self, row: StoredRow) -> None:
-        last = self._versions.get(row.stream)
+    def _check_version(self, position: int, stream: bytes, version: int) -> None:
+        last = self._versions.get(stream)
         if last is None:
             last = 0
-            if row.version > 1:
-                at = self._reader.position_of(row.stream, row.version - 1)
-                last = row.version - 1 if at is not None and at < row.position else 0
-        if row.version != last + 1:
-            stream = row.stream.decode(errors="replace")
+            if version > 1:
+                at = self._reader.position_of(stream, version - 1)
+                last = version - 1 if at is not None and at < position else 0
+        if version != last + 1:
+            name = stream.decode(errors="replace")
             self._found.add(
                 "stream_version_gap",
-                position=row.position,
-                expected=f"{stream} version {last + 1}",
-                found=f"version {row.version}",
+                position=position,
+                expected=f"{name} version {last + 1}",
+                found=f"version {version}",
             )
         if len(self._versions) >= _STREAMS_HELD_COUNT:
             self._versions.clear()
-        self._versions[row.stream] = row.version
+        self._versions[stream] = version
 
 
 _TYPES = (int, bytes, int, bytes, int, int, bytes, bytes, int, bytes, bytes, bytes)
