@@ -219,7 +219,7 @@ class Vocabulary:
         self._encode = msgspec.json.Encoder().encode
         #: The encoder writes the tag first; the envelope has it already, so it is cut off before storing.
         self._stored_as: dict[type, tuple[str, int, int]] = {
-            entry.struct: (entry.name, entry.schema, len(b'{"name":""') + len(entry.name)) for entry in entries
+            entry.struct: (entry.name, entry.schema, len(b'{"name":"",') + len(entry.name)) for entry in entries
         }
 
     def name_of(self, body: Fact | UnknownEvent) -> str:
@@ -238,8 +238,9 @@ class Vocabulary:
         if isinstance(body, UnknownEvent):
             return body.name, body.schema, self._encode(body.body)
         name, schema, tag_bytes = self._stored_as[type(body)]
+        # Behind the tag and its comma there is at least the end, unless there was nothing but the tag.
         rest = self._encode(body)[tag_bytes:]
-        return name, schema, b"{" + rest[1:] if rest[0] == 0x2C else b"{}"
+        return name, schema, b"{" + rest if rest else b"{}"
 
     def decode(self, name: str, schema: int, body: bytes) -> Fact | UnknownEvent:
         """Return the fact; raises `msgspec.DecodeError` or `ValidationError` when the bytes are not its shape."""
