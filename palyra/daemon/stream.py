@@ -151,14 +151,17 @@ class StreamClient:
 
 def _head(request: web.BaseRequest, answer: Written, headers: Mapping[str, str], framing: str) -> bytes:
     """Return the head of an answer; raises `ValueError` for a header that would end its line."""
-    lines = [f"HTTP/{request.version.major}.{request.version.minor} {answer.status} {answer.reason}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    lines.append(f"Date: {_date(SystemClock().now_us() // US_PER_S)}")
+    version = request.version
+    lines = [
+        f"HTTP/{version.major}.{version.minor} {answer.status} {answer.reason}",
+        *(f"{name}: {value}" for name, value in headers.items()),
+        f"Date: {_date(SystemClock().now_us() // US_PER_S)}",
+    ]
     if framing:
         lines.append(framing)
     if not answer.keep_alive:
         lines.append("Connection: close")
-    elif request.version < HttpVersion11:
+    elif version < HttpVersion11:
         lines.append("Connection: keep-alive")
     if _CONTROL.search("".join(lines)):
         raise ValueError("a header of the answer holds a control character")

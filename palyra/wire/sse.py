@@ -49,6 +49,8 @@ class SseSplitter:
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the blocks that are complete now; raises `Malformed` when one grows past its bound."""
         waiting = self._waiting
+        if not (waiting or self._has_cr) and _is_one_block(chunk):
+            return [chunk]
         waiting += chunk
         arrived_bytes = len(waiting)
         search = max(0, self._searched_bytes - _OVERLAP_BYTES)
@@ -76,6 +78,12 @@ def blocks_of(stream: bytes) -> Iterator[bytes]:
         yield from splitter.feed(stream[start : start + _CUT_AT_ONCE_BYTES])
 
 
+def _is_one_block(chunk: bytes) -> bool:
+    """Return whether bytes are one block and nothing else, as nearly all are that arrive one by one."""
+    at = chunk.find(b"\n\n")
+    return 0 <= at == len(chunk) - 2 and chunk.find(b"\r") < 0 and len(chunk) <= SSE_LINE_MAX_BYTES
+
+
 def _blanks_joined(blocks: Iterable[bytes]) -> list[bytes]:
     """Return the blocks, neighbours that hold nothing made one."""
     joined: list[bytes] = []
@@ -101,6 +109,8 @@ def event_data(block: bytes) -> bytes:
 
 def event_name(block: bytes) -> str:
     """Return the event type of a block, "" when it names none."""
+    if block.find(b"event") < 0:
+        return ""
     names = _values(block, b"event")
     return names[-1].decode("utf-8", "replace") if names else ""
 
