@@ -3,7 +3,8 @@
     python bench/gateway.py [--rounds 5] [--seconds 2] [--pinned]
 
 Both stand before the same upstream; one client loads them in turns, so that the machine's moods hit both.
-The figure to rely on is the ratio: the median over the rounds of Palyra's rate to the proxy's.
+The figure to rely on is the ratio: the median over the rounds of Palyra's rate to the proxy's. On a machine that
+others use, rely on the second one instead: the proxy's processor time a request to Palyra's.
 `--pinned` gives the servers one core and everything else another.
 """
 
@@ -72,11 +73,33 @@ provider_id = "bench"
     return process, int(ready["url"].rsplit(":", 1)[1]), (state / "client.key").read_text().strip()
 
 
+def processor_us(process: subprocess.Popen[str]) -> float:
+    """Return the processor time that all threads of a process have used."""
+    threads = Path(f"/proc/{process.pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1_000
+
+
 def load(port: int, key: str, connections: int, seconds: float, kind: str, core: int | None) -> dict[str, float]:
     argv = [str(HERE / "load.py"), "client", str(port), key, str(connections), str(seconds), kind]
     process = start(*argv, core=core)
     result: dict[str, float] = json.loads(first_line(process))
     process.wait()
+    return result
+
+
+def measured(
+    server: subprocess.Popen[str],
+    port: int,
+    key: str,
+    connections: int,
+    seconds: float,
+    kind: str,
+    core: int | None,
+) -> dict[str, float]:
+    """Load a server; `cpu_us` is the processor time that a request has cost it."""
+    before_us = processor_us(server)
+    result = load(port, key, connections, seconds, kind, core)
+    result["cpu_us"] = (processor_us(server) - before_us) / (result["per_second"] * seconds)
     return result
 
 
@@ -96,22 +119,27 @@ def main() -> None:
         palyra, palyra_port, key = start_palyra(url, Path(folder), server_core)
         try:
             head = f"{'':10}{'conns':>6}{'bare /s':>10}{'palyra /s':>11}{'ratio':>7}"
+            head += f"{'bare cpu':>10}{'palyra cpu':>12}{'ratio':>7}"
             print(f"{head}{'bare p50':>10}{'palyra p50':>12}{'first p50':>20}")
             # A client of messages has Palyra translate; the proxy passes on what it would have asked for itself.
             for kind, floor_kind in (("unary", "unary"), ("stream", "stream"), ("messages", "stream")):
                 for connections in options.connections:
                     rounds = []
                     for _ in range(options.rounds):
-                        floor = load(bare_port, "none", connections, options.seconds, floor_kind, other_core)
-                        ours = load(palyra_port, key, connections, options.seconds, kind, other_core)
+                        asked = (connections, options.seconds)
+                        floor = measured(bare, bare_port, "none", *asked, floor_kind, other_core)
+                        ours = measured(palyra, palyra_port, key, *asked, kind, other_core)
                         assert not ours["errors"], f"{ours['errors']} answers were not 200"
                         rounds.append((floor, ours))
                     floors, mine = zip(*rounds, strict=True)
                     ratio = statistics.median(b["per_second"] / a["per_second"] for a, b in rounds)
+                    share = statistics.median(a["cpu_us"] / b["cpu_us"] for a, b in rounds)
                     print(
                         f"{kind:10}{connections:>6}"
                         f"{statistics.median(one['per_second'] for one in floors):>10.0f}"
                         f"{statistics.median(one['per_second'] for one in mine):>11.0f}{ratio:>7.2f}"
+                        f"{statistics.median(one['cpu_us'] for one in floors):>8.0f}us"
+                        f"{statistics.median(one['cpu_us'] for one in mine):>10.0f}us{share:>7.2f}"
                         f"{statistics.median(one['p50_ms'] for one in floors):>8.2f}ms"
                         f"{statistics.median(one['p50_ms'] for one in mine):>10.2f}ms"
                         f"{statistics.median(one['first_p50_ms'] for one in floors):>10.2f}"
