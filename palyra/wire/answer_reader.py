@@ -11,6 +11,11 @@ class StreamReader(Protocol):
     """Reads the events of one upstream stream into neutral ones."""
 
     @property
+    def keeps_text(self) -> bool:
+        """A piece of text changes how later events are read."""
+        ...
+
+    @property
     def is_done(self) -> bool:
         """The dialect's last word has been read; nothing follows."""
         ...

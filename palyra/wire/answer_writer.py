@@ -33,6 +33,11 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 class StreamWriter(Protocol):
     """Writes the events of one stream. The very last bytes are held back until its usage is durable."""
 
+    @property
+    def keeps_text(self) -> bool:
+        """A piece of text changes what is written later."""
+        ...
+
     def write(self, event: Event) -> bytes:
         """Return what the client gets to read now."""
         ...

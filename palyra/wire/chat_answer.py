@@ -80,6 +80,8 @@ class _OpenCall(msgspec.Struct):
 class ChatReader:
     """Reads one stream, or one whole answer as a stream of a single piece."""
 
+    keeps_text = False
+
     def __init__(self, *, vendor: str = "", seed: str = "") -> None:
         """`vendor`: whose reasoning this is. `seed`: what ids are made of that the provider left out."""
         self.is_done = False

@@ -78,6 +78,8 @@ def _head(reply: Reply, kind: str) -> dict[str, Any]:
 class ChatWriter:
     """Writes one stream; see `StreamWriter`."""
 
+    keeps_text = False
+
     def __init__(self, reply: Reply) -> None:
         self._wants_usage = reply.wants_usage
         head = msgspec.json.encode(_head(reply, "chat.completion.chunk"))

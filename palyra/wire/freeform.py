@@ -29,6 +29,10 @@ class Unwrapping:
     def is_done(self) -> bool:
         return self._reader.is_done
 
+    @property
+    def keeps_text(self) -> bool:
+        return self._reader.keeps_text
+
     def read(self, name: str, data: bytes) -> list[Event]:
         """See `StreamReader.read`."""
         return self._unwrapped(self._reader.read(name, data))

@@ -99,6 +99,8 @@ class _Open(msgspec.Struct):
 class MessagesReader:
     """Reads one stream, or one whole answer as a stream whose blocks are whole."""
 
+    keeps_text = False
+
     def __init__(self, *, vendor: str = VENDOR, seed: str = "") -> None:
         """`vendor`: whose reasoning this is. `seed`: what ids are made of that the provider left out."""
         self.is_done = False

@@ -106,6 +106,8 @@ class _Waiting(msgspec.Struct):
 class MessagesWriter:
     """Writes one stream; see `StreamWriter`."""
 
+    keeps_text = False
+
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
         self._usage: TokenUsage | None = None

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from palyra.limits import OUTPUT_OVERRUN_TOKENS
+from palyra.wire.alike import Blocks
 from palyra.wire.chat_reply import DONE
 from palyra.wire.decoding import read_or_none
 from palyra.wire.jsonscan import replace, splice
@@ -25,14 +26,11 @@ from palyra.wire.openai_chat_reply import (
 )
 from palyra.wire.openai_edits import model_span
 from palyra.wire.reply_facts import ReplyFacts, estimated_usage
-from palyra.wire.sse import SseSplitter, encode_event, event_data, event_name
+from palyra.wire.sse import encode_event, event_data, event_name
 from palyra.wire.tokens import TokenTally
 from palyra.wire.upstream_errors import UpstreamError, read_upstream_error
 from palyra.wire.usage import merge_usage
 from palyra.wire.usage_written import chat_usage
-
-#: Of a stream whose events differ in more than their text, so many are looked at in vain.
-_LEARNT_MAX_COUNT = 8
 
 
 class ChatStreamMeter:
@@ -59,14 +57,13 @@ class ChatStreamMeter:
         self.done = False
         #: Events that could not be decoded.
         self.unparsed_count = 0
-        self._splitter = SseSplitter()
         self._public_model = public_model
         self._renamer = _Renamer(upstream_model, public_model)
-        self._alike = _Alike()
         self._wants_usage = wants_usage
         self._input_estimate_tokens = input_estimate_tokens
         self._output_cap_tokens = output_cap_tokens
         self._tally = TokenTally()
+        self._blocks = Blocks(self._take, self._tally)
         self._usage: dict[str, Any] = {}
         self._reply_id: Any = None
         self._created: Any = None
@@ -91,24 +88,12 @@ class ChatStreamMeter:
 
     def feed(self, chunk: bytes) -> bytes:
         """Return what may be relayed now; raises `Malformed` for an endless event."""
-        is_open = not self.done and self.error is None
-        if is_open and self._splitter.is_empty and (relayed := self._take_alike(chunk)):
-            return relayed
-        out: list[bytes] = []
-        run: list[bytes] = []
-        for block in self._splitter.feed(chunk):
-            if self._alike.may_read(block):
-                run.append(block)
-            else:
-                out += self._take_run(run)
-                out.append(self._take(block))
-                run = []
-        return b"".join([*out, *self._take_run(run)])
+        return self._blocks.feed(chunk)
 
     def end(self) -> bytes:
         """Say that upstream has closed; return a last event that only lacked its blank line."""
-        tail = self._splitter.tail.rstrip(b"\r\n")
-        if not tail:
+        tail = self._blocks.tail.rstrip(b"\r\n")
+        if not tail or self._blocks.is_over:
             return b""
         unparsed_count = self.unparsed_count
         relayed = self._take(tail + b"\n\n")
@@ -158,17 +143,16 @@ class ChatStreamMeter:
 
     def _take(self, block: bytes) -> bytes:
         """Meter one event; return it as it may be relayed, b"" when it is withheld."""
-        if self.done or self.error is not None:
-            return b""
         data = event_data(block)
         if not data:
             return block
         if data == b"[DONE]":
-            self.done = self.has_content = True
+            self.done = self.has_content = self._blocks.is_over = True
             return b""
         reply = read_or_none(REPLY, data)
         if (reply is not None and reply.is_error) or (block[:5] != b"data:" and event_name(block) == "error"):
             self.error = read_upstream_error(200, data)
+            self._blocks.is_over = True
             return b""
         if reply is None:
             self.unparsed_count += 1
@@ -177,25 +161,9 @@ class ChatStreamMeter:
             return b""
         self._meter_output(reply)
         relayed = self._renamer.rename(block, data, reply.model)
-        if self._alike.is_promising and (text := _text_alone(reply)):
-            self._alike.learn(block, relayed, text)
+        if self._blocks.alike.is_promising and (text := _text_alone(reply)):
+            self._blocks.alike.learn(block, relayed, text)
         return relayed
-
-    def _take_run(self, blocks: list[bytes]) -> list[bytes]:
-        """Meter events that seem to be alike: together, or one by one where some are not; none behind the end."""
-        if not blocks or self.done or self.error is not None:
-            return []
-        if relayed := self._take_alike(b"".join(blocks)):
-            return [relayed]
-        return [self._take_alike(block) or self._take(block) for block in blocks]
-
-    def _take_alike(self, blocks: bytes) -> bytes:
-        """Meter events that are all like one before, and return them as they may be relayed; b"" for any others."""
-        said = self._alike.read(blocks)
-        if said is None:
-            return b""
-        self._tally.extend(said.texts)
-        return said.relayed
 
     def _meter_usage(self, reply: Reply) -> bool:
         """Note what the event reports; return whether it reports anything."""
@@ -234,84 +202,6 @@ def _text_alone(reply: Reply) -> str:
     is_bare = choice.finish_reason is None and said.audio is None and not said.has_call
     texts = said.texts() if is_bare else []
     return said.content if len(texts) == 1 and texts[0] is said.content else ""
-
-
-class _Said(msgspec.Struct, frozen=True, gc=False):
-    """The texts of events, and the events as their client gets them."""
-
-    texts: list[str]
-    relayed: bytes
-
-
-class _Alike:
-    """Reads the events of a stream that differ from one before in nothing but their piece of text.
-
-    Nearly all do. Where the bytes before and behind the text are those of an event that was read, and the text ends
-    no string and escapes nothing, a decoder would find the same event with another text; so it is not asked. Events
-    that arrive together are read together: what stands between two texts is the end of one event and the beginning
-    of the next, and any other event between them holds quotes.
-    """
-
-    def __init__(self) -> None:
-        self._before = self._behind = b""
-        self._text_at = self._behind_bytes = 0
-        #: The end of one event and the beginning of the next.
-        self._between = ""
-        #: The same as the client gets it, and whether that is the same.
-        self._relayed_before = self._relayed_behind = self._relayed_between = ""
-        self._is_untouched = True
-        #: Events that were learnt from since one was read.
-        self._learnt_count = 0
-
-    @property
-    def is_promising(self) -> bool:
-        """Return whether it is worth learning: the events of some streams differ in more than their text."""
-        return self._learnt_count < _LEARNT_MAX_COUNT
-
-    def learn(self, block: bytes, relayed: bytes, text: str) -> None:
-        """Take an event that was read, as it came and as it went; `text` is what it brought."""
-        self._learnt_count += 1
-        quoted = b'"' + text.encode() + b'"'
-        if b"\\" in block or block.count(quoted) != 1 or relayed.count(quoted) != 1:
-            return  # it cannot be told where the text stands
-        (before, behind), told = _around(block, quoted), _around(relayed, quoted)
-        try:
-            between = (behind + before).decode()
-            self._relayed_before, self._relayed_behind = (part.decode() for part in told)
-        except UnicodeDecodeError:
-            return  # some bytes beside the text are none
-        self._before, self._behind, self._between = before, behind, between
-        self._text_at, self._behind_bytes = len(before), len(behind)
-        self._relayed_between = self._relayed_behind + self._relayed_before
-        self._is_untouched = self._relayed_between == self._between
-
-    def may_read(self, block: bytes) -> bool:
-        """Return whether an event begins and ends like the one that was learnt from."""
-        is_learnt = self._text_at > 0
-        return is_learnt and block.startswith(self._before) and block.endswith(self._behind)
-
-    def read(self, blocks: bytes) -> _Said | None:
-        """Return what whole events bring, None for those that have to be decoded."""
-        if not self.may_read(blocks):
-            return None
-        try:
-            texts = blocks[self._text_at : -self._behind_bytes].decode().split(self._between)
-        except UnicodeDecodeError:
-            return None
-        said = texts[0] if len(texts) == 1 else "".join(texts)
-        if '"' in said or "\\" in said or not said.isprintable() or "" in texts:
-            return None
-        self._learnt_count = 0
-        if self._is_untouched:
-            return _Said(texts, blocks)
-        relayed = self._relayed_before + self._relayed_between.join(texts) + self._relayed_behind
-        return _Said(texts, relayed.encode())
-
-
-def _around(block: bytes, quoted: bytes) -> tuple[bytes, bytes]:
-    """Return what stands before and behind a text, its quotes included."""
-    before, _, behind = block.partition(quoted)
-    return before + b'"', b'"' + behind
 
 
 class _Renamer:

@@ -104,6 +104,8 @@ _Key = tuple[int, int]
 class ResponsesReader:
     """Reads one stream, or one whole answer as a stream whose items are whole."""
 
+    keeps_text = True
+
     def __init__(self, *, vendor: str = VENDOR, seed: str = "") -> None:
         """`vendor`: whose reasoning this is. `seed`: what ids are made of that the provider left out."""
         self.is_done = False

@@ -56,6 +56,7 @@ class ResponsesOutlet:
     """An outlet of the provider's own events; see `stream_meter.Outlet`."""
 
     drops = False
+    keeps_text = True
 
     def __init__(self, *, upstream_model: str, public_model: str) -> None:
         self._upstream_model = upstream_model

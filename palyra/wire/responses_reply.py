@@ -153,6 +153,8 @@ class ResponsesWriter:
     An item that has ended is told once it is clear that it was whole: when more comes, or the answer ends well.
     """
 
+    keeps_text = True
+
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
         self._sequence_number = 0

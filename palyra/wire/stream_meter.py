@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from palyra.limits import OUTPUT_OVERRUN_TOKENS
+from palyra.wire.alike import Blocks
 from palyra.wire.answer_reader import StreamReader
 from palyra.wire.answer_writer import StreamWriter
 from palyra.wire.errors import Malformed
@@ -17,7 +18,7 @@ from palyra.wire.known import told
 from palyra.wire.neutral import Reasoning
 from palyra.wire.neutral_answer import Delta, Event, Finish, PartEnd, PartStart, Start, Usage
 from palyra.wire.reply_facts import ReplyFacts, estimated_usage
-from palyra.wire.sse import SseSplitter, event_data, event_name
+from palyra.wire.sse import event_data, event_name
 from palyra.wire.tokens import TokenTally
 from palyra.wire.upstream_errors import UpstreamError, UpstreamErrorInBody
 
@@ -81,6 +82,8 @@ class Outlet(Protocol):
 
     #: What the client's dialect cannot say does not come out.
     drops: bool
+    #: A piece of text changes what comes out later.
+    keeps_text: bool
 
     def pass_on(self, block: bytes) -> bytes:
         """Return what becomes of a block that says nothing: a comment, or what could not be read."""
@@ -119,12 +122,17 @@ class EventMeter:
         self.error: UpstreamError | None = None
         self.unparsed_count = 0
         self.failing = outlet.failing
-        self._splitter = SseSplitter()
         self._reader = reader
         self._outlet = outlet
         self._input_estimate_tokens = input_estimate_tokens
         self._output_cap_tokens = output_cap_tokens
         self._tally = TokenTally()
+        self._blocks = Blocks(self._take, self._tally)
+        #: Pieces of text need not be read one by one: neither side remembers them.
+        self._may_learn = not (reader.keeps_text or outlet.keeps_text)
+        #: Parts that are text, and the one that the newest event brought a piece of and nothing else; -1 for none.
+        self._text_parts: set[int] = set()
+        self._steady_part = -1
         #: What was thought, and the ids of the calls that it led to.
         self.thoughts: list[Reasoning] = []
         self.call_ids: list[str] = []
@@ -151,13 +159,13 @@ class EventMeter:
 
     def feed(self, chunk: bytes) -> bytes:
         """See `StreamMeter.feed`."""
-        return b"".join([self._take(block) for block in self._splitter.feed(chunk)])
+        return self._blocks.feed(chunk)
 
     def end(self) -> bytes:
         """See `StreamMeter.end`."""
-        tail = self._splitter.tail.rstrip(b"\r\n")
+        tail = self._blocks.tail.rstrip(b"\r\n")
         unparsed_count = self.unparsed_count
-        out = self._take(tail + b"\n\n") if tail else b""
+        out = self._take(tail + b"\n\n") if tail and not self._blocks.is_over else b""
         if self.unparsed_count > unparsed_count:
             out = b""  # an event that was cut off
         if self.error is not None:
@@ -189,21 +197,32 @@ class EventMeter:
         )
 
     def _take(self, block: bytes) -> bytes:
-        if self.done or self.error is not None:
-            return b""
         data = event_data(block)
         if not data:
             return self._outlet.pass_on(block)
+        self._blocks.alike.forget()
         try:
             events = self._reader.read(event_name(block), data)
         except UpstreamErrorInBody as error:
             self.error = error.error
+            self._blocks.is_over = True
             return b""
         except Malformed:
             self.unparsed_count += 1
             return self._outlet.pass_on(block)
+        self._blocks.is_over = self.done
         self._note(events)
-        return self._outlet.relay(block, data, self._told(events))
+        relayed = self._outlet.relay(block, data, self._told(events))
+        self._learn(block, relayed, events)
+        return relayed
+
+    def _learn(self, block: bytes, relayed: bytes, events: list[Event]) -> None:
+        """Learn from the second piece in a row of a part's text: by then both sides have begun the part."""
+        before, self._steady_part = self._steady_part, -1
+        if len(events) == 1 and isinstance(events[0], Delta) and events[0].index in self._text_parts:
+            self._steady_part = events[0].index
+            if self._may_learn and before == self._steady_part and self._blocks.alike.is_promising:
+                self._blocks.alike.learn(block, relayed, events[0].text)
 
     def _told(self, events: list[Event]) -> list[Event]:
         """Return what an outlet gets: an answer whose provider counts nothing has our count where it is written."""
@@ -226,6 +245,8 @@ class EventMeter:
                     self._tally.add(name)
                     self.call_ids.append(event.call_id)
                     self.has_content = True
+                case PartStart(kind="text", index=index):
+                    self._text_parts.add(index)
                 case PartEnd(raw=raw) if raw:
                     self._foreign |= {event.label} if event.label else set()
                     self.thoughts += [Reasoning(vendor=event.vendor, raw=raw)] if event.vendor else []
@@ -245,6 +266,7 @@ class Translation:
     drops = True
 
     def __init__(self, writer: StreamWriter) -> None:
+        self.keeps_text = writer.keeps_text
         self._writer = writer
         self.failing = writer.fail
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palyra.wire import openai_chat_stream
+from palyra.wire.alike import Alike
 from palyra.wire.openai_chat_stream import ChatStreamMeter
 from palyra.wire.reply_facts import ReplyFacts
 
@@ -81,8 +82,9 @@ def test_what_is_not_decoded_comes_out_the_same(items: list[Any], escapes: bool,
     """Bytes, usage, stop and estimate are those that decoding each event gives, whatever the pieces hold."""
     blocks = [event(item, escapes=escapes) for item in items]
     quick = relayed(blocks, public_model)
+    assert relayed([b"".join(blocks)], public_model) == quick, "it does not matter what arrives together"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(openai_chat_stream._Alike, "read", lambda self, block: None)
+        patch.setattr(Alike, "read", lambda self, blocks: None)
         assert relayed(blocks, public_model) == quick
 
 
@@ -108,14 +110,14 @@ def test_a_stream_of_other_events_is_given_up() -> None:
     for number in range(20):
         chunk = {"id": f"c-{number}", "choices": [{"index": 0, "delta": {"content": "word "}}]}
         assert meter.feed(b"data: " + json.dumps(chunk).encode() + b"\n\n")
-    assert not meter._alike.is_promising
+    assert not meter._blocks.alike.is_promising
 
 
 def test_a_text_that_stands_twice_is_not_learnt_from() -> None:
     """It cannot be told which of the two is the text, so the next event is decoded as well."""
     meter = ChatStreamMeter(upstream_model="m", public_model="m", wants_usage=False, output_cap_tokens=None)
     meter.feed(event("c-1", escapes=False))
-    assert not meter._alike._before
+    assert not meter._blocks.alike._before
     assert meter.feed(event("c-2", escapes=False)) == event("c-2", escapes=False)
 
 
