@@ -154,7 +154,7 @@ def first_fitting(state: State, resolution: Resolution, wanted: Wanted) -> Model
 
 def exclude(state: State, entry: ModelEntry, wanted: Wanted, now_us: int) -> Exclusion | None:
     """Return the first rule that keeps a candidate from being tried, or None."""
-    return unfit(state, entry, wanted) or unready(state, entry.provider_id, entry.model_id, now_us)
+    return unfit(state, entry, wanted) or _left_alone(state, entry.provider_id, entry.model_id, now_us)
 
 
 def unfit(state: State, entry: ModelEntry, wanted: Wanted) -> Exclusion | None:
@@ -243,6 +243,10 @@ def unready(state: State, provider_id: str, model_id: str, now_us: int) -> Exclu
         return Exclusion(
             provider_id=provider_id, model_id=model_id, excluded_by="model_unavailable", figures={"until_us": 0}
         )
+    return _left_alone(state, provider_id, model_id, now_us)
+
+
+def _left_alone(state: State, provider_id: str, model_id: str, now_us: int) -> Exclusion | None:
     circuit = circuit_of(state, provider_id)
     if not is_passable(circuit, now_us):
         by, until_us = "circuit_open", circuit.until_us
