@@ -14,7 +14,7 @@ from palyra.errors import Refusal
 from palyra.events.base import Draft
 from palyra.events.discovery import DiscoveryCompleted, DiscoveryFailed, ListedModel
 from palyra.events.registry import ModelEntry, Registry
-from palyra.projections.catalog import list_of, model_entry
+from palyra.projections.catalog import list_of, model_entry, registry_once_adopted
 from palyra.projections.state import decode_state, encode_state
 
 
@@ -191,6 +191,16 @@ def test_a_registry_that_has_listed_models_keeps_them() -> None:
     found = resolve(again.state, "chat", "one")
     assert isinstance(found, Resolution)
     assert found.resolved_by == "discovered"
+
+
+def test_a_registry_is_known_before_it_is_adopted() -> None:
+    """With what its providers are known to list, and nothing in force is touched."""
+    world, wanted = given(offer(), discover("one")), offer("serve", model("own", "o"))
+    before = encode_state(world.state)
+    found = registry_once_adopted(world.state, wanted)
+    assert encode_state(world.state) == before
+    assert found == world.do(adopt(wanted)).state.catalog.registry
+    assert [one.model_id for one in found.models if one.metadata_source == "discovery"] == ["one"]
 
 
 def test_a_failure_keeps_the_list() -> None:

@@ -11,6 +11,7 @@ from story import given, serve
 
 from palyra.decisions.policies import (
     POLICY_KEYS,
+    HistoryCount,
     adopt_policies,
     needs_history,
     read_policies,
@@ -188,6 +189,15 @@ def test_a_rule_counts_of_history_whom_it_is_about() -> None:
     }
     assert [(one.subject, one.amount) for one in counted["*"]] == [("key:tester", rows[0].usage.total_tokens)]
     assert (counted["key:tester"], counted["key:x"]) == (counted["*"], [])
+
+
+def test_a_count_is_of_one_window() -> None:
+    """What was counted is good until the window has passed in which it was."""
+    world = given()
+    counted = HistoryCount(rule(), world.now_us)
+    end_us = counted.window.end_us
+    assert counted.is_of(world.now_us)
+    assert (counted.is_of(end_us - 1), counted.is_of(end_us)) == (True, False)
 
 
 def test_a_full_table_takes_no_new_rule(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,9 +28,10 @@ from palyra.events.attempts import AttemptAbandoned, AttemptFailed, AttemptStart
 from palyra.events.budgets import BudgetReserved
 from palyra.events.runs import RequestServed, RunCancelRequested, RunCompleted, RunRefused
 from palyra.events.usage import UsageRecorded
+from palyra.projections import health
 from palyra.projections.run_view import view_of_run
 from palyra.projections.runs import RECENT_RUNS_COUNT, RunSummary, summary_of, totals_of
-from palyra.projections.state import digest_in
+from palyra.projections.state import State, digest_in
 from palyra.usage import TokenUsage
 
 
@@ -164,6 +165,22 @@ def test_facts_about_runs_that_are_not_open_change_no_run() -> None:
     )
     assert digest_in(world.state, "runs") == before
     assert world.state.circuits.by_provider == {}
+
+
+def test_a_failure_of_what_never_started_is_no_evidence() -> None:
+    """A run that waits has asked nobody; no provider is the worse for it."""
+    failed = AttemptFailed(attempt=1, failure_class="overloaded", phase="headers", counted=True)
+    world = given(THREE, admit("r1"), record("run-r1", failed))
+    assert world.state.health.by_provider == {}
+    assert world.run("r1").attempt is None
+
+
+def test_a_chapter_alone_takes_facts_of_runs_that_it_never_saw() -> None:
+    """What somebody else folds for itself may begin in the middle of a run."""
+    world, state = given(THREE, serve("r1")), State()
+    for recorded in world.stream("run-r1"):
+        health.CHAPTER.fold(state, recorded)
+    assert state.health == State().health
 
 
 def test_the_end_of_another_attempt_leaves_the_open_one() -> None:

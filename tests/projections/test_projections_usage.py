@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from registries import THREE
 from story import T0_US, World, admit, complete, fail, given, record, serve, start, succeed, wait
 
+from palyra.decisions.usage import Metered
 from palyra.events.usage import UsageRecorded
 from palyra.projections.usage import CELL_US, KEEP_CELLS_COUNT, Calibration, UsageCell, calibrate, total_of
 from palyra.usage import TokenUsage
@@ -49,6 +50,24 @@ def test_rows_add_up_by_quarter_and_user() -> None:
     assert total_of(world.state) == UsageCell(
         rows_count=4, input_tokens=360, output_tokens=80, unpriced_count=4, unpriced_tokens=440
     )
+
+
+def test_each_part_of_a_row_adds_up() -> None:
+    """What was read from a cache, written into one for how long, and thought."""
+    used = TokenUsage(
+        input_tokens=90,
+        output_tokens=20,
+        cached_input_tokens=7,
+        cache_write_5m_tokens=5,
+        cache_write_1h_tokens=3,
+        reasoning_tokens=2,
+    )
+    world = given(THREE)
+    for name in ("r1", "r2"):
+        world.do(admit(name), start(name), succeed(name, Metered(reported=used)), complete(name))
+    total = total_of(world.state)
+    assert (total.cached_input_tokens, total.cache_write_5m_tokens, total.cache_write_1h_tokens) == (14, 10, 6)
+    assert (total.input_tokens, total.output_tokens, total.reasoning_tokens) == (180, 40, 4)
 
 
 def test_a_row_counts_in_the_quarter_in_which_its_run_was_admitted() -> None:
