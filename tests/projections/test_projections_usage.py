@@ -84,8 +84,15 @@ def test_a_row_says_by_itself_where_it_counts() -> None:
 
 
 def test_parts_and_estimates_are_counted_apart() -> None:
-    """Cached and reasoning tokens as parts; rows that are not the provider's own as estimated."""
-    usage = TokenUsage(input_tokens=9, output_tokens=8, cached_input_tokens=7, reasoning_tokens=6)
+    """Cached, written and reasoning tokens as parts; rows that are not the provider's own as estimated."""
+    usage = TokenUsage(
+        input_tokens=9,
+        output_tokens=8,
+        cached_input_tokens=4,
+        cache_write_5m_tokens=2,
+        cache_write_1h_tokens=1,
+        reasoning_tokens=6,
+    )
     body = UsageRecorded(
         attempt=1,
         provider_id="a",
@@ -104,7 +111,9 @@ def test_parts_and_estimates_are_counted_apart() -> None:
         rows_count=1,
         input_tokens=9,
         output_tokens=8,
-        cached_input_tokens=7,
+        cached_input_tokens=4,
+        cache_write_5m_tokens=2,
+        cache_write_1h_tokens=1,
         reasoning_tokens=6,
         estimated_count=1,
         estimated_output_tokens=8,
