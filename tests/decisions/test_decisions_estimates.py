@@ -16,6 +16,7 @@ from palyra.decisions.usage import Metered
 from palyra.events.pricing import PriceEntry
 from palyra.events.registry import ModelEntry
 from palyra.events.routing import PricingEstimate
+from palyra.events.runs import TokenEstimate
 from palyra.projections.catalog import model_entry
 from palyra.usage import TokenUsage
 
@@ -194,6 +195,12 @@ def test_a_request_that_is_translated_loses_its_tier() -> None:
     assert estimated(world, variant="priority", dialect="messages").variant == "standard"
     world.do(admit("r2", variant="priority", dialect="chat"))
     assert estimate_of(world.state, world.run("r2"), gpt(world), world.now_us).variant == "priority"
+
+
+def test_an_estimate_is_the_raw_count_by_its_ratio() -> None:
+    """Rounded up: a part of a token is billed as one."""
+    for raw, ratio_bp, estimated in ((100, 10_000, 100), (100, 12_500, 125), (3, 10_001, 4), (0, 20_000, 0)):
+        assert TokenEstimate(raw=raw, ratio_bp=ratio_bp, upper=raw).estimated == estimated
 
 
 @settings(max_examples=40)

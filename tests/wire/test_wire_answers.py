@@ -619,8 +619,17 @@ def test_unwrapping_in_a_stream_waits_for_the_whole_input() -> None:
     )
     assert [type(one).__name__ for one in events] == ["Start", "PartStart"]
     assert reader.read("", json.dumps(chunk({"tool_calls": [{"function": {"arguments": 's"}'}}]})).encode()) == []
+    assert not reader.is_done
     ends = reader.read("", b"[DONE]")
     assert ends[0] == Delta(index=0, text="ls")
+    assert reader.is_done
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_unwrapping_changes_calls_alone(dialect: Dialect) -> None:
+    """Whatever else is asked of a reader is answered by the one that is wrapped."""
+    plain = DIALECT_ROWS[dialect].reader(vendor="", seed="")
+    assert Unwrapping(plain, frozenset({"sh"})).keeps_text == plain.keeps_text
 
 
 def test_empty_texts_are_no_items() -> None:
