@@ -102,6 +102,17 @@ async def test_no_more_rules_than_there_may_be(tmp_path: Path, monkeypatch: pyte
         assert (await put(ask, "other")).status in (200, 201)
 
 
+async def test_a_rule_is_made_once(tmp_path: Path) -> None:
+    """Made under a name that there is, it would change what somebody else has made."""
+    async with open_console(tmp_path) as ask:
+        made = await ask.post("budgets", {"policy": "day", "rule": RULE})
+        assert (made.status, made.json["revision"]) == (201, 1)
+        assert (
+            await ask.post("budgets", {"policy": "day", "rule": {**RULE, "hard_limit": 7}})
+        ).code == "stale_revision"
+        assert (await ask("budgets/day")).json["policy"]["hard_limit"] == RULE["hard_limit"]
+
+
 async def test_nobody_changes_what_he_has_not_seen(tmp_path: Path) -> None:
     """A revision that has passed, and a rule that stands in the file, are refused."""
     policies = [{"policy_id": "filed", **RULE}]

@@ -59,6 +59,12 @@ class SetParams(BudgetParams, frozen=True, kw_only=True):
     if_revision: int | None = None
 
 
+class CreateParams(BudgetParams, frozen=True, kw_only=True):
+    """A rule that must be new."""
+
+    rule: dict[str, Any]
+
+
 class CheckParams(Params, frozen=True, kw_only=True):
     """A request as far as rules and prices depend on it."""
 
@@ -138,6 +144,11 @@ def check(sight: Sight, params: CheckParams) -> BudgetCheckAnswer:
         body_bytes=params.body_bytes,
     )
     return check_budgets(sight.state, command, sight.now_us)
+
+
+async def create_budget(order: Order, params: CreateParams) -> BudgetAnswer:
+    """Put a rule in force of whose name there is none."""
+    return await set_budget(order, SetParams(policy=params.policy, rule=params.rule, if_revision=0))
 
 
 async def set_budget(order: Order, params: SetParams) -> BudgetAnswer:

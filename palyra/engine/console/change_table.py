@@ -39,6 +39,15 @@ APPROVAL_DECIDE = changes.Change(
     approvals.decide,
     scope="approvals:decide",
 )
+BUDGET_CREATE = changes.Change(
+    "POST",
+    "budgets",
+    budgets.CreateParams,
+    BudgetAnswer,
+    budgets.create_budget,
+    scope="usage:write",
+    http_status=201,
+)
 BUDGET_OVERRIDE = changes.Change(
     "POST",
     "budgets/{policy}/override-request",
@@ -228,6 +237,7 @@ CHANGES: tuple[changes.Change[Any, Any], ...] = (
     ALERT_ACK,
     APPROVAL_DECIDE,
     CONFIG_RELOAD,
+    BUDGET_CREATE,
     BUDGET_OVERRIDE,
     BUDGET_RETIRE,
     BUDGET_SET,
