@@ -136,6 +136,8 @@ class Gateway:
                 visit.passage.end()
             if visit.client is not None:
                 visit.sent_bytes += visit.client.sent_bytes
+                if visit.client.has_all:  # whoever leaves with the whole answer was answered
+                    status = 200
             self._log(
                 RequestLine(
                     method=request.method,

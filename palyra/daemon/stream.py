@@ -90,6 +90,8 @@ class StreamClient:
         #: An older client takes the end of the connection for that of the answer.
         self._is_chunked = request.version >= HttpVersion11
         self._is_closed = False
+        #: It has taken the answer to its end.
+        self.has_all = False
         self.sent_bytes = 0
 
     async def begin(self, headers: Mapping[str, str]) -> None:
@@ -127,6 +129,7 @@ class StreamClient:
         self._is_closed = True
         if not is_taken:
             await _until_taken(self._request, self._stall_ms)
+        self.has_all = True
 
     async def end(self) -> Written:
         """Close the stream, unless it is, and return its answer."""

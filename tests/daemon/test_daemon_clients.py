@@ -13,6 +13,7 @@ from daemon_house import House, chat, head, open_house, raw_client, read_answer
 from registries import model, provider, registry
 from upstream import HANG, Behaviour
 
+from palyra.daemon.stream import StreamClient
 from palyra.engine.run import RunSettings
 from palyra.events.runs import RunAdmitted, RunCancelled, RunCompleted, RunRefused
 from palyra.events.usage import UsageRecorded
@@ -92,6 +93,28 @@ async def test_a_client_that_goes_before_dispatch_spends_nothing(tmp_path: Path,
         assert (cancelled.reason, cancelled.attempts_count) == ("client", 0)
         assert len(house.upstream.requests) == 1
         assert len(house.facts(UsageRecorded)) == 1
+
+
+async def test_a_client_that_goes_with_the_whole_answer_was_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has read a stream to its end may leave before the run's last step; its line says 200."""
+    close, gate = StreamClient.close, asyncio.Event()
+
+    async def close_and_wait(client: StreamClient, data: bytes) -> None:
+        await close(client, data)
+        await gate.wait()
+
+    monkeypatch.setattr(StreamClient, "close", close_and_wait)
+    async with open_house(tmp_path, offer=offer("cancel")) as house:
+        reader, writer = await connect(house, chat(stream=True))
+        assert (await reader.readuntil(b"0\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        await hang_up(writer)
+        await house.wait_for(lambda: len(house.lines) == 1)
+        gate.set()
+        await house.wait_until_idle()
+        assert house.lines[0].status == 200
+        assert len(house.facts(RunCompleted)) == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])
