@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -132,7 +133,14 @@ async def spawn(
     """Start `palyra` with these arguments on an empty machine whose home is `home`."""
     streams = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE, **streams}
     return await asyncio.create_subprocess_exec(
-        sys.executable, *program, *arguments, cwd=home, env={**machine(home), **(environ or {})}, **streams
+        sys.executable,
+        *program,
+        *arguments,
+        cwd=home,
+        env={**machine(home), **(environ or {})},
+        # A job in the background of a shell ignores interrupts, and hands that down.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        **streams,
     )
 
 

@@ -220,11 +220,13 @@ def test_a_note_that_is_gone_is_told(refused: Refused, state: Path) -> None:
 
 def test_a_row_that_cannot_be_read_is_damage(refused: Refused, state: Path) -> None:
     """A body that is no fact any more is told as damage with the way out, not as a bug."""
-    _flip(state, _position_of(state, "daemon.started"), '{"', "{{")
+    position = _position_of(state, "daemon.started")
+    _flip(state, position, '{"', "{{")
     (state / "snapshots.db").unlink()
     ran = refused(state)
     assert (ran.status, ran.code) == (7, "code: journal_damaged · exit 7")
-    assert "names its position" in ran.err
+    assert f"position {position} holds no 'daemon.started' that can be read" in ran.err
+    assert "palyra journal restore" in ran.err
 
 
 def test_a_broken_file_is_damage(refused: Refused, state: Path) -> None:

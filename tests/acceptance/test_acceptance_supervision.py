@@ -94,7 +94,8 @@ def test_the_end_of_the_tree_ends_the_process(tmp_path: Path) -> None:
     (draining,) = (body for body in bodies if isinstance(body, DaemonDraining))
     assert draining.reason == "fault"
     assert isinstance(bodies[-1], DaemonStopped)
-    (line,) = (json.loads(text) for text in log.read_text().splitlines())
+    stopping, line = (json.loads(text) for text in log.read_text().splitlines())
+    assert (stopping["event"], stopping["open_runs"]) == ("stopping", 0)
     assert (line["level"], line["event"], line["error_type"]) == ("error", "daemon_failed", "ValueError")
     assert line["error_text"] == "the tree is broken, <redacted>"
     assert line["error_trace"].startswith(f"{Path(__file__).name}:")
