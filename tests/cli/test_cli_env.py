@@ -53,7 +53,7 @@ def test_variables_in_the_words_of_a_shell(shell: str, line: str, day: Cli) -> N
 )
 def test_shells_take_them(program: str, shell: str, read: str, day: Cli, tmp_path: Path) -> None:
     """What is printed for a shell sets the variables in it, for whatever it starts."""
-    if shutil.which(program) is None:
+    if shutil.which(program) is None and not os.environ.get("CI"):
         pytest.skip(f"there is no {program} here")
     lines = tmp_path / "lines"
     lines.write_text(day("env", "--shell", shell).out)
