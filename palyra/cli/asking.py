@@ -146,7 +146,7 @@ def change(call: Call, change: Change[ParamsT, FoundT], params: ParamsT) -> Aske
         return _asked(call, change, told, "journal_file", origin, now_us)
     if not change.begins:
         file_of_journal(call.paths)
-    from palyra.engine.offline import change_offline
+    from palyra.engine.offline_change import change_offline
 
     told = change_offline(call.paths, call.loaded, change, params)
     return _asked(call, change, told, "journal_file", origin_of(lock), now_us)

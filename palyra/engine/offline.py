@@ -16,19 +16,10 @@ import msgspec
 
 import palyra
 from palyra.auth.keyfiles import witness_key
-from palyra.config.load import LoadedConfig
-from palyra.config.state import StatePaths, prepare_state_dir
-from palyra.engine.adoptable import adoptable_of
-from palyra.engine.boot import adopt_config, creation
+from palyra.config.state import StatePaths
 from palyra.engine.clock import SystemClock
-from palyra.engine.console.changes import Change, Changer, ChangeT, Desk
-from palyra.engine.console.frame import AnswerT, Told
-from palyra.engine.content import ContentRules, Contents
 from palyra.engine.core import Core, load_state
 from palyra.engine.ids import SystemIds
-from palyra.engine.oauth import OAuthDesk
-from palyra.engine.tokens import TokenKeeper
-from palyra.engine.vault import VaultKeeper, open_vault
 from palyra.errors import PalyraError
 from palyra.events.base import Draft
 from palyra.journal.backup import JOURNAL_FILE
@@ -81,41 +72,6 @@ async def record_held(paths: StatePaths, drafts: Sequence[Draft], actor: str = O
     async with held_core(paths) as core:
         await core.record(drafts, actor)
         return core.journal.head
-
-
-def change_offline(
-    paths: StatePaths, loaded: LoadedConfig, change: Change[ChangeT, AnswerT], params: ChangeT
-) -> Told:
-    """Make a change in a journal that nobody writes, and in its vault, as the daemon would.
-
-    Where there is no journal one is begun, as by a first start. Raises `JournalLocked` while a daemon runs, and
-    `VaultError` (`vault_busy`). Not for use inside a running loop.
-    """
-    config = loaded.config
-
-    async def make() -> Told:
-        async with held_core(paths) as core:
-            await core.record(creation(core), OPERATOR)
-            if change.adopts:
-                await adopt_config(core, adoptable_of(config, loaded.sources), actor=OPERATOR)
-            keeper = VaultKeeper(core, vault)
-            await keeper.reconcile()
-            key_files = {path.name: path for path in (paths.admin_token, paths.client_key)}
-            tokens = TokenKeeper(core, keeper)
-            logins = OAuthDesk(core, keeper, tokens, lambda: config.auth.oauth.openai)
-            contents = Contents(paths.content, core.clock, ContentRules(), on_trouble=lambda error: None)
-            desk = Desk(core, keeper, key_files=key_files, oauth=logins, tokens=tokens, contents=contents)
-            try:
-                return await Changer(desk).change(change, params, actor=OPERATOR)
-            finally:
-                await tokens.settle()
-                await contents.close()
-
-    prepare_state_dir(paths)
-    with take_lock(paths, timeout_ms=config.vault.lock_timeout_ms):
-        witness_key(paths.vault_key, create=not paths.journal.exists())
-        with contextlib.closing(open_vault(paths, config.vault)) as vault:
-            return asyncio.run(make())
 
 
 @contextlib.asynccontextmanager

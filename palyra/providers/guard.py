@@ -1,11 +1,10 @@
-"""The guard: what every socket that leaves the machine has to pass, and aiohttp's connector under it.
+"""The guard: what every socket that leaves the machine has to pass.
 
 The judge sits where sockets are made and sees every address right before it is dialled: literals, answers of
 the resolver, each of several addresses. No lookup lies between the judgement and the connect, so a name that
 changes its answer (DNS rebinding) gains nothing. `vet` judges too, because one refused address refuses the whole
-name. Providers are dialled under it by `dial`; whoever speaks HTTP by aiohttp (OAuth, alerts, tracing) is handed
-a guarded connector. Nobody may make a bare one, and nobody may follow a redirect or set `trust_env` (a proxy
-would dial in the guard's place).
+name. Everything that speaks HTTP (providers, OAuth, alerts) is dialled under it by `dial`. Nobody may make a bare
+socket, follow a redirect or use a proxy, which would dial in the guard's place.
 """
 
 from __future__ import annotations
@@ -13,14 +12,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
-
-from aiohttp import ClientRequest, ClientTimeout, TCPConnector
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.connector import Connection
 
 from palyra.wire.netguard import (
     AddressClass,
@@ -122,64 +115,3 @@ async def _addresses(host: str, lookup: Lookup) -> list[str]:
     if not addresses:
         raise NameUnresolved(host, "it has no address")
     return list(dict.fromkeys(addresses))
-
-
-class GuardedResolver(AbstractResolver):
-    """Resolves names for aiohttp, under a guard."""
-
-    def __init__(self, guard: Guard, lookup: Lookup = look_up) -> None:
-        self._guard = guard
-        self._lookup = lookup
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Return the vetted addresses of a name."""
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in await vet(self._guard, host, self._lookup)
-        ]
-
-    async def close(self) -> None:
-        """Hold nothing, so there is nothing to close."""
-
-
-class GuardedConnector(TCPConnector):
-    """A pool of connections to allowed addresses, each of them short-lived."""
-
-    def __init__(
-        self,
-        guard: Guard,
-        *,
-        lookup: Lookup = look_up,
-        tls: ssl.SSLContext | None = None,
-        max_connections: int = 0,
-    ) -> None:
-        """Make a pool; needs a running loop. `max_connections` 0 leaves the bound to the caller's slots."""
-        super().__init__(
-            resolver=GuardedResolver(guard, lookup),
-            socket_factory=guard.make_socket,
-            ttl_dns_cache=LOOKUP_CACHE_S,
-            keepalive_timeout=KEEPALIVE_S,
-            limit=max_connections,
-            ssl=tls or True,
-        )
-        # The guard of an https connector would let a public address pass that http must not reach.
-        self.allowed_protocol_schema_set = frozenset({guard.scheme})
-        self._born: WeakKeyDictionary[object, float] = WeakKeyDictionary()
-
-    async def connect(self, req: ClientRequest, traces: list[Any], timeout: ClientTimeout) -> Connection:
-        """Return a connection that is not past its age: an address must not outlive its name for long."""
-        while True:
-            connection = await super().connect(req, traces, timeout)
-            now = self._loop.time()
-            if now - self._born.setdefault(connection.protocol, now) <= CONNECTION_AGE_MAX_S:
-                return connection
-            connection.close()

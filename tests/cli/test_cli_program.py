@@ -66,6 +66,13 @@ def test_help_and_mistakes_import_little(status: int, line: str, environ: dict[s
     assert [name for name in modules if name in _BANNED or name.startswith(_BANNED)] == []
 
 
+@pytest.mark.parametrize("line", ["status", "runs list", "explain last", "vault list", "auth list"])
+def test_reading_without_a_daemon_imports_no_web(line: str, day: Cli) -> None:
+    """What only reads the file is not kept waiting for a web server's and a web client's modules."""
+    modules = _modules_after(0, *line.split(), "--offline", "--state-dir", str(day.state_dir))
+    assert modules & {"aiohttp", "trio", "structlog"} == set()
+
+
 def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
     yield path, command
     if isinstance(command, click.Group):

@@ -1,4 +1,4 @@
-"""The guard, under the transport of the providers and under aiohttp: what is dialled, and that nothing else is."""
+"""The guard: what is dialled, and that nothing else is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import socket
 from collections.abc import Sequence
 
-import aiohttp
 import pytest
 from provider_calls import Answers, call, provider_at, unchecked
 from upstream import Behaviour, Upstream
@@ -16,9 +15,8 @@ from palyra.providers import guard as guard_module
 from palyra.providers.guard import (
     AddressBlocked,
     Guard,
-    GuardedConnector,
-    GuardedResolver,
     look_up,
+    vet,
 )
 
 PUBLIC = "93.184.216.34"
@@ -60,8 +58,7 @@ async def test_a_name_that_changes_its_answer_sends_no_byte() -> None:
     """DNS rebinding: public when it was checked, loopback when it is dialled."""
     lookup = Answers([PUBLIC], ["127.0.0.1"])
     guard = Guard(scheme="https", allow_private=False)
-    checked = await GuardedResolver(guard, lookup).resolve("rebind.example", 443)
-    assert [result["host"] for result in checked] == [PUBLIC]
+    assert await vet(guard, "rebind.example", lookup) == [PUBLIC]
     async with Upstream() as up:
         base = unchecked("https", "rebind.example", up.port)
         async with provider_at(base, allow_private=False, lookup=lookup) as provider:
@@ -111,8 +108,7 @@ async def test_local_names_are_dialled_without_a_question(name: str) -> None:
             answer = await provider.send(call(), None)
             assert await answer.body(10_000)
     guard = Guard(scheme="http", allow_private=True)
-    dialled = await GuardedResolver(guard, lookup).resolve(name, 80)
-    assert [result["host"] for result in dialled] == ["127.0.0.1", "::1"]
+    assert await vet(guard, name, lookup) == ["127.0.0.1", "::1"]
     assert lookup.asked == []
 
 
@@ -178,10 +174,9 @@ async def test_at_most_four_addresses_are_dialled_and_all_are_judged() -> None:
     """Of many answers the first four are used; a refused fifth refuses the name all the same."""
     guard = Guard(scheme="https", allow_private=False)
     many = [f"93.184.216.{last}" for last in range(9)]
-    results = await GuardedResolver(guard, Answers([*many, many[0]])).resolve("many.example", 443)
-    assert [result["host"] for result in results] == many[:4]
+    assert await vet(guard, "many.example", Answers([*many, many[0]])) == many[:4]
     with pytest.raises(AddressBlocked) as caught:
-        await GuardedResolver(guard, Answers([*many, "10.1.2.3"])).resolve("many.example", 443)
+        await vet(guard, "many.example", Answers([*many, "10.1.2.3"]))
     blocked = caught.value
     assert (blocked.host, blocked.address, blocked.address_class) == ("many.example", "10.1.2.3", "private")
 
@@ -199,36 +194,6 @@ def test_the_judge_sits_where_sockets_are_made() -> None:
         with pytest.raises(AddressBlocked):
             guard.make_socket((family, kind, 0, "", address))
     guard.make_socket((socket.AF_INET, kind, 0, "", ("127.0.0.1", 80))).close()
-
-
-async def test_a_connector_speaks_one_scheme() -> None:
-    """The connector of an https provider cannot be made to speak http."""
-    connector = GuardedConnector(Guard(scheme="https", allow_private=True))
-    async with Upstream() as up, aiohttp.ClientSession(connector=connector) as session:
-        with pytest.raises(aiohttp.NonHttpUrlClientError):
-            await session.get(up.url)
-        assert up.connections_made_count == 0
-
-
-async def test_a_connectors_connections_have_an_age(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection is reused while it is young and replaced when it is not."""
-    connector = GuardedConnector(Guard(scheme="http", allow_private=True))
-    async with Upstream() as up, aiohttp.ClientSession(connector=connector) as session:
-        for expected in (1, 1, 2, 3):
-            async with session.get(f"{up.url}/models") as answer:
-                assert await answer.read()
-            assert up.connections_made_count == expected
-            if len(up.lists) == 2:
-                monkeypatch.setattr(guard_module, "CONNECTION_AGE_MAX_S", 0.0)
-
-
-async def test_a_connector_asks_its_resolver() -> None:
-    """Names that aiohttp dials are vetted like those of providers."""
-    connector = GuardedConnector(Guard(scheme="http", allow_private=True), lookup=Answers(["169.254.169.254"]))
-    async with aiohttp.ClientSession(connector=connector) as session:
-        with pytest.raises(aiohttp.ClientConnectorError) as caught:
-            await session.get("http://inner.example/")
-    assert isinstance(caught.value.os_error, AddressBlocked)
 
 
 async def test_the_system_resolver_is_asked() -> None:
