@@ -1,6 +1,6 @@
 """Which addresses may be dialled, and what a configured base URL must look like.
 
-Everything here is a question about text: no lookup, no socket. The guarded connector in `providers/` asks the
+Everything here is a question about text: no lookup, no socket. The guard in `providers/` asks the
 same questions again for every address that is about to be dialled, because a name can change its mind between
 the two. `ipaddress` only parses and compares; its `is_global` and `is_private` differ from release to release
 and must never be asked. The tables follow the IANA special-purpose address registries (RFC 6890, updated).
